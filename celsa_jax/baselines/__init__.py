@@ -1,0 +1,1 @@
+"""Reference methods, judged by the same protocol (NumPy and SciPy, no JAX)."""

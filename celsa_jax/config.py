@@ -1,0 +1,122 @@
+"""The configuration of a run: defaults, and the checks that name the field at fault."""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict, config_dict
+
+from celsa_jax.data.datasets import DATASETS
+from celsa_jax.errors import InputError
+from celsa_jax.evaluation import FOLD_KINDS
+from celsa_jax.schedules import SCHEDULES
+
+OPTIMIZERS = ("adam", "nadam")
+
+
+def default_config() -> ConfigDict:
+    """Every field of a run, at the recipe of `configs/goodbooks.py`."""
+    return ConfigDict(
+        {
+            "data": {
+                "name": "file",  # file, goodbooks, ml-100k, synthetic
+                "path": "",  # the ratings file, or a folder with the publisher's files
+                "items_path": "",  # item metadata
+                "user_column": "user_id",  # columns of name = file
+                "item_column": "item_id",
+                "rating_column": "rating",
+                "title_column": "title",
+                "min_rating": 4.0,
+                "min_user_interactions": 5,
+                "n_val_users": 2_500,
+                "n_test_users": 2_500,
+                "synthetic": {"n_users": 6_000, "n_items": 2_000, "n_segments": 40},
+            },
+            "model": {
+                "n_factors": 4096,
+                "relu_cap": _optional(6.0),  # None for off
+            },
+            "sparsity": {
+                "schedule": "cubic",
+                "target_nnz": 16,
+                "rewind": True,  # survivors go back to their initial values after an update
+                "regrow": False,  # score all weights, not the survivors alone
+                "update_every": 1,  # epochs; 0 = every step
+            },
+            "train": {
+                "n_epochs": 20,  # the pruning phase
+                "n_final_epochs": 10,  # at the target
+                "batch_size": 1024,
+                "optimizer": "adam",
+                "learning_rate": 0.01,
+                "seed": 0,
+                "chunk_users": 0,  # users on the device at once; 0 = all
+            },
+            "checkpoint": {
+                "every_epochs": 5,
+                "keep": 2,  # the newest, beside the best
+            },
+            "eval": {
+                "folds": "disjoint",
+                "every_epochs": 5,  # validation; 0 = never
+                "max_val_users": 1_000,
+            },
+        }
+    )
+
+
+def _optional(value: float) -> config_dict.FieldReference:
+    """A field that takes a number or None, on the command line, too."""
+    return config_dict.FieldReference(value, field_type=object)
+
+
+def validate(config: ConfigDict) -> None:
+    """Raises an InputError that names the first field at fault."""
+    _choice(config, "data.name", DATASETS)
+    _choice(config, "sparsity.schedule", SCHEDULES)
+    _choice(config, "train.optimizer", OPTIMIZERS)
+    _choice(config, "eval.folds", FOLD_KINDS)
+    for field in ("model.n_factors", "sparsity.target_nnz", "train.batch_size", "checkpoint.keep"):
+        _at_least(config, field, 1)
+    for field in (
+        "data.min_user_interactions",
+        "data.n_val_users",
+        "data.n_test_users",
+        "sparsity.update_every",
+        "train.n_epochs",
+        "train.n_final_epochs",
+        "train.chunk_users",
+        "train.seed",
+        "eval.every_epochs",
+        "eval.max_val_users",
+    ):
+        _at_least(config, field, 0)
+    _at_least(config, "checkpoint.every_epochs", 1)
+    if config.sparsity.target_nnz > config.model.n_factors:
+        raise InputError(
+            f"config.sparsity.target_nnz is {config.sparsity.target_nnz}, more than "
+            f"config.model.n_factors ({config.model.n_factors})"
+        )
+    cap = config.model.relu_cap
+    if cap is not None and not (isinstance(cap, int | float) and cap > 0):
+        raise InputError(f"config.model.relu_cap is {cap!r}; use a number above 0, or None")
+    if not config.train.learning_rate > 0:
+        raise InputError(
+            f"config.train.learning_rate is {config.train.learning_rate}; it must be above 0"
+        )
+    if config.train.n_epochs + config.train.n_final_epochs == 0:
+        raise InputError("config.train.n_epochs and n_final_epochs are both 0; nothing to train")
+
+
+def _value(config: ConfigDict, field: str) -> object:
+    section, name = field.split(".")
+    return config[section][name]
+
+
+def _choice(config: ConfigDict, field: str, known: object) -> None:
+    if _value(config, field) not in known:
+        names = ", ".join(sorted(known))
+        raise InputError(f"config.{field} is '{_value(config, field)}'; choose one of {names}")
+
+
+def _at_least(config: ConfigDict, field: str, least: int) -> None:
+    if _value(config, field) < least:
+        raise InputError(f"config.{field} is {_value(config, field)}; it must be at least {least}")

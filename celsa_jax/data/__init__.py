@@ -1,0 +1,7 @@
+"""From files to interactions: readers, known data sets, splits (no JAX, except `batches`)."""
+
+from celsa_jax.data.datasets import Dataset, load_dataset
+from celsa_jax.data.interactions import Interactions
+from celsa_jax.data.splits import Split, split_users
+
+__all__ = ["Dataset", "Interactions", "Split", "load_dataset", "split_users"]

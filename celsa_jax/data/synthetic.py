@@ -1,0 +1,97 @@
+"""Synthetic interactions from planted segments, with metadata and the truth."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from celsa_jax.data.interactions import Interactions
+from celsa_jax.errors import InputError
+
+_PLACES = ("Nordic", "Desert", "Harbour", "Mountain", "Midnight", "Island", "Orchard", "Winter")
+_KINDS = ("Crime", "Romance", "Space Opera", "Cooking", "History", "Poetry", "Chess", "Gardening")
+
+
+@dataclasses.dataclass(frozen=True)
+class PlantedSegments:
+    """What the generator knows.
+
+    Attributes:
+      names: [n_segments] names of the segments.
+      membership: [n_items, n_segments] bool, over all items drawn.
+      primary: [n_items] int, each item's first segment.
+      item_ids: [n_items] text ids of the rows above.
+    """
+
+    names: np.ndarray
+    membership: np.ndarray
+    primary: np.ndarray
+    item_ids: np.ndarray
+
+
+def synthetic(
+    n_users: int = 6_000,
+    n_items: int = 2_000,
+    n_segments: int = 40,
+    *,
+    segments_per_user: int = 3,
+    mean_history: float = 40.0,
+    popular_share: float = 0.2,
+    shared_share: float = 0.2,
+    seed: int = 0,
+) -> tuple[Interactions, dict[str, np.ndarray], PlantedSegments]:
+    """Draws users who pick items from a few segments each, and some by popularity alone.
+
+    A user likes `segments_per_user` segments; of a history of at least five items (log-normal
+    lengths), `popular_share` follow popularity (Zipf with exponent 1 over all items) and the
+    others are uniform over the items of the user's segments. `shared_share` of the items belong
+    to a second segment as well.
+
+    Returns:
+      Interactions, item metadata (columns item_id, title, genres), and the planted segments.
+    """
+    for name, value in (("n_users", n_users), ("n_items", n_items), ("n_segments", n_segments)):
+        if value < 1:
+            raise InputError(f"config.data.synthetic.{name} is {value}; it must be at least 1")
+    if n_segments > min(n_items, len(_PLACES) * len(_KINDS)):
+        raise InputError(
+            f"config.data.synthetic.n_segments is {n_segments}; "
+            f"it can be at most {min(n_items, len(_PLACES) * len(_KINDS))}"
+        )
+    rng = np.random.default_rng(seed)
+    all_names = [f"{place} {kind}" for kind in _KINDS for place in _PLACES]
+    names = np.array([all_names[i] for i in rng.permutation(len(all_names))[:n_segments]])
+
+    primary = rng.permutation(np.arange(n_items) % n_segments)
+    membership = np.zeros((n_items, n_segments), bool)
+    membership[np.arange(n_items), primary] = True
+    shared = rng.permutation(n_items)[: round(shared_share * n_items)]
+    if n_segments > 1:
+        second = (primary[shared] + rng.integers(1, n_segments, len(shared))) % n_segments
+        membership[shared, second] = True
+    members = [np.flatnonzero(membership[:, s]) for s in range(n_segments)]
+
+    popularity = 1.0 / (1 + rng.permutation(n_items))
+    cumulative = np.cumsum(popularity / popularity.sum())
+    lengths = np.maximum(5, rng.lognormal(np.log(mean_history) - 0.125, 0.5, n_users)).astype(int)
+    users = np.repeat(np.arange(n_users), lengths)
+    items = np.empty(len(users), np.int64)
+    end = 0
+    for length in lengths:
+        start, end = end, end + length
+        liked = rng.choice(n_segments, min(segments_per_user, n_segments), replace=False)
+        pool = np.concatenate([members[s] for s in liked])
+        by_popularity = rng.random(length) < popular_share
+        drawn = np.searchsorted(cumulative, rng.random(length)).clip(max=n_items - 1)
+        items[start:end] = np.where(by_popularity, drawn, rng.choice(pool, length))
+
+    user_ids = np.array([f"u{i:06d}" for i in range(n_users)])
+    item_ids = np.array([f"i{i:06d}" for i in range(n_items)])
+    interactions, _ = Interactions.from_pairs(users, items, user_ids, item_ids)
+    metadata = {
+        "item_id": item_ids,
+        "title": np.array([f"{names[s]} No. {i}" for i, s in enumerate(primary)]),
+        "genres": np.array([",".join(names[row]) for row in membership]),
+    }
+    return interactions, metadata, PlantedSegments(names, membership, primary, item_ids)

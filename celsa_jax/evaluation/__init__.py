@@ -1,0 +1,7 @@
+"""The fold-in protocol and its metrics (NumPy and SciPy, no JAX)."""
+
+from celsa_jax.evaluation.folds import FOLD_KINDS, holdouts
+from celsa_jax.evaluation.metrics import METRICS, ranking_metrics
+from celsa_jax.evaluation.protocol import Evaluation, evaluate
+
+__all__ = ["FOLD_KINDS", "METRICS", "Evaluation", "evaluate", "holdouts", "ranking_metrics"]

@@ -1,0 +1,118 @@
+"""Fold-in evaluation: rank the whole catalogue for what is left of a test user's history."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import scipy.sparse as sp
+
+from celsa_jax.data.interactions import Interactions, lookup
+from celsa_jax.evaluation.folds import N_FOLDS, holdouts
+from celsa_jax.evaluation.metrics import DEPTH, METRICS, ranking_metrics
+from celsa_jax.sparse.retrieval import Scorer, top_k
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Metrics of one scoring function on one set of users.
+
+    Attributes:
+      per_user: for each name in METRICS, [n_users] float64: the mean over the user's folds, NaN
+        where every fold was skipped.
+      user_ids: [n_users] external ids of those rows.
+      counts: users and user-folds evaluated and skipped, and interactions outside the catalogue.
+    """
+
+    per_user: dict[str, np.ndarray]
+    user_ids: np.ndarray
+    counts: dict[str, int]
+
+    def summary(self) -> dict[str, float]:
+        """Means over users and their standard errors, `NAME` and `NAME_stderr`."""
+        result = {}
+        for name, values in self.per_user.items():
+            values = values[~np.isnan(values)]
+            result[name] = float(values.mean()) if len(values) else math.nan
+            spread = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+            result[f"{name}_stderr"] = float(spread)
+        return result
+
+
+def evaluate(
+    score: Scorer,
+    data: Interactions,
+    item_ids: np.ndarray,
+    *,
+    folds: str = "disjoint",
+    seed: int = 0,
+    n_folds: int = N_FOLDS,
+    batch_size: int = 512,
+) -> Evaluation:
+    """Evaluates a scoring function on users it was not trained on.
+
+    For each fold the history is what is not held out; the whole catalogue is ranked, with the
+    history at -inf. Items outside the catalogue are ignored in a history and count as misses
+    when held out. A user-fold with nothing held out or no history left is skipped.
+
+    Args:
+      score: from histories, CSR [n, n_items] float32, to scores [n, n_items].
+      data: the users to test, over any items.
+      item_ids: [n_items] the catalogue, in the order of the scores' columns.
+      folds: `disjoint` or `independent` (see `holdouts`).
+      seed: of the folds.
+      n_folds: how many of the five folds to use.
+      batch_size: users scored at once.
+    """
+    column = lookup(item_ids, data.item_ids)[data.matrix.indices]
+    users = np.repeat(np.arange(data.n_users), np.diff(data.matrix.indptr))
+    known = column >= 0
+    shape = (data.n_users, len(item_ids))
+    sums = {name: np.zeros(data.n_users) for name in METRICS}
+    n_evaluated = np.zeros(data.n_users, np.int64)
+    n_unknown_held_out = n_unknown_history = 0
+
+    for held_out in holdouts(data, folds, seed)[:n_folds]:
+        history = _matrix(users, column, known & ~held_out, shape)
+        targets = _matrix(users, column, known & held_out, shape)
+        n_held_out = np.bincount(users[held_out], minlength=data.n_users)
+        usable = np.flatnonzero((n_held_out > 0) & (history.getnnz(axis=1) > 0))
+        n_unknown_held_out += int((~known & held_out).sum())
+        n_unknown_history += int((~known & ~held_out).sum())
+        for start in range(0, len(usable), batch_size):
+            rows = usable[start : start + batch_size]
+            ranked = rank_unseen(score, history[rows])
+            hits = np.take_along_axis(targets[rows].toarray() > 0, ranked, axis=1)
+            for name, values in ranking_metrics(hits, n_held_out[rows]).items():
+                sums[name][rows] += values
+        n_evaluated[usable] += 1
+
+    with np.errstate(invalid="ignore"):
+        per_user = {name: total / n_evaluated for name, total in sums.items()}
+    counts = {
+        "n_users": int((n_evaluated > 0).sum()),
+        "n_users_skipped": int((n_evaluated == 0).sum()),
+        "n_user_folds": int(n_evaluated.sum()),
+        "n_user_folds_skipped": int(n_folds * data.n_users - n_evaluated.sum()),
+        "n_unknown_items_in_histories": n_unknown_history,
+        "n_unknown_items_held_out": n_unknown_held_out,
+    }
+    return Evaluation(per_user, data.user_ids, counts)
+
+
+def rank_unseen(score: Scorer, history: sp.csr_matrix, k: int = DEPTH) -> np.ndarray:
+    """[n_users, k] item positions, best first; what is in the history comes last (-inf)."""
+    scores = np.array(score(history))  # a copy: the scores may be read-only
+    if not np.isfinite(scores).all():
+        raise ValueError("the scoring function returned values that are not finite")
+    seen = np.repeat(np.arange(len(scores)), np.diff(history.indptr))
+    scores[seen, history.indices] = -np.inf
+    return top_k(scores, k)
+
+
+def _matrix(
+    users: np.ndarray, columns: np.ndarray, chosen: np.ndarray, shape: tuple[int, int]
+) -> sp.csr_matrix:
+    values = np.ones(int(chosen.sum()), np.float32)
+    return sp.csr_matrix((values, (users[chosen], columns[chosen])), shape=shape)

@@ -1,0 +1,75 @@
+"""Non-zeros a row as a function of progress through the pruning phase.
+
+Every schedule maps progress p in [0, 1] to a real number of non-zeros between the width d
+(`n_factors`) and the target k; `nnz_at` rounds it. s_f = 1 - k/d is the final sparsity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+Schedule = Callable[[np.ndarray, int, int], np.ndarray]
+
+
+def cubic(p: np.ndarray, d: int, k: int) -> np.ndarray:
+    """d (1 - s) with s = s_f (1 - (1 - p)^3) (Zhu and Gupta 2017, equation 1)."""
+    return d * (1 - (1 - k / d) * (1 - (1 - p) ** 3))
+
+
+def linear(p: np.ndarray, d: int, k: int) -> np.ndarray:
+    """d + (k - d) p."""
+    return d + (k - d) * p
+
+
+def cosine(p: np.ndarray, d: int, k: int) -> np.ndarray:
+    """d (1 - s) with s = s_f (1 - cos(pi p)) / 2."""
+    return d * (1 - (1 - k / d) * (1 - np.cos(np.pi * p)) / 2)
+
+
+def exponential(p: np.ndarray, d: int, k: int) -> np.ndarray:
+    """d (k/d)^p."""
+    return d * (k / d) ** p
+
+
+def exponential_half(p: np.ndarray, d: int, k: int) -> np.ndarray:
+    """d at p = 0, then (d/2) (2k/d)^p (Compressed ELSA, arXiv 2602.09935)."""
+    return np.where(p > 0, np.maximum(d / 2 * (2 * k / d) ** p, k), d)
+
+
+def step_wise(p: np.ndarray, d: int, k: int) -> np.ndarray:
+    """d, d/4, d/8, ..., k, each level equally long."""
+    levels = [float(d)]
+    level = d / 4
+    while level > k:
+        levels.append(level)
+        level /= 2
+    if k < d:
+        levels.append(float(k))
+    return np.array(levels)[np.minimum((p * len(levels)).astype(int), len(levels) - 1)]
+
+
+def constant(p: np.ndarray, d: int, k: int) -> np.ndarray:
+    """k from the start."""
+    return np.full_like(p, k)
+
+
+SCHEDULES: dict[str, Schedule] = {
+    "cubic": cubic,
+    "linear": linear,
+    "cosine": cosine,
+    "exponential": exponential,
+    "exponential_half": exponential_half,
+    "step-wise": step_wise,
+    "constant": constant,
+}
+
+
+def nnz_at(
+    schedule: str, progress: np.ndarray | float, n_factors: int, target_nnz: int
+) -> np.ndarray:
+    """Non-zeros a row at the given progress: int32, exactly `target_nnz` from p = 1 on."""
+    p = np.clip(np.asarray(progress, np.float64), 0, 1)
+    nnz = np.rint(SCHEDULES[schedule](p, n_factors, target_nnz)).astype(np.int32)
+    return np.where(p < 1, np.clip(nnz, target_nnz, n_factors), np.int32(target_nnz))

@@ -1,0 +1,145 @@
+"""The training state and the jitted functions that change it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from celsa_jax.data.batches import Chunk, take_batch
+from celsa_jax.gradient import loss_and_grad
+from celsa_jax.model import ELSA, initial_weights, item_embeddings
+from celsa_jax.pruning import top_k_mask
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What the compiled functions depend on beside the shapes of their arguments."""
+
+    relu_cap: float | None
+    rewind: bool
+    regrow: bool
+    optimizer: str
+    learning_rate: float
+    seed: int
+
+    def make_optimizer(self) -> optax.GradientTransformation:
+        return getattr(optax, self.optimizer)(self.learning_rate)
+
+
+class TrainState(NamedTuple):
+    """All that training changes.
+
+    Attributes:
+      step: int32 scalar, batches so far.
+      weights: W, float32 [n_items, n_factors]. Unless pruned weights may regrow, they are zero
+        where the mask is false.
+      mask: M, bool [n_items, n_factors], the same number of true entries in every row.
+      opt_state: of optax.
+    """
+
+    step: jax.Array
+    weights: jax.Array
+    mask: jax.Array
+    opt_state: optax.OptState
+
+
+@functools.partial(jax.jit, static_argnames=("recipe", "n_items", "n_factors"))
+def create_state(recipe: Recipe, n_items: int, n_factors: int) -> TrainState:
+    """A dense model at its initial weights."""
+    rngs = nnx.Rngs(params=recipe.seed)
+    model = ELSA(n_items, n_factors, relu_cap=recipe.relu_cap, rngs=rngs)
+    weights = model.weights[...]
+    opt_state = recipe.make_optimizer().init(weights)
+    return TrainState(jnp.int32(0), weights, model.mask[...], opt_state)
+
+
+@functools.partial(jax.jit, static_argnames="recipe", donate_argnums=0)
+def update_mask(state: TrainState, k: jax.Array, recipe: Recipe) -> TrainState:
+    """Prunes every row to its k weights of largest magnitude.
+
+    Scores are |M * W|, so that masks are nested, or |W| with `regrow`. With `rewind` the
+    survivors go back to their initial values and the optimizer starts afresh; the initial
+    values are drawn again from the seed, so no second copy of W is kept.
+    """
+    n_items, n_factors = state.weights.shape
+    mask = top_k_mask(state.weights, k)
+    weights, opt_state = state.weights, state.opt_state
+    if recipe.rewind:
+        weights = initial_weights(nnx.Rngs(params=recipe.seed).params(), n_items, n_factors)
+        opt_state = recipe.make_optimizer().init(weights)
+    if not recipe.regrow:
+        # The momentum of a pruned weight must not move it off zero either.
+        prune = functools.partial(_where_like, mask)
+        weights, opt_state = jax.tree.map(prune, (weights, opt_state))
+    return state._replace(weights=weights, mask=mask, opt_state=opt_state)
+
+
+def _where_like(mask: jax.Array, leaf: jax.Array) -> jax.Array:
+    return jnp.where(mask, leaf, 0.0) if leaf.shape == mask.shape else leaf
+
+
+@functools.partial(
+    jax.jit, static_argnames=("recipe", "budget", "prune_every_step"), donate_argnums=0
+)
+def train_chunk(
+    state: TrainState,
+    chunk: Chunk,
+    batches: jax.Array,
+    nnz: jax.Array,
+    *,
+    recipe: Recipe,
+    budget: int,
+    prune_every_step: bool = False,
+) -> tuple[TrainState, jax.Array]:
+    """Trains on a chunk, batch after batch, without returning to the host.
+
+    Args:
+      state: donated.
+      chunk: users on the device.
+      batches: [n_batches, batch_size] int32 rows of the chunk (`shuffled_batches`).
+      nnz: [n_batches] int32 non-zeros a row at each step, used if `prune_every_step`.
+      recipe: see there.
+      budget: interactions that any batch may hold (`nnz_budget`).
+      prune_every_step: update the mask before each step at which it changes.
+
+    Returns:
+      The new state, and the sum of the losses of the chunk's users.
+    """
+    optimizer = recipe.make_optimizer()
+
+    def train_step(state: TrainState, inputs: tuple[jax.Array, jax.Array]):
+        rows, k = inputs
+        if prune_every_step:
+            changed = recipe.regrow | (k < jnp.sum(state.mask[0], dtype=jnp.int32))
+            state = jax.lax.cond(
+                changed, lambda s: update_mask(s, k, recipe=recipe), lambda s: s, state
+            )
+        batch = take_batch(chunk, rows, budget)
+        n_users = jnp.sum(batch.indptr[1:] > batch.indptr[:-1], dtype=jnp.int32)
+        loss, grad = loss_and_grad(state.weights, state.mask, batch, recipe.relu_cap)
+        updates, opt_state = optimizer.update(grad, state.opt_state, state.weights)
+        weights = optax.apply_updates(state.weights, updates)
+        state = TrainState(state.step + 1, weights, state.mask, opt_state)
+        return state, loss * n_users.astype(loss.dtype)
+
+    state, losses = jax.lax.scan(train_step, state, (batches, nnz))
+    return state, jnp.sum(losses)
+
+
+@jax.jit
+def final_embeddings(state: TrainState) -> jax.Array:
+    """A = rownorm(M * W), [n_items, n_factors]."""
+    return item_embeddings(state.weights, state.mask)
+
+
+@jax.jit
+def nnz_per_row(state: TrainState) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Mean, least and most non-zero weights in a row, counted in the weights themselves."""
+    n = jnp.sum(jnp.where(state.mask, state.weights, 0.0) != 0, axis=1, dtype=jnp.int32)
+    return jnp.mean(n.astype(jnp.float32)), jnp.min(n), jnp.max(n)

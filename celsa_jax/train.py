@@ -1,0 +1,363 @@
+"""A run: load, split, train with gradual pruning, checkpoint, evaluate, export."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import logging
+import math
+import pathlib
+import platform
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.sparse as sp
+import tqdm
+from ml_collections import ConfigDict
+
+import celsa_jax
+from celsa_jax.checkpoint import Checkpoints
+from celsa_jax.config import validate
+from celsa_jax.data import Interactions, Split, load_dataset, split_users
+from celsa_jax.data.batches import Chunk, make_chunks, nnz_budget, shuffled_batches
+from celsa_jax.data.splits import load_split
+from celsa_jax.errors import InputError
+from celsa_jax.evaluation import Evaluation, evaluate
+from celsa_jax.export import sparse_embeddings
+from celsa_jax.schedules import nnz_at
+from celsa_jax.sparse import bytes_per_item, save_embeddings
+from celsa_jax.sparse.retrieval import Scorer
+from celsa_jax.step import (
+    Recipe,
+    TrainState,
+    create_state,
+    final_embeddings,
+    nnz_per_row,
+    train_chunk,
+    update_mask,
+)
+from celsa_jax.workdir import Workdir
+
+log = logging.getLogger(__name__)
+
+_EVAL_BATCH = 512
+
+
+def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
+    """Runs the configuration in a folder; resumes it, or only reports it if it is finished.
+
+    Args:
+      config: see `celsa_jax.config.default_config`.
+      workdir: receives config.json, split.npz, metrics.jsonl, checkpoints/, embeddings.npz,
+        items.txt and results.json.
+
+    Returns:
+      The contents of results.json.
+
+    Raises:
+      InputError: a field, a file or the folder is at fault, or the loss is no longer finite.
+    """
+    validate(config)
+    folder = Workdir(workdir)
+    folder.check(config)
+    results = folder.results()
+    if results is not None:
+        log.info("%s holds a finished run (step %d)", folder.path, results["step"])
+        return results
+
+    started = time.perf_counter()
+    devices = jax.devices()
+    log.info("devices: %d (%s)", len(devices), devices[0].device_kind)
+    dataset = load_dataset(config.data, config.train.seed)
+    log.info("data: %s", dataset.counts)
+    split = _split(config, dataset.interactions, folder)
+    log.info("split: %s", split.counts())
+    folder.start(config)
+    if not folder.split.exists():
+        split.save(folder.split)
+
+    with Checkpoints(folder.checkpoints, config.checkpoint.keep) as checkpoints:
+        run = _Run(config, split, folder, checkpoints)
+        state, seconds_before = run.train()
+
+    embeddings = sparse_embeddings(state)
+    save_embeddings(folder.path, embeddings, split.train.item_ids)
+    test = None
+    if split.test.n_users:
+        test = _evaluate(config, final_embeddings(state), split.test, split.train.item_ids)
+    results = {
+        "test": test and {**test.summary(), **test.counts},
+        "folds": config.eval.folds,
+        "step": int(state.step),
+        "nnz_per_row": config.sparsity.target_nnz,
+        "bytes_per_item": bytes_per_item(embeddings),
+        "n_factors": config.model.n_factors,
+        "seed": config.train.seed,
+        "data": {**dataset.counts, **split.counts()},
+        "wall_seconds": round(seconds_before + time.perf_counter() - started, 1),
+        **run.seconds_by_part(),
+        "device": f"{len(devices)} x {devices[0].device_kind} ({platform.machine()})",
+        "versions": _versions(),
+    }
+    folder.finish(results)
+    log.info("test: %s", results["test"])
+    return results
+
+
+def device_scorer(embeddings: jax.Array) -> Scorer:
+    """Serving scores x A A^T, computed on the device in batches of one shape."""
+
+    def score(history: sp.csr_matrix) -> np.ndarray:
+        x = np.zeros((_EVAL_BATCH, embeddings.shape[0]), np.float32)
+        x[: history.shape[0]] = history.toarray()
+        return np.asarray(_serving_scores(embeddings, x))[: history.shape[0]]
+
+    return score
+
+
+@jax.jit
+def _serving_scores(embeddings: jax.Array, x: jax.Array) -> jax.Array:
+    return x @ embeddings @ embeddings.T
+
+
+def _evaluate(
+    config: ConfigDict,
+    embeddings: jax.Array,
+    users: Interactions,
+    item_ids: np.ndarray,
+    **options: int,
+) -> Evaluation:
+    return evaluate(
+        device_scorer(embeddings),
+        users,
+        item_ids,
+        folds=config.eval.folds,
+        seed=config.train.seed,
+        batch_size=_EVAL_BATCH,
+        **options,
+    )
+
+
+def _split(config: ConfigDict, interactions: Interactions, folder: Workdir) -> Split:
+    if folder.split.exists():
+        return load_split(folder.split, interactions)
+    data = config.data
+    return split_users(interactions, data.n_val_users, data.n_test_users, config.train.seed)
+
+
+def _versions() -> dict[str, str]:
+    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy")
+    return {
+        "celsa_jax": celsa_jax.__version__,
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in names},
+    }
+
+
+class _Run:
+    """The loop over epochs."""
+
+    def __init__(self, config: ConfigDict, split: Split, folder: Workdir, checkpoints: Checkpoints):
+        self.config = config
+        self.split = split
+        self.folder = folder
+        self.checkpoints = checkpoints
+        train = config.train
+        self.recipe = Recipe(
+            relu_cap=config.model.relu_cap,
+            rewind=config.sparsity.rewind,
+            regrow=config.sparsity.regrow,
+            optimizer=train.optimizer,
+            learning_rate=train.learning_rate,
+            seed=train.seed,
+        )
+        self.n_epochs = train.n_epochs + train.n_final_epochs
+        self.chunks = make_chunks(split.train.matrix, train.chunk_users, train.seed)
+        if len(self.chunks) == 1:
+            self.chunks = [jax.device_put(self.chunks[0])]
+        self.batch_size = min(train.batch_size, self.chunks[0].n_rows)
+        self.steps_per_epoch = len(self.chunks) * -(-self.chunks[0].n_rows // self.batch_size)
+        # Every order of users is known before training, and so is the largest batch.
+        self.budget = max(
+            nnz_budget(chunk, batches)
+            for epoch in range(self.n_epochs)
+            for chunk, batches in self._epoch(epoch)
+        )
+        val = split.val
+        if val.n_users > config.eval.max_val_users:
+            rng = np.random.default_rng(train.seed)
+            val = val.take_users(
+                np.sort(rng.choice(val.n_users, config.eval.max_val_users, replace=False))
+            )
+        self.val = val
+        self.seconds = {"training": 0.0, "mask": 0.0, "validation": 0.0, "checkpoint": 0.0}
+
+    def train(self) -> tuple[TrainState, float]:
+        """The trained state, and the seconds spent before this process resumed the run."""
+        started = time.perf_counter()
+        state, first, before = self._resume()
+        self.folder.cut_metrics(int(state.step))
+        k = int(np.asarray(state.mask[0]).sum())
+        # On a terminal a bar shows the epochs; elsewhere the log has one line for each.
+        bar = tqdm.tqdm(
+            initial=first, total=self.n_epochs, unit="epoch", disable=not sys.stderr.isatty()
+        )
+        with bar:
+            for epoch in range(first, self.n_epochs):
+                state, k = self._prune_before(epoch, state, k)
+                state, k, record = self._train_epoch(epoch, state, k)
+                self.folder.log_metrics(record)
+                if self._due(epoch, self.config.checkpoint.every_epochs) or "ndcg@100" in record:
+                    score = record.get("ndcg@100") if k == self.config.sparsity.target_nnz else None
+                    elapsed = before + time.perf_counter() - started
+                    notes = {"epoch": epoch + 1, "seconds": self.seconds, "elapsed": elapsed}
+                    with _timed(self.seconds, "checkpoint"):
+                        self.checkpoints.save(int(state.step), state, notes, score)
+                bar.update()
+                bar.set_postfix(k=k, loss=record["loss"], users_per_s=record["users_per_s"])
+                if bar.disable:
+                    done = (epoch + 1 - first) / (self.n_epochs - first)
+                    left = (time.perf_counter() - started) * (1 / done - 1)
+                    self._log_line(record, left)
+        return self._prune_at_end(state, k), before
+
+    def seconds_by_part(self) -> dict[str, float]:
+        return {f"{part}_seconds": round(spent, 2) for part, spent in self.seconds.items()}
+
+    def _resume(self) -> tuple[TrainState, int, float]:
+        n_items, n_factors = self.split.train.n_items, self.config.model.n_factors
+        like = jax.eval_shape(lambda: create_state(self.recipe, n_items, n_factors))
+        found = self.checkpoints.restore_latest(like)
+        if found is None:
+            return create_state(self.recipe, n_items, n_factors), 0, 0.0
+        step, state, notes = found
+        log.info("resumed at step %d", step)
+        self.seconds |= notes["seconds"]
+        return state, notes["epoch"], notes["elapsed"]
+
+    def _epoch(self, epoch: int) -> list[tuple[Chunk, jax.Array]]:
+        """The chunks of an epoch in their order, each with its batches."""
+        key = jax.random.fold_in(jax.random.key(self.config.train.seed), epoch)
+        order = np.random.default_rng((self.config.train.seed, epoch)).permutation
+        return [
+            (
+                self.chunks[c],
+                shuffled_batches(
+                    jax.random.fold_in(key, c), self.chunks[c].n_rows, self.batch_size
+                ),
+            )
+            for c in order(len(self.chunks))
+        ]
+
+    def _prune_before(self, epoch: int, state: TrainState, k: int) -> tuple[TrainState, int]:
+        """The mask updates that happen before an epoch, the one to the target included."""
+        sparsity, n_pruning = self.config.sparsity, self.config.train.n_epochs
+        if epoch == n_pruning:
+            progress = 1.0
+        elif epoch < n_pruning and sparsity.update_every and epoch % sparsity.update_every == 0:
+            progress = epoch / n_pruning
+        else:
+            return state, k
+        wanted = int(
+            nnz_at(sparsity.schedule, progress, self.config.model.n_factors, sparsity.target_nnz)
+        )
+        # An update that would change nothing would only rewind.
+        if wanted == k and not (sparsity.regrow and k < self.config.model.n_factors):
+            return state, k
+        return self._prune(state, wanted, self.recipe), wanted
+
+    def _prune_at_end(self, state: TrainState, k: int) -> TrainState:
+        """Meets the target where no final phase follows, and keeps what was learned."""
+        if k == self.config.sparsity.target_nnz:
+            return state
+        recipe = dataclasses.replace(self.recipe, rewind=False)
+        return self._prune(state, self.config.sparsity.target_nnz, recipe)
+
+    def _prune(self, state: TrainState, k: int, recipe: Recipe) -> TrainState:
+        with _timed(self.seconds, "mask"):
+            return jax.block_until_ready(update_mask(state, jnp.int32(k), recipe))
+
+    def _train_epoch(
+        self, epoch: int, state: TrainState, k: int
+    ) -> tuple[TrainState, int, dict[str, float]]:
+        started = time.perf_counter()
+        config = self.config
+        every_step = config.sparsity.update_every == 0 and epoch < config.train.n_epochs
+        steps = epoch * self.steps_per_epoch + np.arange(self.steps_per_epoch)
+        nnz = np.full(self.steps_per_epoch, k, np.int32)
+        if every_step:
+            nnz = nnz_at(
+                config.sparsity.schedule,
+                steps / (config.train.n_epochs * self.steps_per_epoch),
+                config.model.n_factors,
+                config.sparsity.target_nnz,
+            )
+        total, at = 0.0, 0
+        for chunk, batches in self._epoch(epoch):
+            state, loss_sum = train_chunk(
+                state,
+                chunk,
+                batches,
+                jnp.asarray(nnz[at : at + len(batches)]),
+                recipe=self.recipe,
+                budget=self.budget,
+                prune_every_step=every_step,
+            )
+            total, at = total + float(loss_sum), at + len(batches)
+        loss = total / self.split.train.n_users
+        spent = time.perf_counter() - started
+        self.seconds["training"] += spent
+        if not math.isfinite(loss):
+            raise InputError(
+                f"the loss is {loss} after step {int(state.step)} (epoch {epoch + 1}, learning "
+                f"rate {config.train.learning_rate}); lower --config.train.learning_rate"
+            )
+        mean, least, most = nnz_per_row(state)
+        record = {
+            "step": int(state.step),
+            "epoch": epoch + 1,
+            "k": int(nnz[-1]),
+            "nnz_per_row": float(mean),
+            "nnz_per_row_min": int(least),
+            "nnz_per_row_max": int(most),
+            "loss": loss,
+            "users_per_s": round(self.split.train.n_users / spent, 1),
+            "seconds": round(spent, 3),
+        }
+        if self.val.n_users and self._due(epoch, config.eval.every_epochs):
+            with _timed(self.seconds, "validation"):
+                embeddings, item_ids = final_embeddings(state), self.split.train.item_ids
+                record |= _evaluate(config, embeddings, self.val, item_ids, n_folds=1).summary()
+        return state, int(nnz[-1]), record
+
+    def _due(self, epoch: int, every: int) -> bool:
+        return every > 0 and ((epoch + 1) % every == 0 or epoch + 1 == self.n_epochs)
+
+    def _log_line(self, record: dict, seconds_left: float) -> None:
+        validation = f", ndcg@100 {record['ndcg@100']:.4f}" if "ndcg@100" in record else ""
+        log.info(
+            "epoch %d/%d: k %d, loss %.4f, %.0f users/s, %.0f s left%s",
+            record["epoch"],
+            self.n_epochs,
+            record["k"],
+            record["loss"],
+            record["users_per_s"],
+            seconds_left,
+            validation,
+        )
+
+
+class _timed:
+    """Adds the seconds spent inside to an entry of a dictionary."""
+
+    def __init__(self, seconds: dict[str, float], part: str):
+        self.seconds, self.part = seconds, part
+
+    def __enter__(self):
+        self.started = time.perf_counter()
+
+    def __exit__(self, *_):
+        self.seconds[self.part] += time.perf_counter() - self.started

@@ -1,0 +1,86 @@
+"""The files of a run: configuration, metrics, results."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+from ml_collections import ConfigDict
+
+from celsa_jax.errors import InputError
+from celsa_jax.files import write_json, write_text
+
+
+class Workdir:
+    """A folder that holds one run."""
+
+    def __init__(self, path: str | pathlib.Path):
+        self.path = pathlib.Path(path)
+        self.config = self.path / "config.json"
+        self.split = self.path / "split.npz"
+        self.checkpoints = self.path / "checkpoints"
+        self._metrics = self.path / "metrics.jsonl"
+        self._results = self.path / "results.json"
+
+    def check(self, config: ConfigDict) -> None:
+        """InputError if the folder holds a run of another configuration."""
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"--workdir={self.path} is a file; give a folder")
+        if not self.config.exists():
+            return
+        try:
+            stored = _flat(json.loads(self.config.read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise InputError(f"{self.config}: not JSON: {error}") from None
+        wanted = _flat(json.loads(config.to_json()))
+        differing = [f for f in {**stored, **wanted} if stored.get(f) != wanted.get(f)]
+        if differing:
+            field = differing[0]
+            raise InputError(
+                f"{self.path}: holds a run with config.{field}={stored.get(field)!r}, not "
+                f"{wanted.get(field)!r} ({len(differing)} fields differ); use another --workdir"
+            )
+
+    def start(self, config: ConfigDict) -> None:
+        """Makes the folder and writes the configuration."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not self.config.exists():
+            write_text(self.config, config.to_json(indent=2) + "\n")
+
+    def results(self) -> dict | None:
+        """The results of a finished run."""
+        if not self._results.exists():
+            return None
+        return json.loads(self._results.read_text(encoding="utf-8"))
+
+    def finish(self, results: dict) -> None:
+        write_json(self._results, results)
+
+    def log_metrics(self, record: dict) -> None:
+        """Appends one line to metrics.jsonl."""
+        with self._metrics.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(record) + "\n")
+
+    def cut_metrics(self, step: int) -> None:
+        """Drops what was logged after the checkpoint at `step`, a half-written line included."""
+        kept = []
+        if self._metrics.exists():
+            for line in self._metrics.read_text(encoding="utf-8").splitlines(keepends=True):
+                try:
+                    record = json.loads(line)
+                except ValueError:
+                    break
+                if not line.endswith("\n") or record["step"] > step:
+                    break
+                kept.append(line)
+        write_text(self._metrics, "".join(kept))
+
+
+def _flat(config: dict, prefix: str = "") -> dict[str, object]:
+    flat = {}
+    for name, value in config.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat

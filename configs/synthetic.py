@@ -1,0 +1,19 @@
+"""Interactions from planted segments: no data and no network needed.
+
+python -m experiments.train --config=configs/synthetic.py --workdir=runs/synthetic
+"""
+
+from ml_collections import ConfigDict
+
+from celsa_jax.config import default_config
+
+
+def get_config() -> ConfigDict:
+    config = default_config()
+    config.data.name = "synthetic"
+    config.data.n_val_users = 500
+    config.data.n_test_users = 500
+    config.model.n_factors = 512
+    config.sparsity.target_nnz = 8
+    config.train.batch_size = 256
+    return config

@@ -1,0 +1,1 @@
+"""Programs over the library; run them as `python -m experiments.NAME`."""

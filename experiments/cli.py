@@ -1,0 +1,58 @@
+"""What every program shares: one-line errors and readable logs."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+
+from absl import app, flags
+from absl import logging as absl_logging
+
+from celsa_jax.errors import InputError
+
+
+def run(main: Callable[[], None], required: tuple[str, ...] = ()) -> None:
+    """Parses flags and runs `main`; bad input ends in one line and exit status 1."""
+    flags.mark_flags_as_required(required)
+
+    def guarded(arguments: list[str]) -> None:
+        if len(arguments) > 1:
+            _fail(f"unexpected argument '{arguments[1]}'; flags are --NAME=VALUE")
+        _show_log()
+        try:
+            main()
+        except InputError as error:
+            _fail(str(error))
+        except PermissionError as error:
+            _fail(f"{error.filename}: {error.strerror}")
+
+    app.run(guarded, flags_parser=_parse)
+
+
+def _show_log() -> None:
+    """The project's own log on stderr; other libraries only warn."""
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    log = logging.getLogger("celsa_jax")
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+
+
+def _parse(arguments: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(arguments)
+    except flags.Error as error:
+        _fail(str(error))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        # ml_collections reports an unknown field of a locked configuration like this.
+        _fail(f"a --config flag does not fit the configuration: {error}")
+    except FileNotFoundError as error:
+        _fail(f"--config: no such file: {error.filename or error}")
+
+
+def _fail(message: str) -> None:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(1)

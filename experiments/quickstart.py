@@ -1,0 +1,96 @@
+"""Trains dense and sparse models on MovieLens-100K, compares them and recommends films.
+
+    python -m experiments.quickstart [--workdir=runs/quickstart] [--config.a.b=value ...]
+
+Without a network: --config.data.name=synthetic.
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from celsa_jax.data import Dataset, load_dataset
+from celsa_jax.data.splits import load_split
+from celsa_jax.evaluation import METRICS
+from celsa_jax.evaluation.protocol import rank_unseen
+from celsa_jax.sparse import load_embeddings, scorer
+from experiments import cli
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    str(pathlib.Path(__file__).parent.parent / "configs" / "quickstart.py"),
+    help_string="Configuration file.",
+)
+_WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Folder of the runs.")
+SPARSE_NNZ = (64, 32, 16, 8)
+SHOWN_NNZ = 16
+N_USERS = 3
+N_TITLES = 5
+
+
+def main() -> None:
+    from celsa_jax.train import train_and_evaluate
+
+    config = _CONFIG.value
+    folder = pathlib.Path(_WORKDIR.value)
+    width = config.model.n_factors
+    results = {}
+    for nnz in (width, *(k for k in SPARSE_NNZ if k < width)):
+        run = ConfigDict(config)
+        run.sparsity.target_nnz = nnz
+        if nnz == width:
+            run.sparsity.schedule = "constant"
+        results[nnz] = train_and_evaluate(run, folder / f"nnz_{nnz}")
+    print()
+    print_table(results, width)
+    shown = SHOWN_NNZ if SHOWN_NNZ in results else width
+    print_recommendations(config, folder / f"nnz_{shown}", shown)
+
+
+def print_table(results: dict[int, dict], width: int) -> None:
+    """A Markdown table of sizes and test metrics."""
+    print(f"| model | bytes per item | {' | '.join(METRICS)} |")
+    print("|---|---:|" + "---:|" * len(METRICS))
+    for nnz, result in results.items():
+        # A dense model needs no indices.
+        name, size = (f"{nnz} of {width}", 8 * nnz) if nnz < width else ("dense", 4 * width)
+        cells = [
+            f"{result['test'][m]:.3f} ± {result['test'][f'{m}_stderr']:.3f}" for m in METRICS
+        ]
+        print(f"| {name} | {size:,} | {' | '.join(cells)} |")
+
+
+def print_recommendations(config: ConfigDict, folder: pathlib.Path, nnz: int) -> None:
+    """What some test users liked, and what the exported model recommends, by title."""
+    dataset = load_dataset(config.data, config.train.seed)
+    embeddings, item_ids = load_embeddings(folder / "embeddings.npz", folder / "items.txt")
+    users = load_split(folder / "split.npz", dataset.interactions).test
+    known = np.isin(users.item_ids, item_ids)
+    history = users.matrix[:N_USERS, known]
+    history.indices = np.searchsorted(item_ids, users.item_ids[known])[history.indices]
+    history = type(history)(
+        (history.data, history.indices, history.indptr), shape=(N_USERS, len(item_ids))
+    )
+    ranked = rank_unseen(scorer(embeddings), history, N_TITLES)
+    titles = _titles(dataset)
+    for row, user in enumerate(users.user_ids[:N_USERS]):
+        liked = history[row].indices
+        print(f"\nUser {user} liked {len(liked)}:")
+        for item in item_ids[liked[:: max(1, len(liked) // N_TITLES)][:N_TITLES]]:
+            print(f"  {titles.get(item, item)}")
+        print(f"the model with {nnz} non-zeros a row recommends:")
+        for item in item_ids[ranked[row]]:
+            print(f"  {titles.get(item, item)}")
+
+
+def _titles(dataset: Dataset) -> dict[str, str]:
+    table = dataset.metadata
+    return dict(zip(table["item_id"], table["title"], strict=True)) if table else {}
+
+
+if __name__ == "__main__":
+    cli.run(main)
