@@ -10,9 +10,9 @@ def unit(v: jax.Array) -> jax.Array:
     """v / max(|v|, 1e-12) along the last axis, with zero gradient at v = 0."""
     squared = jnp.sum(v * v, axis=-1, keepdims=True)
     # The inner where keeps the derivative of the root finite where the outer one drops it.
-    positive = squared > 0
-    norm = jnp.sqrt(jnp.where(positive, squared, 1.0))
-    return jnp.where(positive, v / jnp.maximum(norm, 1e-12), 0.0)
+    zero = squared == 0
+    norm = jnp.sqrt(jnp.where(zero, 1.0, squared))
+    return jnp.where(zero, 0.0, v / jnp.maximum(norm, 1e-12))
 
 
 def nmse(scores: jax.Array, targets: jax.Array) -> jax.Array:

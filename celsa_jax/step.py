@@ -122,7 +122,10 @@ def train_chunk(
             )
         batch = take_batch(chunk, rows, budget)
         n_users = jnp.sum(batch.indptr[1:] > batch.indptr[:-1], dtype=jnp.int32)
-        loss, grad = loss_and_grad(state.weights, state.mask, batch, recipe.relu_cap)
+        pruned = state.weights
+        if recipe.regrow:
+            pruned = jnp.where(state.mask, pruned, 0.0)
+        loss, grad = loss_and_grad(pruned, state.mask, batch, recipe.relu_cap)
         updates, opt_state = optimizer.update(grad, state.opt_state, state.weights)
         weights = optax.apply_updates(state.weights, updates)
         state = TrainState(state.step + 1, weights, state.mask, opt_state)
@@ -139,7 +142,6 @@ def final_embeddings(state: TrainState) -> jax.Array:
 
 
 @jax.jit
-def nnz_per_row(state: TrainState) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Mean, least and most non-zero weights in a row, counted in the weights themselves."""
-    n = jnp.sum(jnp.where(state.mask, state.weights, 0.0) != 0, axis=1, dtype=jnp.int32)
-    return jnp.mean(n.astype(jnp.float32)), jnp.min(n), jnp.max(n)
+def nnz_per_row(state: TrainState) -> jax.Array:
+    """[n_items] int32 non-zero weights, counted in the weights themselves."""
+    return jnp.sum(jnp.where(state.mask, state.weights, 0.0) != 0, axis=1, dtype=jnp.int32)

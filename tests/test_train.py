@@ -1,0 +1,293 @@
+import json
+import logging
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from celsa_jax.config import default_config
+from celsa_jax.data import load_dataset
+from celsa_jax.data.splits import load_split
+from celsa_jax.errors import InputError
+from celsa_jax.evaluation import evaluate
+from celsa_jax.schedules import SCHEDULES
+from celsa_jax.sparse import load_embeddings, scorer
+from celsa_jax.step import Recipe, create_state, train_chunk, update_mask
+from celsa_jax.train import train_and_evaluate
+
+ROOT = pathlib.Path(__file__).parent.parent
+RECIPE = Recipe(
+    relu_cap=6.0, rewind=True, regrow=False, optimizer="adam", learning_rate=0.01, seed=0
+)
+
+
+def metrics_of(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_leaves_what_it_promises(small_config, tmp_path):
+    results = train_and_evaluate(small_config, tmp_path)
+    assert json.loads((tmp_path / "results.json").read_text()) == json.loads(json.dumps(results))
+    assert json.loads((tmp_path / "config.json").read_text())["train"]["seed"] == 0
+
+    embeddings = sp.load_npz(tmp_path / "embeddings.npz")
+    items = (tmp_path / "items.txt").read_text().splitlines()
+    assert embeddings.format == "csc"
+    assert embeddings.dtype == np.float32
+    assert embeddings.shape == (len(items), 32)
+    assert set(embeddings.getnnz(axis=1)) == {4}
+    np.testing.assert_allclose(sp.linalg.norm(embeddings, axis=1), 1, atol=1e-6)
+    assert results["bytes_per_item"] == 32
+
+    dataset = load_dataset(small_config.data)
+    split = load_split(tmp_path / "split.npz", dataset.interactions)
+    assert split.train.item_ids.tolist() == items
+
+    lines = metrics_of(tmp_path)
+    assert [line["epoch"] for line in lines] == [1, 2, 3, 4, 5]
+    assert [line["step"] for line in lines] == [4, 8, 12, 16, 20]  # 230 users in batches of 64
+    assert [line["k"] for line in lines] == [32, 12, 5, 4, 4]
+    assert [line["nnz_per_row"] for line in lines] == [32, 12, 5, 4, 4]
+    assert ["ndcg@100" in line for line in lines] == [False, True, False, True, True]
+    assert results["step"] == 20
+
+
+def test_test_metrics_are_those_of_the_exported_model(small_config, tmp_path):
+    results = train_and_evaluate(small_config, tmp_path)
+    embeddings, items = load_embeddings(tmp_path / "embeddings.npz", tmp_path / "items.txt")
+    dataset = load_dataset(small_config.data)
+    test = load_split(tmp_path / "split.npz", dataset.interactions).test
+    exported = evaluate(scorer(embeddings), test, items).summary()
+    for name, value in exported.items():
+        assert results["test"][name] == pytest.approx(value, abs=1e-3)
+
+
+def test_it_learns_the_planted_segments(small_config, tmp_path):
+    small_config.data.synthetic.update(n_users=1000, n_items=400, n_segments=16)
+    small_config.model.n_factors = 64
+    small_config.train.n_epochs, small_config.train.n_final_epochs = 10, 10
+    small_config.checkpoint.every_epochs = 20
+    results = train_and_evaluate(small_config, tmp_path)
+    dataset = load_dataset(small_config.data)
+    split = load_split(tmp_path / "split.npz", dataset.interactions)
+    counts = np.asarray(split.train.matrix.sum(axis=0))
+    popularity = evaluate(
+        lambda h: np.repeat(counts, h.shape[0], axis=0), split.test, split.train.item_ids
+    ).summary()
+    assert results["test"]["ndcg@100"] > 1.3 * popularity["ndcg@100"]
+
+
+def test_a_finished_run_is_only_reported(small_config, tmp_path):
+    first = train_and_evaluate(small_config, tmp_path)
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
+    assert train_and_evaluate(small_config, tmp_path) == json.loads(json.dumps(first))
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
+
+
+def test_a_workdir_of_another_configuration_is_refused(small_config, tmp_path):
+    train_and_evaluate(small_config, tmp_path)
+    small_config.train.learning_rate = 0.02
+    with pytest.raises(InputError, match=r"train\.learning_rate=0.01, not 0.02 \(1 fields"):
+        train_and_evaluate(small_config, tmp_path)
+
+
+@pytest.mark.parametrize("kept_epochs", [1, 3])
+def test_resumed_equals_uninterrupted(small_config, tmp_path, kept_epochs, caplog):
+    train_and_evaluate(small_config, tmp_path / "whole")
+    small_config.checkpoint.keep = 9
+    train_and_evaluate(small_config, tmp_path / "cut")
+    # What a run leaves that is killed in the epoch after `kept_epochs`.
+    cut = tmp_path / "cut"
+    for name in ("results.json", "embeddings.npz", "items.txt"):
+        (cut / name).unlink()
+    for folder in (cut / "checkpoints").iterdir():
+        if int(folder.name) > 4 * kept_epochs:
+            subprocess.run(["rm", "-r", folder], check=True)
+    with (cut / "metrics.jsonl").open("a") as stream:
+        stream.write('{"step": 2')
+    with caplog.at_level(logging.INFO, logger="celsa_jax"):
+        train_and_evaluate(small_config, cut)
+    assert f"resumed at step {4 * kept_epochs}" in caplog.text
+    for name in ("embeddings.npz", "items.txt"):
+        assert (cut / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    timeless = [
+        [{k: v for k, v in m.items() if k not in ("seconds", "users_per_s")} for m in metrics_of(d)]
+        for d in (cut, tmp_path / "whole")
+    ]
+    assert timeless[0] == timeless[1]
+
+
+def test_killed_at_any_moment_it_ends_with_the_same_bits(small_config, tmp_path):
+    config = tmp_path / "config.py"
+    config.write_text(
+        "from ml_collections import ConfigDict\n"
+        f"def get_config():\n    return ConfigDict({small_config.to_dict()!r})\n"
+    )
+    train_and_evaluate(small_config, tmp_path / "whole")
+    command = [sys.executable, "-m", "experiments.train", f"--config={config}"]
+    command.append(f"--workdir={tmp_path / 'killed'}")
+    kills = 0
+    for moment in (0, 2, 4):  # lines of metrics.jsonl after which to kill
+        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+        metrics = tmp_path / "killed" / "metrics.jsonl"
+        while process.poll() is None:
+            if metrics.exists() and len(metrics.read_text().splitlines()) > moment:
+                process.send_signal(signal.SIGKILL)
+                kills += process.wait() == -signal.SIGKILL
+            time.sleep(0.005)
+    assert kills
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    assert (tmp_path / "killed" / "embeddings.npz").read_bytes() == (
+        tmp_path / "whole" / "embeddings.npz"
+    ).read_bytes()
+
+
+@pytest.mark.parametrize("update_every", [0, 1, 2, 3, 7])
+@pytest.mark.parametrize("schedule", sorted(SCHEDULES))
+def test_the_target_is_met_for_every_interval(small_config, tmp_path, schedule, update_every):
+    small_config.sparsity.schedule = schedule
+    small_config.sparsity.update_every = update_every
+    small_config.sparsity.rewind = update_every % 2 == 1
+    small_config.sparsity.target_nnz = 5
+    small_config.checkpoint.every_epochs = 9
+    small_config.data.n_val_users = 0
+    train_and_evaluate(small_config, tmp_path)
+    lines = metrics_of(tmp_path)
+    assert [line["nnz_per_row_max"] for line in lines[3:]] == [5, 5]
+    assert [line["nnz_per_row_min"] for line in lines[3:]] == [5, 5]
+    assert set(sp.load_npz(tmp_path / "embeddings.npz").getnnz(axis=1)) == {5}
+
+
+@pytest.mark.parametrize(
+    ("n_epochs", "n_final"), [(2, 0), (0, 2)], ids=["no final phase", "no pruning phase"]
+)
+def test_phases_may_be_missing(small_config, tmp_path, n_epochs, n_final):
+    small_config.train.n_epochs, small_config.train.n_final_epochs = n_epochs, n_final
+    train_and_evaluate(small_config, tmp_path)
+    assert set(sp.load_npz(tmp_path / "embeddings.npz").getnnz(axis=1)) == {4}
+
+
+def test_without_validation_and_test_users(small_config, tmp_path):
+    small_config.data.n_val_users = small_config.data.n_test_users = 0
+    assert train_and_evaluate(small_config, tmp_path)["test"] is None
+    assert not any("ndcg@100" in line for line in metrics_of(tmp_path))
+
+
+def test_several_chunks_of_users(small_config, tmp_path):
+    small_config.train.chunk_users = 64
+    results = train_and_evaluate(small_config, tmp_path)
+    assert results["step"] == 5 * 4  # four chunks of 57 or 58 users, a step each
+    assert set(sp.load_npz(tmp_path / "embeddings.npz").getnnz(axis=1)) == {4}
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(small_config, tmp_path):
+    small_config.train.learning_rate = 1e39
+    with pytest.raises(InputError, match=r"the loss is nan after step \d+ .*learning_rate"):
+        train_and_evaluate(small_config, tmp_path)
+    assert not (tmp_path / "results.json").exists()
+
+
+def test_the_best_checkpoint_at_the_target_is_kept(small_config, tmp_path):
+    small_config.train.n_final_epochs = 6
+    small_config.eval.every_epochs = 1
+    small_config.checkpoint.keep = 1
+    train_and_evaluate(small_config, tmp_path)
+    at_target = [line for line in metrics_of(tmp_path) if line["k"] == 4]
+    best = max(at_target, key=lambda line: line["ndcg@100"])["step"]
+    kept = {int(folder.name) for folder in (tmp_path / "checkpoints").iterdir()}
+    assert kept == {best, at_target[-1]["step"]}
+
+
+def test_rewinding_restores_initial_values_and_restarts_the_optimizer():
+    initial = create_state(RECIPE, 20, 8)
+    weights = initial.weights + jax.random.normal(jax.random.key(1), (20, 8))
+    trained = initial._replace(
+        step=jnp.int32(7),
+        weights=weights,
+        opt_state=jax.tree.map(lambda leaf: leaf + 1, initial.opt_state),
+    )
+    expected_mask = np.zeros((20, 8), bool)
+    order = np.argsort(-np.abs(np.asarray(weights)), axis=1, kind="stable")[:, :3]
+    np.put_along_axis(expected_mask, order, True, axis=1)
+
+    initial_weights = np.asarray(initial.weights)
+    state = update_mask(trained, 3, recipe=RECIPE)
+    np.testing.assert_array_equal(np.asarray(state.mask), expected_mask)
+    np.testing.assert_array_equal(state.weights, np.where(expected_mask, initial_weights, 0))
+    assert int(state.step) == 7
+    assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(state.opt_state))
+
+
+@pytest.mark.parametrize("regrow", [False, True])
+def test_without_rewinding_survivors_and_their_momentum_stay(regrow):
+    recipe = Recipe(
+        relu_cap=6.0, rewind=False, regrow=regrow, optimizer="adam", learning_rate=0.01, seed=0
+    )
+    state = create_state(recipe, 20, 8)
+    state = state._replace(opt_state=jax.tree.map(lambda leaf: leaf + 1, state.opt_state))
+    weights = np.asarray(state.weights).copy()
+    state = update_mask(state, 3, recipe=recipe)
+    mask = np.asarray(state.mask)
+    assert set(mask.sum(axis=1)) == {3}
+    np.testing.assert_array_equal(state.weights, weights if regrow else np.where(mask, weights, 0))
+    mu = np.asarray(state.opt_state[0].mu)
+    np.testing.assert_array_equal(mu, np.ones_like(mu) if regrow else mask)
+
+
+def test_regrowth_scores_all_weights():
+    recipe = Recipe(
+        relu_cap=6.0, rewind=False, regrow=True, optimizer="adam", learning_rate=0.01, seed=0
+    )
+    state = update_mask(create_state(recipe, 10, 8), 2, recipe=recipe)
+    revived = np.argmin(np.asarray(state.mask), axis=1)
+    weights = state.weights.at[np.arange(10), revived].set(9.0)
+    state = update_mask(state._replace(weights=weights), 2, recipe=recipe)
+    assert np.asarray(state.mask)[np.arange(10), revived].all()
+
+
+def test_one_compilation_for_the_whole_run(small_config, tmp_path):
+    small_config.model.n_factors = 31  # a shape that no other test has compiled
+    before = train_chunk._cache_size(), update_mask._cache_size()
+    train_and_evaluate(small_config, tmp_path)
+    assert train_chunk._cache_size() - before[0] == 1
+    assert update_mask._cache_size() - before[1] == 1
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("model.n_factors", 3, r"target_nnz is 4, more than config\.model\.n_factors \(3\)"),
+        ("sparsity.target_nnz", 0, "target_nnz is 0; it must be at least 1"),
+        ("sparsity.schedule", "quartic", "choose one of constant, cosine, cubic"),
+        ("train.optimizer", "sgd", "choose one of adam, nadam"),
+        ("train.learning_rate", 0.0, "must be above 0"),
+        ("train.batch_size", 0, "must be at least 1"),
+        ("eval.folds", "one", "choose one of disjoint, independent"),
+        ("model.relu_cap", -1.0, "use a number above 0, or None"),
+        ("data.n_test_users", 300, "300 users"),
+        ("data.n_val_users", -1, "must be at least 0"),
+    ],
+)
+def test_bad_fields_are_named_and_nothing_is_written(small_config, tmp_path, field, value, message):
+    section, name = field.split(".")
+    small_config[section][name] = value
+    with pytest.raises(InputError, match=message):
+        train_and_evaluate(small_config, tmp_path / "w")
+    assert not (tmp_path / "w").exists()
+
+
+def test_the_default_configuration_is_the_published_recipe():
+    config = default_config()
+    assert (config.model.n_factors, config.sparsity.target_nnz) == (4096, 16)
+    assert (config.sparsity.schedule, config.sparsity.rewind) == ("cubic", True)
+    assert (config.train.n_epochs, config.train.n_final_epochs) == (20, 10)
+    assert (config.train.batch_size, config.train.learning_rate) == (1024, 0.01)
+    assert os.path.exists(ROOT / "configs" / "goodbooks.py")
