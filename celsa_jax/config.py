@@ -45,7 +45,7 @@ def default_config() -> ConfigDict:
                 "n_epochs": 20,  # the pruning phase
                 "n_final_epochs": 10,  # at the target
                 "batch_size": 1024,
-                "optimizer": "adam",
+                "optimizer": "nadam",
                 "learning_rate": 0.01,
                 "seed": 0,
                 "chunk_users": 0,  # users on the device at once; 0 = all

@@ -1,4 +1,4 @@
-"""Your own interactions: a CSV, TSV, parquet or SciPy CSR .npz file.
+r"""Your own interactions: a CSV, TSV, parquet or SciPy CSR .npz file.
 
     python -m experiments.train --config=configs/file.py --workdir=runs/mine \
         --config.data.path=interactions.csv --config.data.n_test_users=500

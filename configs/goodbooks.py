@@ -1,4 +1,4 @@
-"""Goodbooks-10k at 128 bytes an item (4096 factors, 16 non-zeros a row).
+r"""Goodbooks-10k at 128 bytes an item (4096 factors, 16 non-zeros a row).
 
     python -m experiments.train --config=configs/goodbooks.py --workdir=runs/goodbooks \
         --config.data.path=FOLDER_OR_RATINGS_FILE

@@ -1,4 +1,4 @@
-"""Popularity and EASE on the split and the folds of a configuration.
+r"""Popularity and EASE on the split and the folds of a configuration.
 
     python -m experiments.baselines --config=configs/X.py [--config.a.b=value ...] \
         [--workdir=W] [--l2=30,100,300]

@@ -24,8 +24,8 @@ def run(main: Callable[[], None], required: tuple[str, ...] = ()) -> None:
             main()
         except InputError as error:
             _fail(str(error))
-        except PermissionError as error:
-            _fail(f"{error.filename}: {error.strerror}")
+        except OSError as error:  # a full disk, no permission, a --config that cannot be read
+            _fail(str(error))
 
     app.run(guarded, flags_parser=_parse)
 
@@ -49,8 +49,6 @@ def _parse(arguments: list[str]) -> list[str]:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         # ml_collections reports an unknown field of a locked configuration like this.
         _fail(f"a --config flag does not fit the configuration: {error}")
-    except FileNotFoundError as error:
-        _fail(f"--config: no such file: {error.filename or error}")
 
 
 def _fail(message: str) -> None:

@@ -1,4 +1,4 @@
-"""Scores item embeddings on interactions; every user in the file is a test user.
+r"""Scores item embeddings on interactions; every user in the file is a test user.
 
     python -m experiments.evaluate --embeddings=embeddings.npz --items=items.txt \
         --interactions=ratings.csv [--min_rating=4] [--folds=disjoint] [--normalize] \

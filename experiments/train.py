@@ -1,4 +1,4 @@
-"""Trains one configuration, evaluates it and exports its embeddings.
+r"""Trains one configuration, evaluates it and exports its embeddings.
 
     python -m experiments.train --config=configs/goodbooks.py --workdir=runs/goodbooks \
         --config.data.path=FOLDER_OR_FILE [--config.SECTION.FIELD=VALUE ...]

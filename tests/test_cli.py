@@ -1,0 +1,220 @@
+"""The programs, driven as a user drives them."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+ROOT = pathlib.Path(__file__).parent.parent
+# Makes importing any of these fail, as in an environment without them.
+WITHOUT_JAX = """
+import sys, runpy
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("jax", "jaxlib", "flax", "optax", "orbax", "torch"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Refuse())
+"""
+
+
+def program(name, *flags, code=""):
+    run_it = f"{code}\nimport runpy\nrunpy.run_module('experiments.{name}', run_name='__main__')"
+    command = [sys.executable, "-c", run_it, *map(str, flags)]
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}  # one device
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+def assert_fails(done, *parts):
+    assert done.returncode == 1, done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert [line for line in lines if line.startswith("error: ")] == lines[-1:]
+    assert "Traceback" not in done.stderr
+    for part in parts:
+        assert part in lines[-1]
+
+
+@pytest.fixture
+def served(tmp_path):
+    """Embeddings of two kinds, items and interactions that agree."""
+    rng = np.random.default_rng(0)
+    dense = rng.normal(size=(30, 5)).astype(np.float32)
+    mask = rng.random((30, 5)) < 0.5
+    sp.save_npz(tmp_path / "E.npz", sp.csc_matrix(np.where(mask, dense, 0)))
+    np.save(tmp_path / "E.npy", np.where(mask, dense, 0))
+    (tmp_path / "items.txt").write_text("".join(f"i{i}\n" for i in range(30)))
+    rows = [f"u{u},i{i},{rng.integers(1, 6)}" for u in range(8) for i in rng.permutation(40)[:12]]
+    (tmp_path / "r.csv").write_text("user_id,item_id,rating\n" + "\n".join(rows))
+    return tmp_path
+
+
+def evaluate_flags(folder, embeddings="E.npz"):
+    return (
+        f"--embeddings={folder / embeddings}",
+        f"--items={folder / 'items.txt'}",
+        f"--interactions={folder / 'r.csv'}",
+    )
+
+
+def test_evaluate_runs_without_jax_and_formats_agree(served):
+    results = []
+    for embeddings in ("E.npz", "E.npy"):
+        done = program("evaluate", *evaluate_flags(served, embeddings), code=WITHOUT_JAX)
+        assert done.returncode == 0, done.stderr
+        results.append(json.loads(done.stdout.splitlines()[-1]))
+    sparse, dense = results
+    assert sparse["n_users"] == 8
+    assert sparse["rows"] == sparse["interactions"] == 96
+    assert sparse["bytes_per_item"] == 8 * sp.load_npz(served / "E.npz").nnz / 30
+    assert dense["bytes_per_item"] == 20
+    for name in ("recall@20", "recall@50", "ndcg@100"):
+        assert sparse[name] == pytest.approx(dense[name], abs=1e-9)
+        assert 0 < sparse[name] <= 1
+
+
+def test_evaluate_filters_by_rating_only_when_asked(served):
+    done = program("evaluate", *evaluate_flags(served), "--min_rating=4")
+    counts = json.loads(done.stdout.splitlines()[-1])
+    ratings = [line.split(",")[2] for line in (served / "r.csv").read_text().splitlines()[1:]]
+    assert counts["interactions"] == sum(float(r) >= 4 for r in ratings)
+    assert counts["dropped_below_min_rating"] == sum(float(r) < 4 for r in ratings)
+
+
+def test_evaluate_normalizes_only_when_asked(served):
+    lengths = np.linspace(0.1, 9, 30)[:, None]
+    unscaled = np.load(served / "E.npy")
+    norms = np.linalg.norm(unscaled, axis=1, keepdims=True)
+    np.save(served / "unit.npy", unscaled / np.where(norms > 0, norms, 1))
+    sp.save_npz(served / "long.npz", sp.csc_matrix(unscaled * lengths))
+    outputs = [
+        program("evaluate", *evaluate_flags(served, name), *flags).stdout.splitlines()[-1]
+        for name, flags in (
+            ("unit.npy", ()),
+            ("long.npz", ("--normalize",)),
+            ("long.npz", ()),
+        )
+    ]
+    unit, normalized, taken_as_given = (json.loads(o)["ndcg@100"] for o in outputs)
+    assert normalized == pytest.approx(unit, abs=1e-6)
+    assert abs(taken_as_given - unit) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("flag", "parts"),
+    [
+        ("--embeddings=missing.npz", ["missing.npz", "no such file"]),
+        ("--items={folder}/short.txt", ["short.txt", "29 ids for the 30 rows"]),
+        ("--items={folder}/twice.txt", ["'i0' is there twice"]),
+        ("--interactions={folder}/other.csv", ["no item of", "are these the same ids?"]),
+        ("--embeddings={folder}/nan.npy", ["nan.npy", "not finite"]),
+        ("--embeddings={folder}/r.csv", ["r.csv", "neither a SciPy sparse .npz"]),
+        ("--folds=three", ["folds", "three"]),
+        ("--foldz=disjoint", ["foldz"]),
+        ("--user_column=who", ["no column 'who'"]),
+        ("--split={folder}/r.csv", ["not a split file"]),
+        ("stray", ["unexpected argument 'stray'"]),
+    ],
+)
+def test_evaluate_names_what_is_wrong(served, flag, parts):
+    ids = (served / "items.txt").read_text()
+    (served / "short.txt").write_text(ids.partition("\n")[2])
+    (served / "twice.txt").write_text(ids.replace("i1\n", "i0\n", 1))
+    (served / "other.csv").write_text("user_id,item_id\nu,x\n")
+    np.save(served / "nan.npy", np.full((30, 2), np.nan))
+    flags = [*evaluate_flags(served), flag.format(folder=served)]
+    assert_fails(program("evaluate", *flags, code=WITHOUT_JAX), *parts)
+
+
+def test_serving_and_evaluating_import_no_jax():
+    modules = [
+        str(path.relative_to(ROOT).with_suffix("")).replace("/", ".").removesuffix(".__init__")
+        for folder in ("data", "evaluation", "sparse", "baselines")
+        for path in (ROOT / "celsa_jax" / folder).rglob("*.py")
+        if path.name != "batches.py"
+    ]
+    code = WITHOUT_JAX + "import importlib\n"
+    code += "".join(f"importlib.import_module({name!r})\n" for name in ["celsa_jax", *modules])
+    assert len(modules) > 10
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [
+        (["--config=configs/synthetic.py", "--config.train.lerning_rate=1"], ["lerning_rate"]),
+        (["--config=configs/synthetic.py", "--config.train.n_epochs=many"], ["n_epochs", "many"]),
+        (["--config=configs/nowhere.py"], ["configs/nowhere.py"]),
+        (["--config=configs/synthetic.py", "--config.sparsity.target_nnz=513"], ["513", "512"]),
+        (["--config=configs/file.py"], ["config.data.path is empty"]),
+        (["--config=configs/file.py", "--config.data.path=no.csv"], ["no.csv: no such file"]),
+        ([], ["--config"]),
+    ],
+)
+def test_train_names_what_is_wrong_and_writes_nothing(tmp_path, flags, parts):
+    assert_fails(program("train", f"--workdir={tmp_path / 'w'}", *flags), *parts)
+    assert not (tmp_path / "w").exists()
+
+
+def test_relu_cap_takes_a_number_or_none():
+    show = "import sys; sys.argv.append('--workdir=unused')\n"
+    show += "import celsa_jax.train as t\n"
+    show += "t.train_and_evaluate = lambda config, workdir: config.to_dict()\n"
+    for value in ("None", "2.5"):
+        flags = ["--config=configs/synthetic.py", f"--config.model.relu_cap={value}"]
+        done = program("train", *flags, code=show)
+        shown = json.loads(done.stdout.splitlines()[-1])["model"]["relu_cap"]
+        assert shown == (None if value == "None" else 2.5)
+
+
+def test_a_run_from_the_command_line(tmp_path):
+    """Trains on a file, evaluates the export on the run's own test users, without JAX."""
+    rng = np.random.default_rng(1)
+    rows = [
+        f"{u:03d},{(u % 4) * 15 + rng.integers(15)},{rng.integers(3, 6)}"
+        for u in range(120)
+        for _ in range(14)
+    ]
+    (tmp_path / "r.tsv").write_text("who\twhat\tstars\n" + "\n".join(rows).replace(",", "\t"))
+    run = tmp_path / "run"
+    done = program(
+        "train",
+        "--config=configs/file.py",
+        f"--workdir={run}",
+        f"--config.data.path={tmp_path / 'r.tsv'}",
+        "--config.data.user_column=who",
+        "--config.data.item_column=what",
+        "--config.data.rating_column=stars",
+        "--config.data.n_val_users=10",
+        "--config.data.n_test_users=30",
+        "--config.model.n_factors=16",
+        "--config.sparsity.target_nnz=2",
+        "--config.train.n_epochs=4",
+        "--config.train.n_final_epochs=4",
+        "--config.train.batch_size=16",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "devices: 1" in done.stderr
+    assert done.stderr.count("epoch ") == 8  # one plain line an epoch, without a terminal
+    trained = json.loads(done.stdout.splitlines()[-1])
+    done = program(
+        "evaluate",
+        f"--embeddings={run / 'embeddings.npz'}",
+        f"--items={run / 'items.txt'}",
+        f"--interactions={tmp_path / 'r.tsv'}",
+        "--user_column=who",
+        "--item_column=what",
+        "--rating_column=stars",
+        "--min_rating=4",
+        "--min_user_interactions=5",
+        f"--split={run / 'split.npz'}",
+        code=WITHOUT_JAX,
+    )
+    evaluated = json.loads(done.stdout.splitlines()[-1])
+    assert evaluated["n_users"] == trained["test"]["n_users"] == 30
+    assert evaluated["bytes_per_item"] == trained["bytes_per_item"] == 16
+    for name in ("recall@20", "recall@50", "ndcg@100"):
+        assert evaluated[name] == pytest.approx(trained["test"][name], abs=5e-3)
