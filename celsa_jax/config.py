@@ -10,6 +10,7 @@ from celsa_jax.evaluation import FOLD_KINDS
 from celsa_jax.schedules import SCHEDULES
 
 OPTIMIZERS = ("adam", "nadam")
+DECAYS = ("cosine", "none")
 
 
 def default_config() -> ConfigDict:
@@ -47,6 +48,7 @@ def default_config() -> ConfigDict:
                 "batch_size": 1024,
                 "optimizer": "nadam",
                 "learning_rate": 0.01,
+                "final_decay": "cosine",  # of the rate, to 0 over the final phase; or none
                 "seed": 0,
                 "chunk_users": 0,  # users on the device at once; 0 = all
             },
@@ -73,6 +75,7 @@ def validate(config: ConfigDict) -> None:
     _choice(config, "data.name", DATASETS)
     _choice(config, "sparsity.schedule", SCHEDULES)
     _choice(config, "train.optimizer", OPTIMIZERS)
+    _choice(config, "train.final_decay", DECAYS)
     _choice(config, "eval.folds", FOLD_KINDS)
     for field in ("model.n_factors", "sparsity.target_nnz", "train.batch_size", "checkpoint.keep"):
         _at_least(config, field, 1)

@@ -55,10 +55,7 @@ def loss_and_grad(
     def scaled_x() -> jax.Array:
         return jnp.where(x > 0, scale[None], 0.0)
 
-    if sparse_encoder:
-        hidden = _encode(weights, scale, batch)
-    else:
-        hidden = scaled_x() @ weights
+    hidden = _encode(weights, scale, batch) if sparse_encoder else scaled_x() @ weights
     z = (hidden @ weights.T) * scale[None] - x.astype(weights.dtype)
     y = jnp.clip(z, 0.0, relu_cap)
     y_scale = _inverse_root(jnp.sum(y * y, axis=1))

@@ -92,6 +92,7 @@ def train_chunk(
     chunk: Chunk,
     batches: jax.Array,
     nnz: jax.Array,
+    rate_scale: jax.Array,
     *,
     recipe: Recipe,
     budget: int,
@@ -104,6 +105,7 @@ def train_chunk(
       chunk: users on the device.
       batches: [n_batches, batch_size] int32 rows of the chunk (`shuffled_batches`).
       nnz: [n_batches] int32 non-zeros a row at each step, used if `prune_every_step`.
+      rate_scale: [n_batches] float32 share of the learning rate at each step.
       recipe: see there.
       budget: interactions that any batch may hold (`nnz_budget`).
       prune_every_step: update the mask before each step at which it changes.
@@ -113,8 +115,8 @@ def train_chunk(
     """
     optimizer = recipe.make_optimizer()
 
-    def train_step(state: TrainState, inputs: tuple[jax.Array, jax.Array]):
-        rows, k = inputs
+    def train_step(state: TrainState, inputs: tuple[jax.Array, jax.Array, jax.Array]):
+        rows, k, share = inputs
         if prune_every_step:
             changed = recipe.regrow | (k < jnp.sum(state.mask[0], dtype=jnp.int32))
             state = jax.lax.cond(
@@ -127,11 +129,11 @@ def train_chunk(
             pruned = jnp.where(state.mask, pruned, 0.0)
         loss, grad = loss_and_grad(pruned, state.mask, batch, recipe.relu_cap)
         updates, opt_state = optimizer.update(grad, state.opt_state, state.weights)
-        weights = optax.apply_updates(state.weights, updates)
+        weights = optax.apply_updates(state.weights, optax.tree.scale(share, updates))
         state = TrainState(state.step + 1, weights, state.mask, opt_state)
         return state, loss * n_users.astype(loss.dtype)
 
-    state, losses = jax.lax.scan(train_step, state, (batches, nnz))
+    state, losses = jax.lax.scan(train_step, state, (batches, nnz, rate_scale))
     return state, jnp.sum(losses)
 
 

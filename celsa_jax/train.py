@@ -295,6 +295,7 @@ class _Run:
                 config.model.n_factors,
                 config.sparsity.target_nnz,
             )
+        rate_scale = self._rate_scale(steps)
         total, at = 0.0, 0
         for chunk, batches in self._epoch(epoch):
             state, loss_sum = train_chunk(
@@ -302,6 +303,7 @@ class _Run:
                 chunk,
                 batches,
                 jnp.asarray(nnz[at : at + len(batches)]),
+                jnp.asarray(rate_scale[at : at + len(batches)]),
                 recipe=self.recipe,
                 budget=self.budget,
                 prune_every_step=every_step,
@@ -332,6 +334,15 @@ class _Run:
                 embeddings, item_ids = final_embeddings(state), self.split.train.item_ids
                 record |= _evaluate(config, embeddings, self.val, item_ids, n_folds=1).summary()
         return state, int(nnz[-1]), record
+
+    def _rate_scale(self, steps: np.ndarray) -> np.ndarray:
+        """[n_steps] float32 shares of the learning rate: 1, but in a decaying final phase."""
+        first = self.config.train.n_epochs * self.steps_per_epoch
+        n_final = max(self.config.train.n_final_epochs * self.steps_per_epoch, 1)
+        progress = np.maximum(steps - first, 0) / n_final
+        if self.config.train.final_decay == "none":
+            progress = 0 * progress
+        return ((1 + np.cos(np.pi * progress)) / 2).astype(np.float32)
 
     def _due(self, epoch: int, every: int) -> bool:
         return every > 0 and ((epoch + 1) % every == 0 or epoch + 1 == self.n_epochs)

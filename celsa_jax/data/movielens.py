@@ -20,7 +20,6 @@ import urllib.request
 import zipfile
 from collections.abc import Iterable
 
-
 from celsa_jax.errors import InputError
 from celsa_jax.files import write_text
 
