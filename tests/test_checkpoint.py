@@ -66,7 +66,6 @@ def test_a_digest_shows_what_orbax_does_not(tmp_path, like, monkeypatch, caplog)
     save_steps(tmp_path, [3])
     changed = create_state(RECIPE, 40, 16)
     changed = changed._replace(weights=changed.weights.at[5, 5].add(1e-7))
-    monkeypatch.setattr("celsa_jax.step.create_state", None)
     with Checkpoints(tmp_path, keep=9) as checkpoints:
         restore = checkpoints._manager.restore
         monkeypatch.setattr(

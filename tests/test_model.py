@@ -36,10 +36,21 @@ def numeric_gradient(weights, mask, x, cap, step=1e-6):
     return gradient
 
 
+def compiled():
+    """Compiled afresh, since the backend is looked up while tracing."""
+    return jax.jit(lambda *arguments: loss_and_grad(*arguments), static_argnums=3)
+
+
 def whole_batch(matrix, n_padding_users=0, n_padding_places=0):
     (chunk,) = make_chunks(matrix, 0, seed=0)
     rows = np.concatenate([np.arange(matrix.shape[0]), np.full(n_padding_users, matrix.shape[0])])
     return take_batch(chunk, jnp.asarray(rows, jnp.int32), matrix.nnz + n_padding_places)
+
+
+@pytest.fixture(params=["cpu", "gpu"])
+def backend(request, monkeypatch):
+    """The encoder is chosen by backend; both choices run on a CPU."""
+    monkeypatch.setattr(jax, "default_backend", lambda: request.param)
 
 
 @pytest.fixture(params=["few factors", "many users an item"])
@@ -58,13 +69,12 @@ def problem(request, random_matrix):
     return weights, mask, matrix.tocsr().astype(np.float32)
 
 
+@pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("cap", [6.0, 1.5, None])
 def test_loss_and_gradient_equal_a_numpy_loop(problem, cap):
     weights, mask, matrix = problem
     with jax.numpy_dtype_promotion("strict"):
-        loss, grad = loss_and_grad(
-            jnp.asarray(weights), jnp.asarray(mask), whole_batch(matrix), cap
-        )
+        loss, grad = compiled()(jnp.asarray(weights), jnp.asarray(mask), whole_batch(matrix), cap)
     x = matrix.toarray()
     assert float(loss) == pytest.approx(numpy_loss(weights, mask, x, cap), rel=1e-5)
     expected = np.where(mask, numeric_gradient(weights, mask, x, cap), 0)
@@ -72,6 +82,7 @@ def test_loss_and_gradient_equal_a_numpy_loop(problem, cap):
     assert np.abs(expected).max() > 1e-2  # or the comparison shows nothing
 
 
+@pytest.mark.usefixtures("backend")
 def test_gradient_equals_automatic_differentiation(random_matrix):
     rng = np.random.default_rng(1)
     matrix = random_matrix(64, 300, density=0.1, seed=3)
@@ -83,19 +94,18 @@ def test_gradient_equals_automatic_differentiation(random_matrix):
         return jnp.mean(nmse(training_scores(item_embeddings(w, mask), x, 6.0), x))
 
     expected_loss, expected = jax.value_and_grad(loss_of)(weights)
-    loss, grad = jax.jit(loss_and_grad, static_argnums=3)(
-        weights, jnp.asarray(mask), whole_batch(matrix), 6.0
-    )
+    loss, grad = compiled()(weights, jnp.asarray(mask), whole_batch(matrix), 6.0)
     np.testing.assert_allclose(float(loss), float(expected_loss), rtol=1e-6)
     scale = float(jnp.abs(expected).max())
     np.testing.assert_allclose(np.asarray(grad) / scale, np.asarray(expected) / scale, atol=1e-6)
 
 
+@pytest.mark.usefixtures("backend")
 def test_padding_counts_neither_users_nor_places(problem):
     weights, mask, matrix = problem
     arguments = jnp.asarray(weights), jnp.asarray(mask)
-    loss, grad = loss_and_grad(*arguments, whole_batch(matrix), 6.0)
-    padded_loss, padded_grad = loss_and_grad(*arguments, whole_batch(matrix, 3, 17), 6.0)
+    loss, grad = compiled()(*arguments, whole_batch(matrix), 6.0)
+    padded_loss, padded_grad = compiled()(*arguments, whole_batch(matrix, 3, 17), 6.0)
     assert float(loss) == pytest.approx(float(padded_loss), rel=1e-6)
     np.testing.assert_allclose(np.asarray(grad), np.asarray(padded_grad), atol=1e-6)
 
@@ -104,7 +114,7 @@ def test_a_user_without_scores_has_loss_one_and_no_gradient(random_matrix):
     # Orthogonal embeddings: x A A^T - x is zero everywhere.
     weights = jnp.eye(6, dtype=jnp.float32)
     mask = jnp.ones((6, 6), bool)
-    loss, grad = loss_and_grad(weights, mask, whole_batch(random_matrix(4, 6)), 6.0)
+    loss, grad = compiled()(weights, mask, whole_batch(random_matrix(4, 6)), 6.0)
     assert float(loss) == pytest.approx(1)
     np.testing.assert_array_equal(np.asarray(grad), 0)
 

@@ -66,6 +66,12 @@ def test_rows_that_do_not_fill_the_last_block(monkeypatch):
     np.testing.assert_array_equal(np.asarray(top_k_mask(scores, 6)), reference(scores, 6))
 
 
+def test_all_rows_at_once_as_on_an_accelerator(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    scores = np.random.default_rng(0).integers(-9, 9, (40, 25)).astype(np.float32)
+    np.testing.assert_array_equal(np.asarray(top_k_mask(scores, 7)), reference(scores, 7))
+
+
 def test_one_compilation_serves_every_k():
     compiled = jax.jit(lambda scores, k: top_k_mask(scores, k))
     scores = jnp.ones((4, 10))
