@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import pathlib
 from typing import Any
@@ -57,7 +58,7 @@ class Checkpoints:
             step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(state),
-                notes=ocp.args.JsonSave({**notes, "digests": digests(state)}),
+                notes=ocp.args.JsonSave({**notes, "digests": digests(state, notes)}),
             ),
             metrics=None if score is None else {"score": score},
         )
@@ -82,7 +83,7 @@ class Checkpoints:
                     ),
                 )
                 state, notes = restored["state"], restored["notes"]
-                if digests(state) != notes.pop("digests"):
+                if notes.pop("digests") != digests(state, notes):
                     raise ValueError("its contents do not match their digests")
             except Exception as error:  # orbax and tensorstore raise many kinds
                 log.warning(
@@ -102,10 +103,11 @@ class Checkpoints:
         return None
 
 
-def digests(state: State) -> dict[str, str]:
-    """SHA-256 of the bytes of every leaf, by its path in the tree."""
+def digests(state: State, notes: dict) -> dict[str, str]:
+    """SHA-256 of the bytes of every leaf, by its path in the tree, and of the notes."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(state)
-    return {
+    of_notes = hashlib.sha256(json.dumps(notes, sort_keys=True).encode()).hexdigest()
+    return {"notes": of_notes} | {
         jax.tree_util.keystr(path): hashlib.sha256(np.ascontiguousarray(leaf)).hexdigest()
         for path, leaf in leaves
     }

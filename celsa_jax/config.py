@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from ml_collections import ConfigDict, config_dict
 
 from celsa_jax.data.datasets import DATASETS
@@ -99,11 +101,19 @@ def validate(config: ConfigDict) -> None:
             f"config.model.n_factors ({config.model.n_factors})"
         )
     cap = config.model.relu_cap
-    if cap is not None and not (isinstance(cap, int | float) and cap > 0):
+    if cap is not None and (isinstance(cap, bool) or not isinstance(cap, int | float) or cap <= 0):
         raise InputError(f"config.model.relu_cap is {cap!r}; use a number above 0, or None")
-    if not config.train.learning_rate > 0:
+    if not 0 < config.train.learning_rate < math.inf:
         raise InputError(
             f"config.train.learning_rate is {config.train.learning_rate}; it must be above 0"
+        )
+    if math.isnan(config.data.min_rating):
+        raise InputError("config.data.min_rating is nan; give a number")
+    sparsity = config.sparsity
+    if sparsity.regrow and sparsity.rewind and sparsity.update_every == 0:
+        raise InputError(
+            "config.sparsity.regrow with update_every=0 would rewind at every step; "
+            "add --config.sparsity.rewind=false"
         )
     if config.train.n_epochs + config.train.n_final_epochs == 0:
         raise InputError("config.train.n_epochs and n_final_epochs are both 0; nothing to train")

@@ -61,7 +61,7 @@ def loss_and_grad(
     y_scale = _inverse_root(jnp.sum(y * y, axis=1))
     x_scale = _inverse_root(lengths)
     cosine = jnp.sum(jnp.where(x > 0, y, 0.0), axis=1) * y_scale * x_scale
-    n_real = jnp.sum(lengths > 0, dtype=weights.dtype)
+    n_real = jnp.maximum(jnp.sum(lengths > 0, dtype=weights.dtype), 1.0)
     # |y/|y| - x/|x||^2 = 2 - 2 cos, or 1 where y = 0.
     losses = jnp.where(y_scale == 0, 1.0, 2 - 2 * cosine)
     loss = jnp.sum(jnp.where(lengths > 0, losses, 0.0)) / n_real

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from celsa_jax.data.batches import Chunk, take_batch
+from celsa_jax.data.batches import Chunk, shuffled_batches, take_batch
 from celsa_jax.gradient import loss_and_grad
-from celsa_jax.model import ELSA, initial_weights, item_embeddings
+from celsa_jax.model import ELSA, item_embeddings
 from celsa_jax.pruning import top_k_mask
 
 
@@ -52,11 +52,16 @@ class TrainState(NamedTuple):
 @functools.partial(jax.jit, static_argnames=("recipe", "n_items", "n_factors"))
 def create_state(recipe: Recipe, n_items: int, n_factors: int) -> TrainState:
     """A dense model at its initial weights."""
-    rngs = nnx.Rngs(params=recipe.seed)
-    model = ELSA(n_items, n_factors, relu_cap=recipe.relu_cap, rngs=rngs)
+    model = _initial_model(recipe, n_items, n_factors)
     weights = model.weights[...]
     opt_state = recipe.make_optimizer().init(weights)
     return TrainState(jnp.int32(0), weights, model.mask[...], opt_state)
+
+
+def _initial_model(recipe: Recipe, n_items: int, n_factors: int) -> ELSA:
+    """The model that the seed gives, the same at the start and at every rewinding."""
+    rngs = nnx.Rngs(params=recipe.seed)
+    return ELSA(n_items, n_factors, relu_cap=recipe.relu_cap, rngs=rngs)
 
 
 @functools.partial(jax.jit, static_argnames="recipe", donate_argnums=0)
@@ -71,7 +76,7 @@ def update_mask(state: TrainState, k: jax.Array, recipe: Recipe) -> TrainState:
     mask = top_k_mask(state.weights, k)
     weights, opt_state = state.weights, state.opt_state
     if recipe.rewind:
-        weights = initial_weights(nnx.Rngs(params=recipe.seed).params(), n_items, n_factors)
+        weights = _initial_model(recipe, n_items, n_factors).weights[...]
         opt_state = recipe.make_optimizer().init(weights)
     if not recipe.regrow:
         # The momentum of a pruned weight must not move it off zero either.
@@ -85,28 +90,32 @@ def _where_like(mask: jax.Array, leaf: jax.Array) -> jax.Array:
 
 
 @functools.partial(
-    jax.jit, static_argnames=("recipe", "budget", "prune_every_step"), donate_argnums=0
+    jax.jit,
+    static_argnames=("recipe", "batch_size", "budget", "prune_every_step"),
+    donate_argnums=0,
 )
 def train_chunk(
     state: TrainState,
     chunk: Chunk,
-    batches: jax.Array,
+    key: jax.Array,
     nnz: jax.Array,
     rate_scale: jax.Array,
     *,
     recipe: Recipe,
+    batch_size: int,
     budget: int,
     prune_every_step: bool = False,
 ) -> tuple[TrainState, jax.Array]:
-    """Trains on a chunk, batch after batch, without returning to the host.
+    """Shuffles a chunk and trains on it, batch after batch, without returning to the host.
 
     Args:
       state: donated.
       chunk: users on the device.
-      batches: [n_batches, batch_size] int32 rows of the chunk (`shuffled_batches`).
+      key: of the shuffle (`shuffled_batches`).
       nnz: [n_batches] int32 non-zeros a row at each step, used if `prune_every_step`.
       rate_scale: [n_batches] float32 share of the learning rate at each step.
       recipe: see there.
+      batch_size: users in a batch.
       budget: interactions that any batch may hold (`nnz_budget`).
       prune_every_step: update the mask before each step at which it changes.
 
@@ -118,7 +127,9 @@ def train_chunk(
     def train_step(state: TrainState, inputs: tuple[jax.Array, jax.Array, jax.Array]):
         rows, k, share = inputs
         if prune_every_step:
-            changed = recipe.regrow | (k < jnp.sum(state.mask[0], dtype=jnp.int32))
+            changed = k < jnp.sum(state.mask[0], dtype=jnp.int32)
+            if recipe.regrow:
+                changed = k < state.mask.shape[1]
             state = jax.lax.cond(
                 changed, lambda s: update_mask(s, k, recipe=recipe), lambda s: s, state
             )
@@ -133,6 +144,7 @@ def train_chunk(
         state = TrainState(state.step + 1, weights, state.mask, opt_state)
         return state, loss * n_users.astype(loss.dtype)
 
+    batches = shuffled_batches(key, chunk.n_rows, batch_size)
     state, losses = jax.lax.scan(train_step, state, (batches, nnz, rate_scale))
     return state, jnp.sum(losses)
 

@@ -22,7 +22,7 @@ import celsa_jax
 from celsa_jax.checkpoint import Checkpoints
 from celsa_jax.config import validate
 from celsa_jax.data import Interactions, Split, load_dataset, split_users
-from celsa_jax.data.batches import Chunk, make_chunks, nnz_budget, shuffled_batches
+from celsa_jax.data.batches import Chunk, make_chunks, nnz_budget
 from celsa_jax.data.splits import load_split
 from celsa_jax.errors import InputError
 from celsa_jax.evaluation import Evaluation, evaluate
@@ -182,9 +182,9 @@ class _Run:
         self.steps_per_epoch = len(self.chunks) * -(-self.chunks[0].n_rows // self.batch_size)
         # Every order of users is known before training, and so is the largest batch.
         self.budget = max(
-            nnz_budget(chunk, batches)
+            nnz_budget(chunk, key, self.batch_size)
             for epoch in range(self.n_epochs)
-            for chunk, batches in self._epoch(epoch)
+            for chunk, key in self._epoch(epoch)
         )
         val = split.val
         if val.n_users > config.eval.max_val_users:
@@ -222,7 +222,7 @@ class _Run:
                     done = (epoch + 1 - first) / (self.n_epochs - first)
                     left = (time.perf_counter() - started) * (1 / done - 1)
                     self._log_line(record, left)
-        return self._prune_at_end(state, k), before
+        return state, before
 
     def seconds_by_part(self) -> dict[str, float]:
         return {f"{part}_seconds": round(spent, 2) for part, spent in self.seconds.items()}
@@ -239,18 +239,11 @@ class _Run:
         return state, notes["epoch"], notes["elapsed"]
 
     def _epoch(self, epoch: int) -> list[tuple[Chunk, jax.Array]]:
-        """The chunks of an epoch in their order, each with its batches."""
+        """The chunks of an epoch in their order, each with the key of its shuffle."""
         key = jax.random.fold_in(jax.random.key(self.config.train.seed), epoch)
-        order = np.random.default_rng((self.config.train.seed, epoch)).permutation
-        return [
-            (
-                self.chunks[c],
-                shuffled_batches(
-                    jax.random.fold_in(key, c), self.chunks[c].n_rows, self.batch_size
-                ),
-            )
-            for c in order(len(self.chunks))
-        ]
+        rng = np.random.default_rng((self.config.train.seed, epoch))
+        order = rng.permutation(len(self.chunks))
+        return [(self.chunks[c], jax.random.fold_in(key, int(c))) for c in order]
 
     def _prune_before(self, epoch: int, state: TrainState, k: int) -> tuple[TrainState, int]:
         """The mask updates that happen before an epoch, the one to the target included."""
@@ -269,12 +262,12 @@ class _Run:
             return state, k
         return self._prune(state, wanted, self.recipe), wanted
 
-    def _prune_at_end(self, state: TrainState, k: int) -> TrainState:
+    def _prune_at_end(self, state: TrainState, k: int) -> tuple[TrainState, int]:
         """Meets the target where no final phase follows, and keeps what was learned."""
-        if k == self.config.sparsity.target_nnz:
-            return state
-        recipe = dataclasses.replace(self.recipe, rewind=False)
-        return self._prune(state, self.config.sparsity.target_nnz, recipe)
+        target = self.config.sparsity.target_nnz
+        if k > target:
+            state = self._prune(state, target, dataclasses.replace(self.recipe, rewind=False))
+        return state, target
 
     def _prune(self, state: TrainState, k: int, recipe: Recipe) -> TrainState:
         with _timed(self.seconds, "mask"):
@@ -296,19 +289,21 @@ class _Run:
                 config.sparsity.target_nnz,
             )
         rate_scale = self._rate_scale(steps)
-        total, at = 0.0, 0
-        for chunk, batches in self._epoch(epoch):
+        total = 0.0
+        per_chunk = np.split(np.arange(self.steps_per_epoch), len(self.chunks))
+        for (chunk, key), at in zip(self._epoch(epoch), per_chunk, strict=True):
             state, loss_sum = train_chunk(
                 state,
                 chunk,
-                batches,
-                jnp.asarray(nnz[at : at + len(batches)]),
-                jnp.asarray(rate_scale[at : at + len(batches)]),
+                key,
+                jnp.asarray(nnz[at]),
+                jnp.asarray(rate_scale[at]),
                 recipe=self.recipe,
+                batch_size=self.batch_size,
                 budget=self.budget,
                 prune_every_step=every_step,
             )
-            total, at = total + float(loss_sum), at + len(batches)
+            total += float(loss_sum)
         loss = total / self.split.train.n_users
         spent = time.perf_counter() - started
         self.seconds["training"] += spent
@@ -317,11 +312,14 @@ class _Run:
                 f"the loss is {loss} after step {int(state.step)} (epoch {epoch + 1}, learning "
                 f"rate {config.train.learning_rate}); lower --config.train.learning_rate"
             )
+        k = int(nnz[-1])
+        if epoch + 1 == self.n_epochs:
+            state, k = self._prune_at_end(state, k)
         realised = np.asarray(nnz_per_row(state))
         record = {
             "step": int(state.step),
             "epoch": epoch + 1,
-            "k": int(nnz[-1]),
+            "k": k,
             "nnz_per_row": float(realised.mean()),
             "nnz_per_row_min": int(realised.min()),
             "nnz_per_row_max": int(realised.max()),
@@ -333,7 +331,7 @@ class _Run:
             with _timed(self.seconds, "validation"):
                 embeddings, item_ids = final_embeddings(state), self.split.train.item_ids
                 record |= _evaluate(config, embeddings, self.val, item_ids, n_folds=1).summary()
-        return state, int(nnz[-1]), record
+        return state, k, record
 
     def _rate_scale(self, steps: np.ndarray) -> np.ndarray:
         """[n_steps] float32 shares of the learning rate: 1, but in a decaying final phase."""

@@ -28,10 +28,7 @@ class Workdir:
             raise InputError(f"--workdir={self.path} is a file; give a folder")
         if not self.config.exists():
             return
-        try:
-            stored = _flat(json.loads(self.config.read_text(encoding="utf-8")))
-        except ValueError as error:
-            raise InputError(f"{self.config}: not JSON: {error}") from None
+        stored = _flat(_read_object(self.config))
         wanted = _flat(json.loads(config.to_json()))
         differing = [f for f in {**stored, **wanted} if stored.get(f) != wanted.get(f)]
         if differing:
@@ -44,6 +41,8 @@ class Workdir:
     def start(self, config: ConfigDict) -> None:
         """Makes the folder and writes the configuration."""
         self.path.mkdir(parents=True, exist_ok=True)
+        for left_over in self.path.glob(".*.tmp"):  # of a process that was killed
+            left_over.unlink()
         if not self.config.exists():
             write_text(self.config, config.to_json(indent=2) + "\n")
 
@@ -51,7 +50,7 @@ class Workdir:
         """The results of a finished run."""
         if not self._results.exists():
             return None
-        return json.loads(self._results.read_text(encoding="utf-8"))
+        return _read_object(self._results)
 
     def finish(self, results: dict) -> None:
         write_json(self._results, results)
@@ -74,6 +73,16 @@ class Workdir:
                     break
                 kept.append(line)
         write_text(self._metrics, "".join(kept))
+
+
+def _read_object(path: pathlib.Path) -> dict:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(value, dict):
+            raise ValueError("not an object")
+    except ValueError as error:
+        raise InputError(f"{path}: damaged: {error}; use another --workdir") from None
+    return value
 
 
 def _flat(config: dict, prefix: str = "") -> dict[str, object]:

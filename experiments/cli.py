@@ -46,6 +46,8 @@ def _parse(arguments: list[str]) -> list[str]:
         return flags.FLAGS(arguments)
     except flags.Error as error:
         _fail(str(error))
+    except (OSError, ImportError) as error:
+        _fail(f"--config cannot be read: {error}")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         # ml_collections reports an unknown field of a locked configuration like this.
         _fail(f"a --config flag does not fit the configuration: {error}")

@@ -63,6 +63,11 @@ def main() -> None:
             f"no item of {_INTERACTIONS.value} is in {_ITEMS.value}; are these the same ids?"
         )
     result = evaluate(scorer(embeddings), users, item_ids, folds=_FOLDS.value, seed=_SEED.value)
+    if not result.counts["n_users"]:
+        raise InputError(
+            f"no user of {_INTERACTIONS.value} can be evaluated: it takes one with both an item "
+            "held out and one left in the history, and, with --split, its test users"
+        )
     print(
         json.dumps(
             {
@@ -72,7 +77,8 @@ def main() -> None:
                 "bytes_per_item": bytes_per_item(embeddings),
                 "folds": _FOLDS.value,
                 "seed": _SEED.value,
-            }
+            },
+            allow_nan=False,
         )
     )
 

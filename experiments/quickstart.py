@@ -15,6 +15,7 @@ from ml_collections import ConfigDict, config_flags
 
 from celsa_jax.data import Dataset, load_dataset
 from celsa_jax.data.splits import load_split
+from celsa_jax.errors import InputError
 from celsa_jax.evaluation import METRICS
 from celsa_jax.evaluation.protocol import rank_unseen
 from celsa_jax.sparse import load_embeddings, scorer
@@ -36,6 +37,8 @@ def main() -> None:
     from celsa_jax.train import train_and_evaluate
 
     config = _CONFIG.value
+    if config.data.n_test_users < 2:
+        raise InputError("config.data.n_test_users must be at least 2 for a comparison")
     folder = pathlib.Path(_WORKDIR.value)
     width = config.model.n_factors
     results = {}
@@ -68,10 +71,11 @@ def print_recommendations(config: ConfigDict, folder: pathlib.Path, nnz: int) ->
     embeddings, item_ids = load_embeddings(folder / "embeddings.npz", folder / "items.txt")
     users = load_split(folder / "split.npz", dataset.interactions).test
     known = np.isin(users.item_ids, item_ids)
-    history = users.matrix[:N_USERS, known]
+    n_users = min(N_USERS, users.n_users)
+    history = users.matrix[:n_users, known]
     history.indices = np.searchsorted(item_ids, users.item_ids[known])[history.indices]
     history = type(history)(
-        (history.data, history.indices, history.indptr), shape=(N_USERS, len(item_ids))
+        (history.data, history.indices, history.indptr), shape=(n_users, len(item_ids))
     )
     ranked = rank_unseen(scorer(embeddings), history, N_TITLES)
     titles = _titles(dataset)

@@ -13,6 +13,7 @@ import json
 from absl import flags
 from ml_collections import config_flags
 
+from celsa_jax.errors import InputError
 from experiments import cli
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="Configuration file.")
@@ -23,6 +24,8 @@ def main() -> None:
     # JAX is imported after the flags are parsed, so that a typo fails at once.
     from celsa_jax.train import train_and_evaluate
 
+    if not _WORKDIR.value:
+        raise InputError("--workdir is empty; give a folder")
     results = train_and_evaluate(_CONFIG.value, _WORKDIR.value)
     print(json.dumps(results))
 

@@ -116,6 +116,10 @@ def test_evaluate_normalizes_only_when_asked(served):
         ("--foldz=disjoint", ["foldz"]),
         ("--user_column=who", ["no column 'who'"]),
         ("--split={folder}/r.csv", ["not a split file"]),
+        ("--split={folder}/others.npz", ["no user of", "can be evaluated"]),
+        ("--embeddings={folder}/cut.npz", ["cut.npz", "neither a SciPy sparse .npz"]),
+        ("--embeddings={folder}/huge.npy", ["scores that are not finite"]),
+        ("--items={folder}/latin.txt", ["latin.txt: not UTF-8"]),
         ("stray", ["unexpected argument 'stray'"]),
     ],
 )
@@ -125,6 +129,11 @@ def test_evaluate_names_what_is_wrong(served, flag, parts):
     (served / "twice.txt").write_text(ids.replace("i1\n", "i0\n", 1))
     (served / "other.csv").write_text("user_id,item_id\nu,x\n")
     np.save(served / "nan.npy", np.full((30, 2), np.nan))
+    np.save(served / "huge.npy", np.full((30, 2), 1e25))
+    (served / "cut.npz").write_bytes((served / "E.npz").read_bytes()[:-40])
+    (served / "latin.txt").write_bytes(b"\xff\n" * 30)
+    nobody = np.array([], np.str_)
+    np.savez(served / "others.npz", train=nobody, val=nobody, test=np.array(["stranger"]))
     flags = [*evaluate_flags(served), flag.format(folder=served)]
     assert_fails(program("evaluate", *flags, code=WITHOUT_JAX), *parts)
 
@@ -148,6 +157,7 @@ def test_serving_and_evaluating_import_no_jax():
         (["--config=configs/synthetic.py", "--config.train.lerning_rate=1"], ["lerning_rate"]),
         (["--config=configs/synthetic.py", "--config.train.n_epochs=many"], ["n_epochs", "many"]),
         (["--config=configs/nowhere.py"], ["configs/nowhere.py"]),
+        (["--config=configs/synthetic.py", "--workdir="], ["--workdir is empty"]),
         (["--config=configs/synthetic.py", "--config.sparsity.target_nnz=513"], ["513", "512"]),
         (["--config=configs/file.py"], ["config.data.path is empty"]),
         (["--config=configs/file.py", "--config.data.path=no.csv"], ["no.csv: no such file"]),

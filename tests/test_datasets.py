@@ -162,5 +162,15 @@ def test_ml_100k_that_cannot_be_fetched_says_what_to_do(grouplens, tmp_path, pat
 def test_ml_100k_as_unpacked_by_hand(grouplens, tmp_path):
     with zipfile.ZipFile(tmp_path / "www" / "ml-100k.zip") as archive:
         archive.extractall(tmp_path)
-    dataset = load_dataset(config_for(tmp_path / "ml-100k", name="ml-100k"))
-    assert pairs(dataset) == {("1", "10"), ("1", "20")}
+    for path in ("ml-100k", "ml-100k/u.data", "www/ml-100k.zip"):
+        dataset = load_dataset(config_for(tmp_path / path, name="ml-100k"))
+        assert pairs(dataset) == {("1", "10"), ("1", "20")}
+        assert dataset.metadata["title"].tolist() == ["Amélie (2001)", "Heat (1995)"]
+    (tmp_path / "ml-100k" / "u.data").write_text("1\t10\t5\t0\n1\t20\n")
+    with pytest.raises(InputError, match=r"u\.data: line 2: not user, item, rating"):
+        load_dataset(config_for(tmp_path / "ml-100k", name="ml-100k"))
+
+
+def test_item_metadata_where_none_are_read(tmp_path):
+    with pytest.raises(InputError, match="items_path is not used with"):
+        load_dataset(config_for(name="synthetic", items_path="items.csv"))

@@ -160,8 +160,8 @@ def test_counts_of_what_is_skipped_and_unknown():
         "n_users_skipped": 2,
         "n_user_folds": 2,
         "n_user_folds_skipped": 13,
-        "n_unknown_items_in_histories": 8,
-        "n_unknown_items_held_out": 2,
+        "n_unknown_in_histories": 8,
+        "n_unknown_held_out": 2,
     }
     assert np.isnan(result.per_user["recall@20"]).tolist() == [True, True, False]
 
@@ -177,6 +177,15 @@ def test_standard_error_of_the_mean():
     assert summary["ndcg@100_stderr"] == pytest.approx(math.sqrt(variance / 6))
 
 
+def test_what_is_undefined_is_none():
+    lone = interactions_of({"u": ["a", "b", "c"], "v": ["a"]})
+    summary = evaluate(lambda h: h.toarray(), lone, lone.item_ids).summary()
+    assert summary["recall@20"] is not None
+    assert summary["recall@20_stderr"] is None
+    nobody = evaluate(lambda h: h.toarray(), lone.take_users([1]), lone.item_ids).summary()
+    assert set(nobody.values()) == {None}
+
+
 def test_a_seen_item_never_comes_before_one_with_a_negative_score():
     history = sp.csr_matrix(np.array([[1, 0, 0]], np.float32))
     ranked = rank_unseen(lambda h: np.array([[5.0, -2.0, -1.0]]), history)
@@ -185,7 +194,7 @@ def test_a_seen_item_never_comes_before_one_with_a_negative_score():
 
 def test_scores_that_are_not_finite_are_an_error():
     history = sp.csr_matrix(np.eye(2, dtype=np.float32))
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(InputError, match="not finite"):
         rank_unseen(lambda h: np.array([[0.0, np.nan]] * 2), history)
 
 

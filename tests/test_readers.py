@@ -102,6 +102,8 @@ def test_csr_npz_with_and_without_ratings(tmp_path):
         ("user_id,item_id,rating\nu,i,1,9\n", "line 2: 4 fields where the header has 3"),
         ("user_id,item_id,rating\nu,i,1\nu,j,good\n", "line 3: the rating 'good'"),
         ("user_id,item_id,rating\nu,i,nan\n", "line 2: the rating 'nan'"),
+        ("user_id,item_id,rating\nu,i,1_0\n", "line 2: the rating '1_0'"),
+        ("x" * 200_000 + "\nu\n", "no column 'user_id'"),
         ("user_id,item_id,rating\nu,i,1\nu,i,inf\n", "line 3: the rating 'inf'"),
         ("user_id,item_id,rating\nu,i,1\n\nu,i,\n", "line 4: the rating ''"),
         ("user_id,item_id,rating\n,i,1\n", "line 2: the user id is empty"),
@@ -152,6 +154,17 @@ def test_faults_of_archives_and_paths(tmp_path):
         read_ratings(tmp_path / "two.zip")
     (tmp_path / "r.npz").write_bytes(b"no matrix")
     with pytest.raises(InputError, match="not a SciPy sparse matrix"):
+        read_ratings(tmp_path / "r.npz")
+
+
+def test_explicit_zeros_are_no_interactions_and_complex_values_an_error(tmp_path):
+    matrix = sp.csr_matrix((np.array([1.0, 0.0, 1.0]), ([0, 0, 1], [0, 1, 2])), shape=(2, 3))
+    sp.save_npz(tmp_path / "r.npz", matrix)
+    (tmp_path / "r.npz.gz").write_bytes(gzip.compress((tmp_path / "r.npz").read_bytes()))
+    for name in ("r.npz", "r.npz.gz"):
+        assert triples(read_ratings(tmp_path / name)) == [("0", "0", None), ("1", "2", None)]
+    sp.save_npz(tmp_path / "r.npz", matrix * 1j)
+    with pytest.raises(InputError, match="not a matrix of real numbers"):
         read_ratings(tmp_path / "r.npz")
 
 

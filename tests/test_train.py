@@ -166,6 +166,16 @@ def test_the_target_is_met_for_every_interval(small_config, tmp_path, schedule, 
     assert set(sp.load_npz(tmp_path / "embeddings.npz").getnnz(axis=1)) == {5}
 
 
+def test_regrowth_at_every_step(small_config, tmp_path):
+    small_config.sparsity.update_every = 0
+    small_config.sparsity.regrow = True
+    with pytest.raises(InputError, match="would rewind at every step"):
+        train_and_evaluate(small_config, tmp_path)
+    small_config.sparsity.rewind = False
+    train_and_evaluate(small_config, tmp_path)
+    assert set(sp.load_npz(tmp_path / "embeddings.npz").getnnz(axis=1)) == {4}
+
+
 @pytest.mark.parametrize(
     ("n_epochs", "n_final"), [(2, 0), (0, 2)], ids=["no final phase", "no pruning phase"]
 )
@@ -173,12 +183,23 @@ def test_phases_may_be_missing(small_config, tmp_path, n_epochs, n_final):
     small_config.train.n_epochs, small_config.train.n_final_epochs = n_epochs, n_final
     train_and_evaluate(small_config, tmp_path)
     assert set(sp.load_npz(tmp_path / "embeddings.npz").getnnz(axis=1)) == {4}
+    assert metrics_of(tmp_path)[-1]["nnz_per_row_max"] == 4
 
 
 def test_without_validation_and_test_users(small_config, tmp_path):
     small_config.data.n_val_users = small_config.data.n_test_users = 0
     assert train_and_evaluate(small_config, tmp_path)["test"] is None
     assert not any("ndcg@100" in line for line in metrics_of(tmp_path))
+
+
+def test_a_batch_of_padding_alone(small_config, tmp_path):
+    """230 users in chunks of 77, 77 and 76: with a user a batch, one batch is empty."""
+    small_config.train.chunk_users = 77
+    small_config.train.batch_size = 1
+    small_config.train.n_epochs = small_config.train.n_final_epochs = 1
+    train_and_evaluate(small_config, tmp_path)
+    losses = [line["loss"] for line in metrics_of(tmp_path)]
+    assert all(0 < loss < 2 for loss in losses)
 
 
 def test_several_chunks_of_users(small_config, tmp_path):
@@ -188,6 +209,7 @@ def test_several_chunks_of_users(small_config, tmp_path):
     assert set(sp.load_npz(tmp_path / "embeddings.npz").getnnz(axis=1)) == {4}
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
 def test_a_loss_that_is_not_finite_stops_the_run(small_config, tmp_path):
     small_config.train.learning_rate = 1e39
     with pytest.raises(InputError, match=r"the loss is nan after step \d+ .*learning_rate"):
@@ -272,6 +294,8 @@ def test_one_compilation_for_the_whole_run(small_config, tmp_path):
         ("train.batch_size", 0, "must be at least 1"),
         ("eval.folds", "one", "choose one of disjoint, independent"),
         ("model.relu_cap", -1.0, "use a number above 0, or None"),
+        ("model.relu_cap", True, "use a number above 0, or None"),
+        ("data.min_rating", float("nan"), "min_rating is nan"),
         ("data.n_test_users", 300, "300 users"),
         ("data.n_val_users", -1, "must be at least 0"),
     ],
@@ -282,6 +306,17 @@ def test_bad_fields_are_named_and_nothing_is_written(small_config, tmp_path, fie
     with pytest.raises(InputError, match=message):
         train_and_evaluate(small_config, tmp_path / "w")
     assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize("name", ["config.json", "results.json", "split.npz"])
+def test_a_damaged_file_of_the_run_is_named(small_config, tmp_path, name):
+    small_config.train.n_epochs = small_config.train.n_final_epochs = 1
+    train_and_evaluate(small_config, tmp_path)
+    if name == "split.npz":
+        (tmp_path / "results.json").unlink()
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-30])
+    with pytest.raises(InputError, match=name):
+        train_and_evaluate(small_config, tmp_path)
 
 
 def test_the_default_configuration_is_the_published_recipe():

@@ -96,7 +96,11 @@ def take_batch(chunk: Chunk, rows: jax.Array, budget: int) -> Batch:
     return Batch(jnp.where(used, chunk.indices[source], 0), user, indptr)
 
 
-def nnz_budget(chunk: Chunk, batches: jax.Array) -> int:
-    """Interactions in the largest of the batches [n_batches, batch_size]."""
+def nnz_budget(chunk: Chunk, key: jax.Array, batch_size: int) -> int:
+    """Interactions in the largest batch that the key's shuffle gives."""
     lengths = np.diff(np.asarray(chunk.indptr))
+    batches = _shuffled_batches_jit(key, chunk.n_rows, batch_size)
     return int(lengths[np.asarray(batches)].sum(axis=1).max())
+
+
+_shuffled_batches_jit = jax.jit(shuffled_batches, static_argnums=(1, 2))

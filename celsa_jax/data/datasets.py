@@ -44,8 +44,11 @@ def load_dataset(config: ConfigDict, seed: int = 0) -> Dataset:
         raise InputError(
             f"config.data.name is '{config.name}'; choose one of {', '.join(sorted(DATASETS))}"
         )
-    if config.name != "synthetic" and config.name != "ml-100k" and not config.path:
+    needs_path = config.name in ("file", "goodbooks")
+    if needs_path and not config.path:
         raise InputError("config.data.path is empty; give the interactions file or folder")
+    if config.items_path and not needs_path:
+        raise InputError(f"config.data.items_path is not used with data.name={config.name}")
     return DATASETS[config.name](config, seed)
 
 
@@ -68,7 +71,7 @@ def filter_ratings(
         raise InputError(
             f"{where}: no rows left: {len(positive)} read, {int(positive.sum())} with a rating of "
             f"at least {min_rating:g}, no user with {min_user_interactions} of them; "
-            "lower --config.data.min_rating or --config.data.min_user_interactions"
+            "lower min_rating or min_user_interactions"
         )
     return kept, {
         "rows": len(positive),
@@ -110,6 +113,8 @@ def _goodbooks(config: ConfigDict, seed: int) -> Dataset:
     if path.is_dir():
         to_read = _find(path, "to_read.csv", required=False)
         if to_read and readers.header(ratings_path)[0] == "book_id":
+            if ratings.ratings is None:
+                raise InputError(f"{ratings_path}: no column 'rating'")
             ratings = _with_marks(ratings, readers.read_ratings(to_read, columns))
         books = books or _find(path, "books.csv", required=False)
     metadata = {}
@@ -138,22 +143,24 @@ def _with_marks(ratings: Ratings, marks: Ratings) -> Ratings:
 
 
 def _ml_100k(config: ConfigDict, seed: int) -> Dataset:
-    folder = pathlib.Path(config.path) if config.path else movielens.fetch_ml_100k()
-    if (folder / "u.data").exists():
-        rows, items = movielens.read_grouplens(
-            (folder / "u.data").read_bytes(), (folder / "u.item").read_bytes()
-        )
+    """The publisher's folder, zip or u.data, another ratings file, or the fetched copy."""
+    path = pathlib.Path(config.path) if config.path else movielens.fetch_ml_100k()
+    if path.name == "u.data":
+        path = path.parent
+    if path.suffix == ".zip" or (path / "u.data").exists():
+        rows, items = movielens.read_grouplens(path)
         columns = [np.array(column) for column in zip(*rows, strict=True)]
         user_ids, users = np.unique(columns[0], return_inverse=True)
         item_ids, codes = np.unique(columns[1], return_inverse=True)
         ratings = Ratings(users, codes, user_ids, item_ids, columns[2].astype(np.float64))
         names = ("item_id", "title", "genres")
         metadata = {n: np.array(c) for n, c in zip(names, zip(*items, strict=True), strict=True)}
+    elif path.is_dir():
+        ratings = readers.read_ratings(_find(path, "ratings.csv"))
+        names = ["item_id", "title", "genres"]
+        metadata = readers.read_text_columns(_find(path, "items.csv"), names)
     else:
-        ratings = readers.read_ratings(_find(folder, "ratings.csv"))
-        metadata = readers.read_text_columns(
-            _find(folder, "items.csv"), ["item_id", "title", "genres"]
-        )
+        ratings, metadata = readers.read_ratings(path), {}
     return _filtered(ratings, config, metadata)
 
 

@@ -29,6 +29,10 @@ GROUPLENS_URL = "https://files.grouplens.org/datasets/movielens/ml-100k.zip"
 GROUPLENS_SHA256 = "50d2a982c66986937beb9ffb3aa76efe955bf3d5c6b761f4e3a7cd717c6a3229"
 WHEEL = "recbole==1.2.1"
 WHEEL_SHA256 = "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407"
+_GENRES = (
+    "unknown Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy "
+    "Film-Noir Horror Musical Mystery Romance Sci-Fi Thriller War Western"
+).split()
 _WHEEL_FOLDER = "recbole/dataset_example/ml-100k/"
 
 
@@ -58,7 +62,7 @@ def fetch_ml_100k(
     else:
         raise InputError(
             f"MovieLens-100K could not be fetched ({'; '.join(problems)}); download {url} by "
-            "hand, unpack it and give its folder with --config.data.path=FOLDER, or run on "
+            "hand and give it with --config.data.path=ml-100k.zip, or run on "
             "--config.data.name=synthetic, which needs no network"
         )
     folder.mkdir(parents=True, exist_ok=True)
@@ -67,26 +71,52 @@ def fetch_ml_100k(
     return folder
 
 
-def read_grouplens(ratings: bytes, items: bytes) -> tuple[list, list]:
-    """Rows of the publisher's `u.data` and `u.item`."""
-    rows = [line.split("\t")[:3] for line in ratings.decode("ascii").splitlines()]
-    catalogue = []
-    genres = (
-        "unknown Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy "
-        "Film-Noir Horror Musical Mystery Romance Sci-Fi Thriller War Western"
-    ).split()
-    for line in items.decode("latin-1").splitlines():
+def read_grouplens(path: pathlib.Path) -> tuple[list, list]:
+    """Rows of the publisher's `u.data` and `u.item`, in a folder or in `ml-100k.zip`."""
+    try:
+        if path.suffix == ".zip":
+            return _grouplens_rows(path.read_bytes())
+        return _ratings(path / "u.data", (path / "u.data").read_bytes()), _items(
+            path / "u.item", (path / "u.item").read_bytes()
+        )
+    except (OSError, KeyError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: {' '.join(str(error).split())}") from None
+
+
+def _grouplens_rows(archive: bytes) -> tuple[list, list]:
+    with zipfile.ZipFile(io.BytesIO(archive)) as members:
+        return (
+            _ratings("u.data", members.read("ml-100k/u.data")),
+            _items("u.item", members.read("ml-100k/u.item")),
+        )
+
+
+def _ratings(name: object, content: bytes) -> list:
+    rows = []
+    for number, line in enumerate(content.decode("latin-1").splitlines(), 1):
+        fields = line.split("\t")
+        if len(fields) != 4 or fields[2] not in ("1", "2", "3", "4", "5"):
+            raise InputError(f"{name}: line {number}: not user, item, rating (1 to 5) and time")
+        rows.append(fields[:3])
+    if not rows:
+        raise InputError(f"{name}: the file is empty")
+    return rows
+
+
+def _items(name: object, content: bytes) -> list:
+    items = []
+    for number, line in enumerate(content.decode("latin-1").splitlines(), 1):
         fields = line.split("|")
-        marked = [g for g, flag in zip(genres, fields[-len(genres) :], strict=True) if flag == "1"]
-        catalogue.append([fields[0], fields[1], ",".join(marked)])
-    return rows, catalogue
+        if len(fields) != 5 + len(_GENRES):
+            raise InputError(f"{name}: line {number}: not {5 + len(_GENRES)} fields")
+        marked = [g for g, flag in zip(_GENRES, fields[5:], strict=True) if flag == "1"]
+        items.append([fields[0], fields[1], ",".join(marked)])
+    return items
 
 
 def _from_grouplens(url: str) -> tuple[list, list]:
     with urllib.request.urlopen(url, timeout=20) as response:
-        archive = _checked(response.read(), GROUPLENS_SHA256, url)
-    with zipfile.ZipFile(io.BytesIO(archive)) as members:
-        return read_grouplens(members.read("ml-100k/u.data"), members.read("ml-100k/u.item"))
+        return _grouplens_rows(_checked(response.read(), GROUPLENS_SHA256, url))
 
 
 def _from_wheel(requirement: str) -> tuple[list, list]:

@@ -28,6 +28,7 @@ from celsa_jax.errors import InputError
 
 # An id goes into fixed-width NumPy text, so one runaway id would cost every row its width.
 MAX_ID_LENGTH = 256
+csv.field_size_limit(1 << 30)  # the header of a broken file may be one long field
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t", ".inter": "\t", ".item": "\t"}
 
 
@@ -76,11 +77,14 @@ def read_ratings(path: str | pathlib.Path, columns: Columns = Columns()) -> Rati
 def read_text_columns(path: str | pathlib.Path, names: list[str]) -> dict[str, np.ndarray]:
     """Named columns of a CSV, TSV or parquet file as text (metadata such as titles)."""
     path = pathlib.Path(path)
-    if _kind(path) == ".parquet":
+    kind = _kind(path)
+    if kind not in (".parquet", *_DELIMITERS):
+        raise InputError(f"{path}: unknown kind of file '{kind}'; use .csv, .tsv or .parquet")
+    if kind == ".parquet":
         with open_data(path) as stream:
             table = _parquet_table(path, stream, names)
         return {n: table[n].cast(pa.string()).fill_null("").to_numpy() for n in names}
-    delimiter = _DELIMITERS.get(_kind(path), ",")
+    delimiter = _DELIMITERS[kind]
     _check_columns(path, header(path), names)
     options = pa.csv.ConvertOptions(
         include_columns=names, column_types=dict.fromkeys(names, pa.string())
@@ -112,7 +116,14 @@ def open_data(path: pathlib.Path) -> Iterator[io.BufferedIOBase]:
         else:
             with path.open("rb") as stream:
                 yield stream
-    except (zipfile.BadZipFile, gzip.BadGzipFile, EOFError, zlib.error) as error:
+    except (
+        zipfile.BadZipFile,
+        gzip.BadGzipFile,
+        EOFError,
+        zlib.error,
+        NotImplementedError,  # a zip with a compression that Python lacks
+        RuntimeError,  # an encrypted zip
+    ) as error:
         raise InputError(f"{path}: damaged archive: {_one_line(error)}") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
@@ -189,7 +200,6 @@ def _read_text(path: pathlib.Path, columns: Columns, delimiter: str) -> Ratings:
 
 def _explain(path: pathlib.Path, columns: Columns, delimiter: str, names: list[str]) -> None:
     """Raises an InputError that names the first line at fault, if a slow reading finds one."""
-    csv.field_size_limit(1 << 30)
     with open_data(path) as stream:
         text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
         rows = csv.reader(text, delimiter=delimiter)
@@ -212,7 +222,7 @@ def _problem(row: list[str], n_fields: int, user: int, item: int, rating: int | 
             return f"the {what} id {fault}"
     if rating is not None:
         try:
-            finite = math.isfinite(float(row[rating]))
+            finite = "_" not in row[rating] and math.isfinite(float(row[rating]))
         except ValueError:
             finite = False
         if not finite:
@@ -302,10 +312,13 @@ def _codes(path: pathlib.Path, column: pa.ChunkedArray, name: str) -> tuple[np.n
 def _read_npz(path: pathlib.Path) -> Ratings:
     """A users x items matrix; positions are the ids. Values that are not all 1 are ratings."""
     try:
-        with open_data(path):
-            matrix = sp.load_npz(path).tocoo()
+        with open_data(path) as stream:
+            matrix = sp.load_npz(io.BytesIO(stream.read())).tocoo()
     except (ValueError, KeyError, EOFError) as error:
         raise InputError(f"{path}: not a SciPy sparse matrix: {_one_line(error)}") from None
+    if matrix.ndim != 2 or not np.isrealobj(matrix.data):
+        raise InputError(f"{path}: not a matrix of real numbers, users x items")
+    matrix.eliminate_zeros()
     if not matrix.nnz:
         raise InputError(f"{path}: the matrix has no entries")
     values = matrix.data.astype(np.float64)

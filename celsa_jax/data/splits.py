@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import zipfile
+import zlib
 
 import numpy as np
 
@@ -87,7 +89,7 @@ def read_parts(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path) as stored:
             return {part: stored[part] for part in ("train", "val", "test")}
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path}: not a split file: {error}") from None
 
 

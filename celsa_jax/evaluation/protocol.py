@@ -9,6 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from celsa_jax.data.interactions import Interactions, lookup
+from celsa_jax.errors import InputError
 from celsa_jax.evaluation.folds import N_FOLDS, holdouts
 from celsa_jax.evaluation.metrics import DEPTH, METRICS, ranking_metrics
 from celsa_jax.sparse.retrieval import Scorer, top_k
@@ -22,21 +23,25 @@ class Evaluation:
       per_user: for each name in METRICS, [n_users] float64: the mean over the user's folds, NaN
         where every fold was skipped.
       user_ids: [n_users] external ids of those rows.
-      counts: users and user-folds evaluated and skipped, and interactions outside the catalogue.
+      counts: users and user-folds evaluated and skipped; interactions outside the catalogue,
+        added up over the folds.
     """
 
     per_user: dict[str, np.ndarray]
     user_ids: np.ndarray
     counts: dict[str, int]
 
-    def summary(self) -> dict[str, float]:
-        """Means over users and their standard errors, `NAME` and `NAME_stderr`."""
+    def summary(self) -> dict[str, float | None]:
+        """Means over users and their standard errors, `NAME` and `NAME_stderr`.
+
+        None where it is undefined: a mean of no user, a standard error of fewer than two.
+        """
         result = {}
         for name, values in self.per_user.items():
             values = values[~np.isnan(values)]
-            result[name] = float(values.mean()) if len(values) else math.nan
-            spread = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-            result[f"{name}_stderr"] = float(spread)
+            n = len(values)
+            result[name] = float(values.mean()) if n else None
+            result[f"{name}_stderr"] = float(values.std(ddof=1) / math.sqrt(n)) if n > 1 else None
         return result
 
 
@@ -95,8 +100,8 @@ def evaluate(
         "n_users_skipped": int((n_evaluated == 0).sum()),
         "n_user_folds": int(n_evaluated.sum()),
         "n_user_folds_skipped": int(n_folds * data.n_users - n_evaluated.sum()),
-        "n_unknown_items_in_histories": n_unknown_history,
-        "n_unknown_items_held_out": n_unknown_held_out,
+        "n_unknown_in_histories": n_unknown_history,
+        "n_unknown_held_out": n_unknown_held_out,
     }
     return Evaluation(per_user, data.user_ids, counts)
 
@@ -105,7 +110,7 @@ def rank_unseen(score: Scorer, history: sp.csr_matrix, k: int = DEPTH) -> np.nda
     """[n_users, k] item positions, best first; what is in the history comes last (-inf)."""
     scores = np.array(score(history))  # a copy: the scores may be read-only
     if not np.isfinite(scores).all():
-        raise ValueError("the scoring function returned values that are not finite")
+        raise InputError("there are scores that are not finite; are some embeddings too large?")
     seen = np.repeat(np.arange(len(scores)), np.diff(history.indptr))
     scores[seen, history.indices] = -np.inf
     return top_k(scores, k)

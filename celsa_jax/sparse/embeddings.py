@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pathlib
+import zipfile
+import zlib
 
 import numpy as np
 import scipy.sparse as sp
@@ -38,22 +40,20 @@ def load_embeddings(
         if not file.is_file():
             raise InputError(f"{file}: no such file")
     try:
-        if path.suffix == ".npy":
-            embeddings = np.load(path).astype(np.float32)
-            values = embeddings
-        else:
-            embeddings = sp.load_npz(path).tocsc().astype(np.float32)
-            values = embeddings.data
-    except (ValueError, KeyError, EOFError, OSError) as error:
+        embeddings = _load_matrix(path)
+    except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(
             f"{path}: neither a SciPy sparse .npz nor a NumPy .npy matrix: {error}"
         ) from None
     if embeddings.ndim != 2:
         raise InputError(f"{path}: has {embeddings.ndim} dimensions; items x factors has two")
-    if not np.isfinite(values).all():
+    if not np.isfinite(embeddings.data if sp.issparse(embeddings) else embeddings).all():
         raise InputError(f"{path}: holds values that are not finite")
     # Only line feeds end a line: an id may hold any other character that Python calls a break.
-    lines = items.read_text(encoding="utf-8").split("\n")
+    try:
+        lines = items.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError:
+        raise InputError(f"{items}: not UTF-8") from None
     item_ids = np.array(lines[:-1] if lines[-1] == "" else lines, np.str_)
     if len(item_ids) != embeddings.shape[0]:
         raise InputError(
@@ -63,6 +63,23 @@ def load_embeddings(
     if (counts > 1).any():
         raise InputError(f"{items}: the id '{unique[np.argmax(counts > 1)]}' is there twice")
     return embeddings, item_ids
+
+
+def _load_matrix(path: pathlib.Path) -> sp.csc_matrix | np.ndarray:
+    stored = np.load(path)
+    if isinstance(stored, np.lib.npyio.NpzFile):
+        with stored:
+            if len(stored.files) == 1:
+                return _real(stored[stored.files[0]])
+        matrix = sp.load_npz(path)
+        return _real(matrix.tocsc() if matrix.ndim == 2 else matrix)
+    return _real(stored)
+
+
+def _real(matrix: sp.spmatrix | np.ndarray) -> sp.spmatrix | np.ndarray:
+    if np.iscomplexobj(matrix):
+        raise ValueError("the values are complex")
+    return matrix.astype(np.float32)
 
 
 def bytes_per_item(embeddings: sp.spmatrix | np.ndarray) -> float:
