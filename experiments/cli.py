@@ -12,8 +12,11 @@ from absl import logging as absl_logging
 from celsa_jax.errors import InputError
 
 
-def run(main: Callable[[], None], required: tuple[str, ...] = ()) -> None:
+def run(main: Callable[[], None], required: tuple[str, ...] = (), default_config: str = "") -> None:
     """Parses flags and runs `main`; bad input ends in one line and exit status 1."""
+    # Not as the flag's default: ml_collections would read that at import, outside of _parse.
+    if default_config and not any(a.startswith(("--config=", "-config=")) for a in sys.argv):
+        sys.argv.insert(1, f"--config={default_config}")
     flags.mark_flags_as_required(required)
 
     def guarded(arguments: list[str]) -> None:
@@ -26,6 +29,9 @@ def run(main: Callable[[], None], required: tuple[str, ...] = ()) -> None:
             _fail(str(error))
         except OSError as error:  # a full disk, no permission, a --config that cannot be read
             _fail(str(error))
+        except KeyboardInterrupt:
+            print("interrupted; a run resumes with the same command", file=sys.stderr)
+            sys.exit(130)
 
     app.run(guarded, flags_parser=_parse)
 
@@ -50,7 +56,8 @@ def _parse(arguments: list[str]) -> list[str]:
         _fail(f"--config cannot be read: {error}")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         # ml_collections reports an unknown field of a locked configuration like this.
-        _fail(f"a --config flag does not fit the configuration: {error}")
+        text = str(error).replace("\\n", " ").replace("\\'", "'").strip("\"'")
+        _fail(f"a --config flag does not fit the configuration: {text}")
 
 
 def _fail(message: str) -> None:

@@ -21,11 +21,7 @@ from celsa_jax.evaluation.protocol import rank_unseen
 from celsa_jax.sparse import load_embeddings, scorer
 from experiments import cli
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config",
-    str(pathlib.Path(__file__).parent.parent / "configs" / "quickstart.py"),
-    help_string="Configuration file.",
-)
+_CONFIG = config_flags.DEFINE_config_file("config", help_string="Configuration file.")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Folder of the runs.")
 SPARSE_NNZ = (64, 32, 16, 8)
 SHOWN_NNZ = 16
@@ -81,7 +77,7 @@ def print_recommendations(config: ConfigDict, folder: pathlib.Path, nnz: int) ->
     titles = _titles(dataset)
     for row, user in enumerate(users.user_ids[:N_USERS]):
         liked = history[row].indices
-        print(f"\nUser {user} liked {len(liked)}:")
+        print(f"\nUser {user} liked {len(liked)}, among them:")
         for item in item_ids[liked[:: max(1, len(liked) // N_TITLES)][:N_TITLES]]:
             print(f"  {titles.get(item, item)}")
         print(f"the model with {nnz} non-zeros a row recommends:")
@@ -95,4 +91,7 @@ def _titles(dataset: Dataset) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(
+        main,
+        default_config=str(pathlib.Path(__file__).parent.parent / "configs" / "quickstart.py"),
+    )

@@ -169,6 +169,10 @@ def test_train_names_what_is_wrong_and_writes_nothing(tmp_path, flags, parts):
     assert not (tmp_path / "w").exists()
 
 
+def test_quickstart_names_a_misspelt_field():
+    assert_fails(program("quickstart", "--config.data.nam=x"), 'Did you mean "name"')
+
+
 def test_relu_cap_takes_a_number_or_none():
     show = "import sys; sys.argv.append('--workdir=unused')\n"
     show += "import celsa_jax.train as t\n"
