@@ -3,7 +3,8 @@
 With s_i = 1/|w_i| the scores are z = (h W^T) s - x for h = (x s) W, so A = s W is never formed:
 the row norms act on the narrow side, batch x items. The decoder takes three products of
 batch x items x factors; the two of the encoder, (x s) W and its transpose, have one operand that
-is sparse. On accelerators they are dense products all the same. On a CPU they are done without:
+is sparse. On accelerators they are dense products all the same. On a CPU they are done without
+(times of one development run, each part alone; `experiments.benchmark_training` times the step):
 
   encoder, 10,000 x 1024, 256 users of 76 items, 2 cores, float32   forward  backward
   dense product                                                       30 ms     30 ms
