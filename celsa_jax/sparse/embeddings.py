@@ -1,90 +1,294 @@
-"""Item embeddings on disk: a matrix file and a text file of external item ids."""
+"""Row-sparse item embeddings with their item ids, in memory and on disk."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import json
 import pathlib
-import zipfile
-import zlib
 
 import numpy as np
 import scipy.sparse as sp
 
 from celsa_jax.errors import InputError
-from celsa_jax.files import atomic_path, write_text
+from celsa_jax.sparse.formats import Decoder, decoder, ids_and_codes, row_sums, store
+from celsa_jax.sparse.npz import load_embeddings
+from celsa_jax.sparse.tensors import read_tensors, write_tensors
+
+KIND = "celsa_jax.sparse_embeddings"
+VERSION = 1
+_ROWS_AT_ONCE = 1 << 16
 
 
-def save_embeddings(folder: pathlib.Path, embeddings: sp.csc_matrix, item_ids: np.ndarray) -> None:
-    """Writes `embeddings.npz` (items x factors, CSC) and `items.txt` (one id a line)."""
-    if embeddings.shape[0] != len(item_ids):
-        raise ValueError(f"{embeddings.shape[0]} embeddings for {len(item_ids)} item ids")
-    write_text(folder / "items.txt", "".join(f"{item}\n" for item in item_ids))
-    path = folder / "embeddings.npz"
-    with atomic_path(path) as temporary, temporary.open("wb") as stream:
-        sp.save_npz(stream, embeddings)
+@dataclasses.dataclass(frozen=True, eq=False)
+class SparseEmbeddings:
+    """Item embeddings A, items x factors, with few non-zeros a row; immutable.
 
+    Made by `from_dense`, `from_scipy` or `load`. The non-zeros are held row after row, factors
+    ascending, in one of the formats of `celsa_jax.sparse.formats`; all products use them as
+    float32.
 
-def load_embeddings(
-    path: str | pathlib.Path, items: str | pathlib.Path
-) -> tuple[sp.csc_matrix | np.ndarray, np.ndarray]:
-    """Reads embeddings (SciPy sparse `.npz` or NumPy `.npy`) and the ids of their rows.
-
-    Returns:
-      items x factors in float32, CSC or a dense array, and [n_items] text ids.
-
-    Raises:
-      InputError: a file is missing or damaged, values are not finite, ids repeat, or the number
-        of ids is not the number of rows.
+    Attributes:
+      n_factors: d.
+      starts: [n_items + 1] int64, where each row begins.
+      arrays: the non-zeros as stored (`formats.store`).
+      metadata: what made them: JSON values by name.
     """
-    path, items = pathlib.Path(path), pathlib.Path(items)
-    for file in (path, items):
-        if not file.is_file():
-            raise InputError(f"{file}: no such file")
+
+    n_factors: int
+    starts: np.ndarray
+    arrays: dict[str, np.ndarray]
+    metadata: dict[str, object]
+    _encoded_ids: np.ndarray = dataclasses.field(repr=False)
+
+    @classmethod
+    def from_dense(
+        cls,
+        embeddings: np.ndarray,
+        item_ids: np.ndarray | None = None,
+        *,
+        format: str = "float32",
+        metadata: dict[str, object] | None = None,
+    ) -> SparseEmbeddings:
+        """From a dense array, items x factors; what is 0 is not stored. See `from_scipy`."""
+        embeddings = np.asarray(embeddings)
+        if embeddings.ndim != 2:
+            raise InputError(f"embeddings are items x factors, not of shape {embeddings.shape}")
+        return cls.from_scipy(sp.csr_matrix(embeddings), item_ids, format=format, metadata=metadata)
+
+    @classmethod
+    def from_scipy(
+        cls,
+        embeddings: sp.spmatrix | sp.sparray,
+        item_ids: np.ndarray | None = None,
+        *,
+        format: str = "float32",
+        metadata: dict[str, object] | None = None,
+    ) -> SparseEmbeddings:
+        """From a SciPy sparse matrix, items x factors, of any kind.
+
+        Args:
+          embeddings: real numbers; explicit zeros are dropped, repeated entries added up.
+          item_ids: [n_items] external ids, unique; "0", "1", ... if not given.
+          format: one of `FORMATS`.
+          metadata: values that JSON can hold.
+
+        Raises:
+          InputError: values that are not finite, ids that repeat or of another number than the
+            rows, or values that the format cannot hold.
+        """
+        rows = sp.csr_matrix(embeddings, copy=True)
+        if np.iscomplexobj(rows):
+            raise InputError("the embeddings are complex; they must be real")
+        rows = rows.astype(np.float32)
+        if not np.isfinite(rows.data).all():
+            row = np.searchsorted(rows.indptr, np.argmin(np.isfinite(rows.data)), side="right") - 1
+            raise InputError(f"the embeddings hold values that are not finite, first in row {row}")
+        rows.sum_duplicates()
+        rows.eliminate_zeros()
+        n_items, n_factors = rows.shape
+        ids = np.arange(n_items).astype(np.str_) if item_ids is None else np.asarray(item_ids)
+        encoded = np.char.encode(ids.astype(np.str_), "utf-8")
+        if encoded.shape != (n_items,):
+            raise InputError(f"{len(encoded)} item ids for {n_items} rows")
+        unique, counts = np.unique(encoded, return_counts=True)
+        if (counts > 1).any():
+            repeated = unique[np.argmax(counts > 1)].decode()
+            raise InputError(f"the item id '{repeated}' is there twice")
+        starts = rows.indptr.astype(np.int64)
+        return cls._of(n_factors, starts, store(rows, format), dict(metadata or {}), encoded)
+
+    @classmethod
+    def _of(cls, n_factors, starts, arrays, metadata, encoded_ids) -> SparseEmbeddings:
+        for array in (starts, encoded_ids, *arrays.values()):
+            array.flags.writeable = False
+        return cls(n_factors, starts, arrays, metadata, encoded_ids)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | pathlib.Path,
+        items: str | pathlib.Path | None = None,
+        *,
+        verify: bool = True,
+    ) -> SparseEmbeddings:
+        """Reads a file of `save`, or a SciPy sparse `.npz` with a text file of item ids.
+
+        A file of `save` is mapped into memory: what is not used is not read, but for the
+        checksum.
+
+        Args:
+          path: the file.
+          items: for a `.npz`, one id a line in row order; `items.txt` beside it by default.
+          verify: compare the checksum of a file of `save`.
+
+        Raises:
+          InputError: a file is missing, of another kind, of a newer version, truncated or altered.
+        """
+        path = pathlib.Path(path)
+        if not is_saved(path):
+            matrix, item_ids = load_embeddings(path, items or path.with_name("items.txt"))
+            make = cls.from_scipy if sp.issparse(matrix) else cls.from_dense
+            return make(matrix, item_ids)
+        tensors, fields = read_tensors(path, verify)
+        if fields.get("kind") != KIND:
+            raise InputError(f"{path}: holds no sparse embeddings")
+        if int(fields["version"]) > VERSION:
+            raise InputError(
+                f"{path}: written in version {fields['version']} of the format, newer than "
+                f"{VERSION}; update celsa_jax"
+            )
+        n_items, n_factors = int(fields["n_items"]), int(fields["n_factors"])
+        encoded = tensors.pop("item_ids")
+        encoded = encoded.view(f"S{encoded.shape[1]}").reshape(n_items)
+        starts = tensors.pop("starts", None)
+        if starts is None:
+            starts = np.arange(n_items + 1) * int(fields["nnz_per_row"])
+        loaded = cls._of(n_factors, starts, tensors, json.loads(fields["metadata"]), encoded)
+        if verify:
+            loaded._check(path)
+        return loaded
+
+    def _check(self, path: pathlib.Path) -> None:
+        """Positions within their arrays: the compiled code does not look."""
+        ids, codes = ids_and_codes(self.arrays)
+        lengths = np.diff(self.starts)
+        if self.starts[0] or self.nnz != len(ids) or len(codes) != len(ids) or (lengths < 0).any():
+            raise InputError(f"{path}: damaged: the rows do not fit the non-zeros")
+        if len(ids) and int(ids.max()) >> self.decoder.shift >= self.n_factors:
+            raise InputError(f"{path}: damaged: a factor outside of the {self.n_factors}")
+
+    def save(self, path: str | pathlib.Path) -> None:
+        """Writes one file: ids, non-zeros, metadata, checksum; whole or not at all.
+
+        The layout is that of safetensors (`celsa_jax.sparse.tensors`), readable elsewhere.
+        """
+        width = max(self._encoded_ids.dtype.itemsize, 1)
+        tensors = dict(self.arrays)
+        ids = np.ascontiguousarray(self._encoded_ids, f"S{width}")
+        tensors["item_ids"] = ids.view(np.uint8).reshape(self.n_items, width)
+        fields = {
+            "kind": KIND,
+            "version": str(VERSION),
+            "format": self.format,
+            "n_items": str(self.n_items),
+            "n_factors": str(self.n_factors),
+            "metadata": json.dumps(self.metadata),
+        }
+        lengths = np.diff(self.starts)
+        if self.n_items and (lengths == lengths[0]).all():
+            fields["nnz_per_row"] = str(lengths[0])
+        else:
+            tensors["starts"] = self.starts
+        write_tensors(pathlib.Path(path), tensors, fields)
+
+    def to_format(self, format: str) -> SparseEmbeddings:
+        """The same embeddings in another format."""
+        arrays = store(self.tocsr(), format)
+        return self._of(self.n_factors, self.starts, arrays, self.metadata, self._encoded_ids)
+
+    @property
+    def n_items(self) -> int:
+        return len(self.starts) - 1
+
+    @property
+    def nnz(self) -> int:
+        return int(self.starts[-1])
+
+    @property
+    def format(self) -> str:
+        """float32, float16, int8 or int4."""
+        return "int4" if "packed" in self.arrays else self.arrays["values"].dtype.name
+
+    @functools.cached_property
+    def item_ids(self) -> np.ndarray:
+        """[n_items] external ids, NumPy text, in row order."""
+        return np.char.decode(self._encoded_ids, "utf-8")
+
+    @functools.cached_property
+    def decoder(self) -> Decoder:
+        return decoder(self.arrays)
+
+    @functools.cached_property
+    def row_scale(self) -> np.ndarray | None:
+        """[n_items] float32 factors that make the rows of int4 unit; None for other formats."""
+        if self.format != "int4":
+            return None
+        squares = self.decoder.table**2
+        scale = np.zeros(self.n_items, np.float32)
+        for first in range(0, self.n_items, _ROWS_AT_ONCE):  # no large temporary arrays
+            starts = self.starts[first : first + _ROWS_AT_ONCE + 1]
+            codes = self.arrays["packed"][starts[0] : starts[-1]] & self.decoder.mask
+            sums = row_sums(squares[codes], starts - starts[0])
+            rows = scale[first : first + _ROWS_AT_ONCE]
+            np.divide(1, np.sqrt(sums), out=rows, where=sums > 0)
+        return scale
+
+    def tocsr(self) -> sp.csr_matrix:
+        """The decoded matrix in float32, row access."""
+        ids, codes = ids_and_codes(self.arrays)
+        reader = self.decoder
+        values = codes if reader.table is None else reader.table[codes & reader.mask]
+        if self.row_scale is not None:
+            values = values * np.repeat(self.row_scale, np.diff(self.starts))
+        index = np.int32 if max(self.nnz, self.n_factors) < 1 << 31 else np.int64
+        arrays = (values, (ids >> reader.shift).astype(index), self.starts.astype(index))
+        return sp.csr_matrix(arrays, shape=(self.n_items, self.n_factors))
+
+    def tocsc(self) -> sp.csc_matrix:
+        """The decoded matrix in float32, column access: the inverted index."""
+        return self.tocsr().tocsc()
+
+    @property
+    def bytes_per_item(self) -> float:
+        """Mean bytes of an item's non-zeros as stored; row starts and ids apart."""
+        per_item = sum(a.nbytes for name, a in self.arrays.items() if name != "codebook")
+        return per_item / max(self.n_items, 1)
+
+    @property
+    def nbytes(self) -> int:
+        """All bytes that scoring needs: non-zeros, codebook, row starts; without item ids."""
+        return sum(a.nbytes for a in self.arrays.values()) + self.starts.nbytes
+
+    def summary(self) -> dict[str, object]:
+        """Sizes, non-zeros a row, and lengths of the 2 d lists of items per (factor, sign)."""
+        rows = self.tocsr()
+        signed = 2 * rows.indices.astype(np.int64) + (rows.data < 0)
+        lists = np.bincount(signed, minlength=2 * self.n_factors)
+        used = lists[lists > 0]
+        lengths = np.diff(self.starts)
+        return {
+            "format": self.format,
+            "n_items": self.n_items,
+            "n_factors": self.n_factors,
+            "nnz": self.nnz,
+            "nnz_per_row": _spread(lengths),
+            "bytes_per_item": self.bytes_per_item,
+            "bytes": self.nbytes,
+            "lists": {
+                "used": len(used),
+                "empty": len(lists) - len(used),
+                "length": _spread(used),
+            },
+        }
+
+
+def _spread(counts: np.ndarray) -> dict[str, float] | None:
+    if not len(counts):
+        return None
+    return {
+        "min": int(counts.min()),
+        "median": float(np.median(counts)),
+        "mean": float(counts.mean()),
+        "p99": float(np.quantile(counts, 0.99)),
+        "max": int(counts.max()),
+    }
+
+
+def is_saved(path: pathlib.Path) -> bool:
+    """Whether a file is to be read as one of `SparseEmbeddings.save` (not `.npz` or `.npy`)."""
     try:
-        embeddings = _load_matrix(path)
-    except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(
-            f"{path}: neither a SciPy sparse .npz nor a NumPy .npy matrix: {error}"
-        ) from None
-    if embeddings.ndim != 2:
-        raise InputError(f"{path}: has {embeddings.ndim} dimensions; items x factors has two")
-    if not np.isfinite(embeddings.data if sp.issparse(embeddings) else embeddings).all():
-        raise InputError(f"{path}: holds values that are not finite")
-    # Only line feeds end a line: an id may hold any other character that Python calls a break.
-    try:
-        lines = items.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError:
-        raise InputError(f"{items}: not UTF-8") from None
-    item_ids = np.array(lines[:-1] if lines[-1] == "" else lines, np.str_)
-    if len(item_ids) != embeddings.shape[0]:
-        raise InputError(
-            f"{items}: {len(item_ids)} ids for the {embeddings.shape[0]} rows of {path}"
-        )
-    unique, counts = np.unique(item_ids, return_counts=True)
-    if (counts > 1).any():
-        raise InputError(f"{items}: the id '{unique[np.argmax(counts > 1)]}' is there twice")
-    return embeddings, item_ids
-
-
-def _load_matrix(path: pathlib.Path) -> sp.csc_matrix | np.ndarray:
-    stored = np.load(path)
-    if isinstance(stored, np.lib.npyio.NpzFile):
-        with stored:
-            if len(stored.files) == 1:
-                return _real(stored[stored.files[0]])
-        matrix = sp.load_npz(path)
-        return _real(matrix.tocsc() if matrix.ndim == 2 else matrix)
-    return _real(stored)
-
-
-def _real(matrix: sp.spmatrix | np.ndarray) -> sp.spmatrix | np.ndarray:
-    if np.iscomplexobj(matrix):
-        raise ValueError("the values are complex")
-    return matrix.astype(np.float32)
-
-
-def bytes_per_item(embeddings: sp.spmatrix | np.ndarray) -> float:
-    """Mean bytes an item: 4 a dense float32 value; 8 a non-zero (value and index)."""
-    n_items, n_factors = embeddings.shape
-    if sp.issparse(embeddings):
-        return 8 * embeddings.nnz / max(n_items, 1)
-    return 4.0 * n_factors
+        with path.open("rb") as stream:
+            return not stream.read(6).startswith((b"PK", b"\x93NUMPY"))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from None

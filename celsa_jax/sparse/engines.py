@@ -1,0 +1,202 @@
+"""The two engines behind `Recommender`: SciPy products, and compiled scans of the stored formats.
+
+`rank(history, seen, k, candidates)` takes CSR histories [n_users, n_items] with sorted int32
+columns and finite float32 values, CSR rows of what must not be recommended, and ascending
+candidate positions or None; k is at most the number of candidates. It returns positions
+[n_users, k] (-1 where nothing is left) and float32 scores.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import scipy.sparse as sp
+
+from celsa_jax.sparse.embeddings import SparseEmbeddings
+from celsa_jax.sparse.formats import ids_and_codes
+from celsa_jax.sparse.retrieval import top_k
+
+FEW_USERS = 8  # from here on scanning all rows for many users at once beats their lists
+OVERSAMPLING = 4  # candidates for each wanted item in approximate retrieval
+_SCORES_AT_ONCE = 1 << 24  # of the SciPy engine: 64 MiB
+
+
+class ScipyEngine:
+    """The reference: x A A^T by sparse products over the decoded matrix."""
+
+    def __init__(self, embeddings: SparseEmbeddings, n_threads: int, query_factors: int | None):
+        self.rows = embeddings.tocsr()
+        self.columns = self.rows.T.tocsr()  # the transpose by rows is A by columns
+        self.n_threads = n_threads
+        self.query_factors = query_factors
+
+    def rank(
+        self, history: sp.csr_matrix, seen: sp.csr_matrix, k: int, candidates: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        at_once = max(1, _SCORES_AT_ONCE // self.rows.shape[0])
+
+        def rank_block(first: int) -> tuple[np.ndarray, np.ndarray]:
+            latent = encode(history[first : first + at_once], self.rows)
+            excluded = seen[first : first + at_once]
+            scores = self._scores(latent, excluded, candidates)
+            if self.query_factors is not None:
+                strong = _strongest(latent, self.query_factors)
+                pool = top_k(self._scores(strong, excluded, candidates), OVERSAMPLING * k)
+                missed = np.ones(scores.shape, bool)
+                np.put_along_axis(missed, pool, False, axis=1)
+                missed[np.diff(latent.indptr) <= self.query_factors] = False  # ranked exactly
+                scores[missed] = -np.inf
+            best = top_k(scores, k)
+            values = np.take_along_axis(scores, best, axis=1)
+            return np.where(values == -np.inf, -1, best), values
+
+        blocks = in_threads(rank_block, range(0, history.shape[0], at_once), self.n_threads)
+        return tuple(np.concatenate(part) for part in zip(*blocks, strict=True))
+
+    def _scores(
+        self, latent: sp.csr_matrix, seen: sp.csr_matrix, candidates: np.ndarray | None
+    ) -> np.ndarray:
+        scores = (latent @ self.columns).toarray()
+        scores[np.repeat(np.arange(len(scores)), np.diff(seen.indptr)), seen.indices] = -np.inf
+        if candidates is not None:
+            scores[:, np.isin(np.arange(scores.shape[1]), candidates, invert=True)] = -np.inf
+        return scores
+
+
+class NumbaEngine:
+    """Compiled: the lists of active factors for a few users, all rows at once for many."""
+
+    def __init__(self, embeddings: SparseEmbeddings, n_threads: int, query_factors: int | None):
+        from celsa_jax.sparse import kernels
+
+        self.kernels = kernels
+        ids, codes = ids_and_codes(embeddings.arrays)
+        reader = embeddings.decoder
+        self.rows = kernels.Rows(
+            embeddings.starts,
+            ids,
+            codes,
+            np.uint16(reader.shift),
+            np.uint16(reader.mask),
+            reader.table,
+            embeddings.row_scale,
+        )
+        self.n_factors = embeddings.n_factors
+        self.n_threads = n_threads
+        self.query_factors = query_factors
+
+    @functools.cached_property
+    def lists(self):
+        """Posting lists (`kernels.Lists`), built at the first request that needs them."""
+        n_blocks = -(-(len(self.rows.starts) - 1) // self.kernels.BLOCK)
+        kind = np.uint8 if self.rows.shift else self.rows.codes.dtype
+        lists = self.kernels.Lists(
+            np.empty((n_blocks, self.n_factors + 1), np.int64),
+            np.empty(len(self.rows.ids), np.uint16),
+            np.empty(len(self.rows.ids), kind),
+        )
+        in_threads(
+            lambda block: self.kernels.fill_lists(self.rows, lists, block),
+            range(n_blocks),
+            self.n_threads,
+        )
+        return lists
+
+    def rank(
+        self, history: sp.csr_matrix, seen: sp.csr_matrix, k: int, candidates: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        n_users = history.shape[0]
+        scored = self.rows
+        if candidates is not None:
+            scored = _take_rows(self.rows, candidates)
+            seen = seen[:, candidates].sorted_indices()
+        histories = self.kernels.Histories(
+            history.indptr.astype(np.int64),
+            history.indices,
+            history.data,
+            seen.indptr.astype(np.int64),
+            seen.indices,
+        )
+        by_lists = candidates is None and (n_users < FEW_USERS or self.query_factors is not None)
+        strongest = self.query_factors or self.n_factors
+        pool = min(OVERSAMPLING * k, len(self.rows.starts)) if self.query_factors else k
+        lists = self.lists if by_lists else None
+        # Room enough that most users never fill it: about k scores pass the first threshold.
+        keys = np.empty((n_users, 2 * pool + 64), np.uint64)
+        items = np.empty((n_users, k), np.int32)
+        scores = np.empty((n_users, k), np.float32)
+
+        def rank_users(users: tuple[int, int]) -> None:
+            if by_lists:
+                self.kernels.recommend_by_lists(
+                    self.rows, lists, histories, *users, strongest, pool, k, keys
+                )
+            else:
+                self.kernels.recommend_by_rows(
+                    self.rows, scored, histories, *users, self.n_factors, k, keys
+                )
+            found = keys[slice(*users), :k]
+            found.sort(axis=1)
+            items[slice(*users)], scores[slice(*users)] = _read_keys(found[:, ::-1])
+
+        group = 1 if by_lists else self.kernels.LANES
+        in_threads(rank_users, _split(n_users, self.n_threads, group), self.n_threads)
+        return items if candidates is None else np.where(items < 0, -1, candidates[items]), scores
+
+
+def encode(history: sp.csr_matrix, rows: sp.csr_matrix) -> sp.csr_matrix:
+    """Latent vectors x A, with sorted factors."""
+    latent = history @ rows
+    latent.sort_indices()
+    return latent
+
+
+def in_threads(work: Callable, parts: Sequence, n_threads: int) -> list:
+    """[work(part) for part in parts], by several threads where that can help."""
+    if n_threads == 1 or len(parts) == 1:
+        return [work(part) for part in parts]
+    with concurrent.futures.ThreadPoolExecutor(n_threads) as threads:
+        return list(threads.map(work, parts))
+
+
+def _split(n_users: int, n_parts: int, group: int) -> list[tuple[int, int]]:
+    """Ranges of users of about equal length, each a multiple of `group` but for the last."""
+    n_groups = -(-n_users // group)
+    n_parts = min(n_parts, n_groups)
+    ends = [min(n_groups * part // n_parts * group, n_users) for part in range(n_parts + 1)]
+    return list(itertools.pairwise(ends))
+
+
+def _read_keys(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Positions and scores of `kernels` keys; -1 and -inf for a key of 0."""
+    upper, lower = (keys >> 32).astype(np.uint32), keys.astype(np.uint32)
+    sign = np.uint32(1 << 31)
+    scores = np.where(upper & sign, upper & ~sign, ~upper).view(np.float32)
+    found = keys > 0
+    items = np.where(found, ~lower, 0).astype(np.int32)
+    return np.where(found, items, -1), np.where(found, scores, np.float32(-np.inf))
+
+
+def _strongest(latent: sp.csr_matrix, n: int) -> sp.csr_matrix:
+    """The n entries of largest magnitude of each row; ties to the lower factor."""
+    latent = latent.copy()
+    for first, end in zip(latent.indptr[:-1], latent.indptr[1:], strict=True):
+        values = latent.data[first:end]
+        values[np.argsort(-np.abs(values), kind="stable")[n:]] = 0
+    return latent
+
+
+def _take_rows(rows, chosen: np.ndarray):
+    """The chosen rows of `kernels.Rows`, in their order."""
+    lengths = rows.starts[chosen + 1] - rows.starts[chosen]
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    at = np.repeat(rows.starts[chosen] - starts[:-1], lengths) + np.arange(starts[-1])
+    starts, ids, codes = arrays = (starts, rows.ids[at], rows.codes[at])
+    for array in arrays:
+        array.flags.writeable = False  # one compilation with what a file maps
+    scale = None if rows.scale is None else rows.scale[chosen]
+    return rows._replace(starts=starts, ids=ids, codes=codes, scale=scale)

@@ -1,0 +1,90 @@
+"""Item embeddings as plain SciPy or NumPy files, with a text file of external item ids."""
+
+from __future__ import annotations
+
+import pathlib
+import zipfile
+import zlib
+
+import numpy as np
+import scipy.sparse as sp
+
+from celsa_jax.errors import InputError
+from celsa_jax.files import atomic_path, write_text
+
+
+def save_embeddings(folder: pathlib.Path, embeddings: sp.csc_matrix, item_ids: np.ndarray) -> None:
+    """Writes `embeddings.npz` (items x factors, CSC) and `items.txt` (one id a line)."""
+    if embeddings.shape[0] != len(item_ids):
+        raise ValueError(f"{embeddings.shape[0]} embeddings for {len(item_ids)} item ids")
+    write_text(folder / "items.txt", "".join(f"{item}\n" for item in item_ids))
+    path = folder / "embeddings.npz"
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        sp.save_npz(stream, embeddings)
+
+
+def load_embeddings(
+    path: str | pathlib.Path, items: str | pathlib.Path
+) -> tuple[sp.csc_matrix | np.ndarray, np.ndarray]:
+    """Reads embeddings (SciPy sparse `.npz` or NumPy `.npy`) and the ids of their rows.
+
+    Returns:
+      items x factors in float32, CSC or a dense array, and [n_items] text ids.
+
+    Raises:
+      InputError: a file is missing or damaged, values are not finite, ids repeat, or the number
+        of ids is not the number of rows.
+    """
+    path, items = pathlib.Path(path), pathlib.Path(items)
+    for file in (path, items):
+        if not file.is_file():
+            raise InputError(f"{file}: no such file")
+    try:
+        embeddings = _load_matrix(path)
+    except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(
+            f"{path}: neither a SciPy sparse .npz nor a NumPy .npy matrix: {error}"
+        ) from None
+    if embeddings.ndim != 2:
+        raise InputError(f"{path}: has {embeddings.ndim} dimensions; items x factors has two")
+    if not np.isfinite(embeddings.data if sp.issparse(embeddings) else embeddings).all():
+        raise InputError(f"{path}: holds values that are not finite")
+    # Only line feeds end a line: an id may hold any other character that Python calls a break.
+    try:
+        lines = items.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError:
+        raise InputError(f"{items}: not UTF-8") from None
+    item_ids = np.array(lines[:-1] if lines[-1] == "" else lines, np.str_)
+    if len(item_ids) != embeddings.shape[0]:
+        raise InputError(
+            f"{items}: {len(item_ids)} ids for the {embeddings.shape[0]} rows of {path}"
+        )
+    unique, counts = np.unique(item_ids, return_counts=True)
+    if (counts > 1).any():
+        raise InputError(f"{items}: the id '{unique[np.argmax(counts > 1)]}' is there twice")
+    return embeddings, item_ids
+
+
+def _load_matrix(path: pathlib.Path) -> sp.csc_matrix | np.ndarray:
+    stored = np.load(path)
+    if isinstance(stored, np.lib.npyio.NpzFile):
+        with stored:
+            if len(stored.files) == 1:
+                return _real(stored[stored.files[0]])
+        matrix = sp.load_npz(path)
+        return _real(matrix.tocsc() if matrix.ndim == 2 else matrix)
+    return _real(stored)
+
+
+def _real(matrix: sp.spmatrix | np.ndarray) -> sp.spmatrix | np.ndarray:
+    if np.iscomplexobj(matrix):
+        raise ValueError("the values are complex")
+    return matrix.astype(np.float32)
+
+
+def bytes_per_item(embeddings: sp.spmatrix | np.ndarray) -> float:
+    """Mean bytes an item: 4 a dense float32 value; 8 a non-zero (value and index)."""
+    n_items, n_factors = embeddings.shape
+    if sp.issparse(embeddings):
+        return 8 * embeddings.nnz / max(n_items, 1)
+    return 4.0 * n_factors

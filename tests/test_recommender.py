@@ -1,0 +1,272 @@
+"""Recommendations against a plain float64 ranking."""
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from celsa_jax.errors import InputError
+from celsa_jax.sparse import FORMATS, Recommender, SparseEmbeddings
+
+ENGINES = ("scipy", "numba")
+
+
+def reference(dense, histories, k, filter_seen=True, candidates=None):
+    """Each user apart, in float64; a stable sort gives ties to the lower position."""
+    dense, histories = np.asarray(dense, np.float64), np.asarray(histories, np.float64)
+    items = np.full((len(histories), k), -1)
+    scores = np.full((len(histories), k), -np.inf)
+    for user, x in enumerate(histories):
+        score = dense @ (dense.T @ x)
+        admissible = [
+            i
+            for i in range(len(dense))
+            if not (filter_seen and x[i]) and (candidates is None or i in candidates)
+        ]
+        best = sorted(admissible, key=lambda i: -score[i])[:k]
+        items[user, : len(best)] = best
+        scores[user, : len(best)] = score[best]
+    return items, scores
+
+
+@st.composite
+def eighths(draw):
+    """Embeddings in multiples of 1/8, so that float32 sums are exact and ties common."""
+    n_items, n_factors = draw(st.integers(1, 40)), draw(st.integers(1, 12))
+    values = st.sampled_from([0, 0, 0, 0, 1, 2, 4, -1, -3, 8])
+    dense = draw(hnp.arrays(np.float32, (n_items, n_factors), elements=values)) / 8
+    # Both sides of the bound between lists and rows, and of a group of lanes.
+    n_users = draw(st.sampled_from([1, 2, 9, 17, 70]))
+    rows = draw(hnp.arrays(np.float32, (3, n_items), elements=st.sampled_from([0, 0, 1])))
+    histories = np.vstack([np.zeros_like(rows[:1]), np.ones_like(rows[:1]), rows])
+    histories = np.resize(histories, (n_users, n_items))
+    k = draw(st.integers(1, n_items + 3))
+    candidates = draw(st.none() | st.lists(st.integers(0, n_items - 1), max_size=n_items))
+    return dense, histories, k, draw(st.booleans()), candidates
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("form", ["float32", "float16"])
+@given(case=eighths())
+@settings(max_examples=60, deadline=None)
+def test_identical_to_the_reference_ties_included(engine, form, case):
+    dense, histories, k, filter_seen, candidates = case
+    recommender = Recommender(SparseEmbeddings.from_dense(dense, format=form), engine=engine)
+    items, scores = recommender.recommend(
+        sp.csr_matrix(histories), k, filter_seen=filter_seen, candidates=candidates
+    )
+    assert (items.dtype, scores.dtype) == (np.int32, np.float32)
+    expected = reference(dense, histories, k, filter_seen, candidates)
+    np.testing.assert_array_equal(items, expected[0])
+    np.testing.assert_array_equal(scores, expected[1])
+
+
+def random_embeddings(n_items, n_factors=32, k=4, seed=0):
+    rng = np.random.default_rng(seed)
+    factors = np.argsort(rng.random((n_items, n_factors)), axis=1)[:, :k]
+    dense = np.zeros((n_items, n_factors), np.float32)
+    np.put_along_axis(dense, factors, rng.normal(size=(n_items, k)).astype(np.float32), axis=1)
+    return dense / np.linalg.norm(dense, axis=1, keepdims=True)
+
+
+def random_histories(n_users, n_items, length, seed=1):
+    rng = np.random.default_rng(seed)
+    items = np.concatenate([rng.choice(n_items, length, replace=False) for _ in range(n_users)])
+    indptr = np.arange(0, len(items) + 1, length)
+    return sp.csr_matrix((np.ones(len(items)), items, indptr), shape=(n_users, n_items))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("n_users", [3, 100])
+def test_agrees_with_float64_wherever_scores_differ(engine, form, n_users):
+    """Formats that round are compared on what they hold."""
+    stored = SparseEmbeddings.from_dense(random_embeddings(3000), format=form)
+    histories = random_histories(n_users, 3000, 20)
+    items, scores = Recommender(stored, engine=engine).recommend(histories, 50)
+    expected, exact = reference(stored.tocsr().toarray(), histories.toarray(), 51)
+    np.testing.assert_allclose(scores, exact[:, :50], atol=1e-5)
+    gaps = -np.diff(exact, axis=1)
+    before = np.column_stack([np.full(n_users, np.inf), gaps[:, :-1]])
+    clear = (before > 1e-5) & (gaps > 1e-5)
+    assert clear.mean() > 0.9
+    np.testing.assert_array_equal(items[clear], expected[:, :50][clear])
+
+
+@pytest.mark.parametrize("n_users", [2, 20])
+def test_catalogues_of_many_tiles_and_blocks(n_users):
+    """Ties across all boundaries of the compiled scans (2^14 and 2^16 items)."""
+    n_items = 70_000
+    rng = np.random.default_rng(2)
+    dense = np.zeros((n_items, 4), np.float32)
+    dense[np.arange(n_items), rng.integers(0, 4, n_items)] = rng.integers(-4, 5, n_items) / 4
+    histories = random_histories(n_users, n_items, 30)
+    recommender = Recommender(SparseEmbeddings.from_dense(dense), engine="numba")
+    for k in (10, 3000):
+        items, scores = recommender.recommend(histories, k)
+        exact = (histories @ dense.astype(np.float64)) @ dense.T.astype(np.float64)
+        exact[histories.nonzero()] = -np.inf
+        expected = np.argsort(-exact, axis=1, kind="stable")[:, :k]
+        np.testing.assert_array_equal(items, expected)
+        np.testing.assert_array_equal(scores, np.take_along_axis(exact, expected, axis=1))
+
+
+def test_scores_that_only_rise_overflow_no_buffer():
+    """Every item enters the buffer, which is cut again and again."""
+    dense = np.linspace(0.1, 1, 40_000, dtype=np.float32)[:, None]
+    recommender = Recommender(SparseEmbeddings.from_dense(dense), engine="numba")
+    histories = sp.csr_matrix(([1.0] * 10, (range(10), range(10))), shape=(10, len(dense)))
+    for users in (histories[:1], histories):
+        items, _ = recommender.recommend(users, 7)
+        np.testing.assert_array_equal(
+            items, np.tile(np.arange(39_999, 39_992, -1), (len(items), 1))
+        )
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_company_and_threads_change_no_bit(engine):
+    stored = SparseEmbeddings.from_dense(random_embeddings(500), format="int8")
+    histories = random_histories(300, 500, 30)
+    recommender = Recommender(stored, engine=engine)
+    items, scores = recommender.recommend(histories, 40)
+    threaded = Recommender(stored, engine=engine, n_threads=3).recommend(histories, 40)
+    alone = [
+        Recommender(stored, engine=engine).recommend(histories[u], 40) for u in range(0, 300, 50)
+    ]
+    np.testing.assert_array_equal(items, threaded[0])
+    np.testing.assert_array_equal(scores, threaded[1])
+    np.testing.assert_array_equal(items[::50], np.concatenate([a[0] for a in alone]))
+    np.testing.assert_array_equal(scores[::50], np.concatenate([a[1] for a in alone]))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_withheld_items_come_first(checkerboard, engine):
+    """One factor for the even items, one for the odd ones: only the withheld item is left."""
+    data, withheld = checkerboard
+    dense = np.zeros((12, 2))
+    dense[np.arange(12), np.arange(12) % 2] = 1
+    recommender = Recommender(SparseEmbeddings.from_dense(dense), engine=engine)
+    items, _ = recommender.recommend(data.matrix, 1)
+    np.testing.assert_array_equal(items[:, 0], withheld)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_histories_of_any_kind(engine):
+    """Weights, repeated and unsorted entries, other sparse kinds and types of index."""
+    dense = random_embeddings(50)
+    recommender = Recommender(SparseEmbeddings.from_dense(dense), engine=engine)
+    expected = reference(dense, [[0] * 3 + [2.5] + [0] * 3 + [1] + [0] * 42], 9)
+    entries = ([1.0, 1.0, 1.5], [7, 3, 3], [0, 3])
+    plain = sp.csr_matrix(entries, shape=(1, 50))
+    wide = sp.csr_matrix(entries, shape=(1, 50))
+    wide.indices, wide.indptr = wide.indices.astype(np.int64), wide.indptr.astype(np.int64)
+    for histories in (plain, wide, sp.coo_array(plain), sp.csc_matrix(plain)):
+        items, scores = recommender.recommend(histories, 9)
+        np.testing.assert_array_equal(items, expected[0])
+        np.testing.assert_allclose(scores, expected[1], atol=1e-6)
+    np.testing.assert_array_equal(plain.indices, [7, 3, 3])  # the caller's matrix is left alone
+
+
+def test_similar_items_are_cosines_and_begin_with_the_item():
+    dense = random_embeddings(80)
+    items, scores = Recommender(SparseEmbeddings.from_dense(dense)).similar_items([7, 3], 5)
+    cosine = dense.astype(np.float64) @ dense.T
+    np.testing.assert_array_equal(items[:, 0], [7, 3])
+    np.testing.assert_array_equal(items, np.argsort(-cosine[[7, 3]], axis=1)[:, :5])
+    np.testing.assert_allclose(scores, -np.sort(-cosine[[7, 3]], axis=1)[:, :5], atol=1e-6)
+
+
+def test_recommend_ids_reports_what_it_does_not_know():
+    dense, ids = random_embeddings(30), [f"book {i}" for i in range(30)]
+    recommender = Recommender(SparseEmbeddings.from_dense(dense, ids))
+    found = recommender.recommend_ids(["book 3", "atlas", "book 8"], 4)
+    expected = reference(dense, np.isin(np.arange(30), [3, 8])[None], 4)
+    assert found.item_ids.tolist() == [ids[i] for i in expected[0][0]]
+    np.testing.assert_allclose(found.scores, expected[1][0], atol=1e-6)
+    assert found.unknown == ["atlas"]
+    assert len(recommender.recommend_ids([f"book {i}" for i in range(29)], 4).item_ids) == 1
+    assert len(recommender.recommend_ids(["atlas"], 4).item_ids) == 4  # all scores are 0
+    with pytest.raises(InputError, match="a list of ids, not one text"):
+        recommender.recommend_ids("book 3")
+
+
+def test_encode_is_the_product_with_the_embeddings():
+    dense = random_embeddings(60)
+    histories = random_histories(5, 60, 7)
+    latent = Recommender(SparseEmbeddings.from_dense(dense)).encode(histories)
+    assert latent.has_sorted_indices
+    np.testing.assert_allclose(latent.toarray(), histories.toarray() @ dense, atol=1e-6)
+
+
+def test_approximate_retrieval_agrees_between_engines_and_becomes_exact():
+    stored = SparseEmbeddings.from_dense(random_embeddings(4000, 256, 8))
+    histories = random_histories(12, 4000, 25)
+    exact, exact_scores = Recommender(stored).recommend(histories, 20)
+    overlaps = []
+    for query_factors in (5, 20, 80, 256):
+        (items, scores), (same, _) = (
+            Recommender(stored, engine=e, query_factors=query_factors).recommend(histories, 20)
+            for e in ("numba", "scipy")
+        )
+        np.testing.assert_array_equal(items, same)
+        overlaps.append(sum(len(np.intersect1d(a, b)) for a, b in zip(items, exact, strict=True)))
+        # What is found has its exact score.
+        both = items[:, 0] == exact[:, 0]
+        np.testing.assert_array_equal(scores[both, 0], exact_scores[both, 0])
+    assert overlaps == sorted(overlaps)
+    assert overlaps[0] < 0.9 * exact.size
+    assert overlaps[-1] == exact.size
+
+
+def test_embeddings_without_items_or_users():
+    for engine in ENGINES:
+        recommender = Recommender(SparseEmbeddings.from_dense(np.zeros((3, 2))), engine=engine)
+        items, scores = recommender.recommend(sp.csr_matrix((0, 3)), 2)
+        assert items.shape == scores.shape == (0, 2)
+        items, _ = recommender.recommend(sp.csr_matrix((1, 3)), 2, candidates=[])
+        np.testing.assert_array_equal(items, [[-1, -1]])
+        recommender.warm_up()
+        nothing = Recommender(SparseEmbeddings.from_dense(np.zeros((0, 2))), engine=engine)
+        np.testing.assert_array_equal(nothing.recommend(sp.csr_matrix((1, 0)), 1)[0], [[-1]])
+
+
+def outside(position):
+    matrix = sp.csr_matrix(([1.0, 1.0], [0, 2], [0, 1, 2]), shape=(2, 4))
+    matrix.indices[1] = position
+    return matrix
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda r: r.recommend(sp.csr_matrix((1, 5))), "5 items, the embeddings 4"),
+        (lambda r: r.recommend(np.zeros((1, 4))), "must be a sparse matrix"),
+        (lambda r: r.recommend(outside(4)), "row 1 of the histories has item position 4"),
+        (lambda r: r.recommend(outside(-1)), "row 1 of the histories has item position -1"),
+        (lambda r: r.recommend(sp.csr_matrix([[0, np.nan, 0, 0]])), "row 0 .* not finite"),
+        (lambda r: r.recommend(sp.csr_matrix([[1j, 0, 0, 0]])), "complex"),
+        (lambda r: r.recommend(sp.csr_matrix((1, 4)), 0), "k is 0"),
+        (lambda r: r.recommend(sp.csr_matrix((1, 4)), 2.5), "k is 2.5"),
+        (lambda r: r.recommend(sp.csr_matrix((1, 4)), candidates=[4]), "candidates: 4 is no item"),
+        (lambda r: r.recommend(sp.csr_matrix((1, 4)), candidates=[0.5]), "whole numbers"),
+        (lambda r: r.similar_items([-1]), "items: -1 is no item position"),
+        (lambda r: r.encode(outside(9)), "item position 9"),
+        (lambda r: Recommender(r.embeddings, engine="gpu"), "unknown engine 'gpu'"),
+        (lambda r: Recommender(r.embeddings, n_threads=-1), "n_threads is -1"),
+        (lambda r: Recommender(r.embeddings, query_factors=0), "query_factors is 0"),
+    ],
+)
+def test_bad_requests_are_named(call, message):
+    recommender = Recommender(SparseEmbeddings.from_dense(np.eye(4)))
+    with pytest.raises(InputError, match=message):
+        call(recommender)
+
+
+def test_without_numba_scipy_serves(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    stored = SparseEmbeddings.from_dense(np.eye(4))
+    assert Recommender(stored).engine == "scipy"
+    with pytest.raises(InputError, match=r"pip install 'celsa_jax\[serve\]'"):
+        Recommender(stored, engine="numba")

@@ -1,0 +1,227 @@
+"""Formats and files of sparse embeddings."""
+
+import json
+import mmap
+import struct
+
+import numpy as np
+import pytest
+import safetensors
+import scipy.sparse as sp
+from hypothesis import given
+from hypothesis import strategies as st
+
+from celsa_jax.errors import InputError
+from celsa_jax.sparse import FORMATS, SparseEmbeddings
+
+
+def unit_rows(n_items=200, n_factors=64, k=8, seed=0):
+    """Dense float32 rows of unit length with exactly k non-zeros."""
+    rng = np.random.default_rng(seed)
+    dense = np.zeros((n_items, n_factors), np.float32)
+    for row in dense:
+        row[rng.choice(n_factors, k, replace=False)] = rng.normal(size=k)
+    return dense / np.linalg.norm(dense, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize(
+    ("form", "n_bytes", "error"),
+    [("float32", 6, 0), ("float16", 4, 2**-11), ("int8", 3, 0.5 / 127), ("int4", 2, 0.15)],
+)
+def test_formats_keep_values_to_their_precision_in_their_bytes(form, n_bytes, error):
+    dense = unit_rows()
+    stored = SparseEmbeddings.from_dense(dense, format=form)
+    assert stored.format == form
+    assert stored.bytes_per_item == 8 * n_bytes
+    assert np.abs(stored.tocsr().toarray() - dense).max() <= error * 1.0001
+    assert stored.tocsr().has_sorted_indices
+    assert (stored.tocsc() != stored.tocsr()).nnz == 0
+
+
+def test_int8_by_hand():
+    stored = SparseEmbeddings.from_dense([[0.6, 0, -0.8], [0, 0, 0], [0, 1, 0]], format="int8")
+    np.testing.assert_array_equal(stored.arrays["factors"], [0, 2, 1])
+    np.testing.assert_array_equal(stored.arrays["values"], [76, -102, 127])
+    np.testing.assert_allclose(
+        stored.tocsr().toarray(), [[76 / 127, 0, -102 / 127], [0, 0, 0], [0, 1, 0]], rtol=1e-6
+    )
+
+
+def test_int4_by_hand():
+    """With up to 16 different values the codebook holds them all, and nothing is lost."""
+    dense = np.zeros((3, 4096), np.float32)
+    dense[0, [5, 4095]] = 0.6, -0.8
+    dense[2, 7] = 1
+    stored = SparseEmbeddings.from_dense(dense, format="int4")
+    packed, codebook = stored.arrays["packed"], stored.arrays["codebook"]
+    np.testing.assert_array_equal(packed >> 4, [5, 4095, 7])
+    np.testing.assert_allclose(codebook[packed & 15], [0.6, -0.8, 1], rtol=1e-6)
+    np.testing.assert_allclose(stored.tocsr().toarray(), dense, rtol=1e-6)
+
+
+def test_int4_fits_its_codebook_and_keeps_rows_unit():
+    dense = unit_rows(2000)
+    stored = SparseEmbeddings.from_dense(dense, format="int4")
+    rows = stored.tocsr()
+    np.testing.assert_allclose(np.sqrt(rows.multiply(rows).sum(axis=1)), 1, rtol=1e-6)
+    values = dense[dense != 0]
+    plain = np.clip(np.rint(values * 7), -7, 7) / 7
+    codes = stored.arrays["packed"] & 15
+    fitted = stored.arrays["codebook"][codes]
+    assert np.mean((fitted - values) ** 2) < 0.7 * np.mean((plain - values) ** 2)
+    # A codebook that Lloyd's algorithm leaves alone holds the mean of each of its cells.
+    for code in range(16):
+        assert fitted[codes == code][0] == pytest.approx(values[codes == code].mean(), abs=1e-3)
+
+
+def test_from_scipy_takes_any_matrix():
+    """Repeated entries add up, explicit zeros go, factors come in order."""
+    entries = ([1.0, 2.0, 0.0, 3.0], ([0, 0, 1, 0], [4, 4, 2, 1]))
+    stored = SparseEmbeddings.from_scipy(sp.coo_matrix(entries, shape=(2, 5)), ["b", "a"])
+    np.testing.assert_array_equal(stored.starts, [0, 2, 2])
+    np.testing.assert_array_equal(stored.arrays["factors"], [1, 4])
+    np.testing.assert_array_equal(stored.arrays["values"], [3, 3])
+    assert stored.item_ids.tolist() == ["b", "a"]
+
+
+def test_summary_counts_the_lists_by_factor_and_sign():
+    dense = [[0.5, 0, -1], [0.5, 0, 2], [0.25, 0, 0], [0, 0, 0]]
+    summary = SparseEmbeddings.from_dense(dense).summary()
+    assert summary["nnz"] == 5
+    assert summary["nnz_per_row"] == {"min": 0, "median": 1.5, "mean": 1.25, "p99": 2, "max": 2}
+    # (0, +): 3 items; (2, -): 1; (2, +): 1; three of the six lists are empty.
+    assert summary["lists"]["used"] == summary["lists"]["empty"] == 3
+    assert summary["lists"]["length"]["mean"] == pytest.approx(5 / 3)
+    assert summary["lists"]["length"]["max"] == 3
+    json.dumps(summary)
+
+
+def is_mapped(array):
+    while isinstance(array, np.ndarray):
+        array = array.base
+    return isinstance(array, mmap.mmap)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("ragged", [False, True])
+def test_save_and_load(tmp_path, form, ragged):
+    dense = unit_rows()
+    if ragged:
+        dense[3] = 0
+    ids = np.array([f"Ünit {i}" for i in range(len(dense))])
+    metadata = {"run": {"seed": 3, "name": "café"}}
+    stored = SparseEmbeddings.from_dense(dense, ids, format=form, metadata=metadata)
+    stored.save(tmp_path / "E")
+    loaded = SparseEmbeddings.load(tmp_path / "E")
+    assert loaded.format == form
+    assert loaded.metadata == metadata
+    assert loaded.item_ids.tolist() == ids.tolist()
+    np.testing.assert_array_equal(loaded.starts, stored.starts)
+    for name, array in stored.arrays.items():
+        np.testing.assert_array_equal(loaded.arrays[name], array)
+        assert is_mapped(loaded.arrays[name])
+        assert not loaded.arrays[name].flags.writeable
+    assert [p.name for p in tmp_path.iterdir()] == ["E"]
+
+
+def test_files_are_safetensors(tmp_path):
+    """Read by the library that owns the layout."""
+    stored = SparseEmbeddings.from_dense(unit_rows(), format="int8")
+    stored.save(tmp_path / "E")
+    with safetensors.safe_open(tmp_path / "E", "np") as file:
+        assert file.metadata()["kind"] == "celsa_jax.sparse_embeddings"
+        assert file.metadata()["nnz_per_row"] == "8"
+        np.testing.assert_array_equal(file.get_tensor("values"), stored.arrays["values"])
+        np.testing.assert_array_equal(file.get_tensor("factors"), stored.arrays["factors"])
+        assert bytes(file.get_tensor("item_ids")[11]).decode() == "11\x00"[:3]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    path = tmp_path_factory.mktemp("saved") / "E"
+    SparseEmbeddings.from_dense(unit_rows(20), format="float16").save(path)
+    return path
+
+
+@given(data=st.data())
+def test_a_flipped_bit_anywhere_is_found(saved, data):
+    content = bytearray(saved.read_bytes())
+    at = data.draw(st.integers(0, len(content) - 1))
+    content[at] ^= 1 << data.draw(st.integers(0, 7))
+    damaged = saved.with_name("damaged")
+    damaged.write_bytes(content)
+    with pytest.raises(InputError, match="damaged"):
+        SparseEmbeddings.load(damaged)
+
+
+@given(data=st.data())
+def test_a_truncated_file_is_found(saved, data):
+    content = saved.read_bytes()
+    damaged = saved.with_name("damaged")
+    damaged.write_bytes(content[: data.draw(st.integers(0, len(content) - 1))])
+    with pytest.raises(InputError, match="damaged"):
+        SparseEmbeddings.load(damaged)
+
+
+def test_unverified_loading_checks_sizes_alone(saved, tmp_path):
+    content = bytearray(saved.read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "altered").write_bytes(content)
+    SparseEmbeddings.load(tmp_path / "altered", verify=False)
+    (tmp_path / "longer").write_bytes(content + b"x")
+    with pytest.raises(InputError, match="longer: altered"):
+        SparseEmbeddings.load(tmp_path / "longer", verify=False)
+
+
+def test_a_newer_version_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr("celsa_jax.sparse.embeddings.VERSION", 2)
+    SparseEmbeddings.from_dense(np.eye(3)).save(tmp_path / "E")
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="version 2 of the format, newer than 1; update"):
+        SparseEmbeddings.load(tmp_path / "E")
+
+
+def test_other_files_are_refused(tmp_path):
+    (tmp_path / "text").write_text("user_id,item_id\n" * 9)
+    header = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    (tmp_path / "tensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+    for name in ("text", "tensors"):
+        with pytest.raises(InputError, match=f"{name}: not a file of sparse embeddings"):
+            SparseEmbeddings.load(tmp_path / name)
+    with pytest.raises(InputError, match="nowhere: No such file"):
+        SparseEmbeddings.load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("kind", ["npz", "npy"])
+def test_load_reads_scipy_and_numpy_files(tmp_path, kind):
+    dense = unit_rows(5)
+    if kind == "npz":
+        sp.save_npz(tmp_path / "E.npz", sp.csc_matrix(dense))
+    else:
+        np.save(tmp_path / "E.npy", dense)
+    (tmp_path / "items.txt").write_text("a\nb\nc\nd\ne\n")
+    loaded = SparseEmbeddings.load(tmp_path / f"E.{kind}")
+    np.testing.assert_array_equal(loaded.tocsr().toarray(), dense)
+    assert loaded.item_ids.tolist() == list("abcde")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: SparseEmbeddings.from_dense([[1.0, np.nan]]), "not finite, first in row 0"),
+        (lambda: SparseEmbeddings.from_dense(np.ones(3)), "items x factors"),
+        (lambda: SparseEmbeddings.from_dense(np.eye(2) * 1j), "complex"),
+        (lambda: SparseEmbeddings.from_dense(np.eye(2), ["a"]), "1 item ids for 2 rows"),
+        (lambda: SparseEmbeddings.from_dense(np.eye(2), ["a", "a"]), "'a' is there twice"),
+        (lambda: SparseEmbeddings.from_dense(np.eye(2), format="int2"), "unknown format 'int2'"),
+        (
+            lambda: SparseEmbeddings.from_dense([[0, 1], [3, 4]], format="int8"),
+            "row 1 has length 5",
+        ),
+        (lambda: SparseEmbeddings.from_dense(np.eye(1, 4097), format="int4"), "up to 4096 factors"),
+        (lambda: SparseEmbeddings.from_dense([[1e6]], format="float16"), "do not fit float16"),
+    ],
+)
+def test_bad_embeddings_are_named(make, message):
+    with pytest.raises(InputError, match=message):
+        make()
