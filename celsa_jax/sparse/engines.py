@@ -1,9 +1,9 @@
 """The two engines behind `Recommender`: SciPy products, and compiled scans of the stored formats.
 
-`rank(history, seen, k, candidates)` takes CSR histories [n_users, n_items] with sorted int32
-columns and finite float32 values, CSR rows of what must not be recommended, and ascending
-candidate positions or None; k is at most the number of candidates. It returns positions
-[n_users, k] (-1 where nothing is left) and float32 scores.
+`rank(history, seen, k, candidates, query_factors, n_threads)` takes CSR histories
+[n_users, n_items] with sorted int32 columns and finite float32 values, CSR rows of what must not
+be recommended, and ascending candidate positions or None; k is at most the number of candidates.
+It returns positions [n_users, k] (-1 where nothing is left) and float32 scores.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import concurrent.futures
 import functools
 import itertools
+import os
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -21,21 +22,31 @@ from celsa_jax.sparse.formats import ids_and_codes
 from celsa_jax.sparse.retrieval import top_k
 
 FEW_USERS = 8  # from here on scanning all rows for many users at once beats their lists
-OVERSAMPLING = 4  # candidates for each wanted item in approximate retrieval
+OVERSAMPLING = 10  # candidates for each wanted item in approximate retrieval
 _SCORES_AT_ONCE = 1 << 24  # of the SciPy engine: 64 MiB
 
 
 class ScipyEngine:
     """The reference: x A A^T by sparse products over the decoded matrix."""
 
-    def __init__(self, embeddings: SparseEmbeddings, n_threads: int, query_factors: int | None):
+    def __init__(self, embeddings: SparseEmbeddings):
         self.rows = embeddings.tocsr()
         self.columns = self.rows.T.tocsr()  # the transpose by rows is A by columns
-        self.n_threads = n_threads
-        self.query_factors = query_factors
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held for scoring."""
+        arrays = [getattr(m, a) for m in (self.rows, self.columns) for a in ("data", "indices")]
+        return sum(a.nbytes for a in (*arrays, self.rows.indptr, self.columns.indptr))
 
     def rank(
-        self, history: sp.csr_matrix, seen: sp.csr_matrix, k: int, candidates: np.ndarray | None
+        self,
+        history: sp.csr_matrix,
+        seen: sp.csr_matrix,
+        k: int,
+        candidates: np.ndarray | None,
+        query_factors: int | None,
+        n_threads: int,
     ) -> tuple[np.ndarray, np.ndarray]:
         at_once = max(1, _SCORES_AT_ONCE // self.rows.shape[0])
 
@@ -43,18 +54,18 @@ class ScipyEngine:
             latent = encode(history[first : first + at_once], self.rows)
             excluded = seen[first : first + at_once]
             scores = self._scores(latent, excluded, candidates)
-            if self.query_factors is not None:
-                strong = _strongest(latent, self.query_factors)
+            if query_factors is not None:
+                strong = _strongest(latent, query_factors)
                 pool = top_k(self._scores(strong, excluded, candidates), OVERSAMPLING * k)
                 missed = np.ones(scores.shape, bool)
                 np.put_along_axis(missed, pool, False, axis=1)
-                missed[np.diff(latent.indptr) <= self.query_factors] = False  # ranked exactly
+                missed[np.diff(latent.indptr) <= query_factors] = False  # ranked exactly
                 scores[missed] = -np.inf
             best = top_k(scores, k)
             values = np.take_along_axis(scores, best, axis=1)
             return np.where(values == -np.inf, -1, best), values
 
-        blocks = in_threads(rank_block, range(0, history.shape[0], at_once), self.n_threads)
+        blocks = in_threads(rank_block, range(0, history.shape[0], at_once), n_threads)
         return tuple(np.concatenate(part) for part in zip(*blocks, strict=True))
 
     def _scores(
@@ -70,7 +81,7 @@ class ScipyEngine:
 class NumbaEngine:
     """Compiled: the lists of active factors for a few users, all rows at once for many."""
 
-    def __init__(self, embeddings: SparseEmbeddings, n_threads: int, query_factors: int | None):
+    def __init__(self, embeddings: SparseEmbeddings):
         from celsa_jax.sparse import kernels
 
         self.kernels = kernels
@@ -86,8 +97,6 @@ class NumbaEngine:
             embeddings.row_scale,
         )
         self.n_factors = embeddings.n_factors
-        self.n_threads = n_threads
-        self.query_factors = query_factors
 
     @functools.cached_property
     def lists(self):
@@ -102,12 +111,24 @@ class NumbaEngine:
         in_threads(
             lambda block: self.kernels.fill_lists(self.rows, lists, block),
             range(n_blocks),
-            self.n_threads,
+            n_cores(),
         )
         return lists
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes held for scoring, the lists among them once they are built."""
+        arrays = [*self.rows, *vars(self).get("lists", ())]
+        return sum(a.nbytes for a in arrays if isinstance(a, np.ndarray))
+
     def rank(
-        self, history: sp.csr_matrix, seen: sp.csr_matrix, k: int, candidates: np.ndarray | None
+        self,
+        history: sp.csr_matrix,
+        seen: sp.csr_matrix,
+        k: int,
+        candidates: np.ndarray | None,
+        query_factors: int | None,
+        n_threads: int,
     ) -> tuple[np.ndarray, np.ndarray]:
         n_users = history.shape[0]
         scored = self.rows
@@ -121,9 +142,9 @@ class NumbaEngine:
             seen.indptr.astype(np.int64),
             seen.indices,
         )
-        by_lists = candidates is None and (n_users < FEW_USERS or self.query_factors is not None)
-        strongest = self.query_factors or self.n_factors
-        pool = min(OVERSAMPLING * k, len(self.rows.starts)) if self.query_factors else k
+        by_lists = candidates is None and (n_users < FEW_USERS or query_factors is not None)
+        strongest = query_factors or self.n_factors
+        pool = min(OVERSAMPLING * k, len(self.rows.starts)) if query_factors else k
         lists = self.lists if by_lists else None
         # Room enough that most users never fill it: about k scores pass the first threshold.
         keys = np.empty((n_users, 2 * pool + 64), np.uint64)
@@ -143,8 +164,9 @@ class NumbaEngine:
             found.sort(axis=1)
             items[slice(*users)], scores[slice(*users)] = _read_keys(found[:, ::-1])
 
-        group = 1 if by_lists else self.kernels.LANES
-        in_threads(rank_users, _split(n_users, self.n_threads, group), self.n_threads)
+        lanes = self.kernels.LANES
+        group = 1 if by_lists else lanes if n_users >= lanes * n_threads else lanes // 4
+        in_threads(rank_users, _split(n_users, n_threads, group), n_threads)
         return items if candidates is None else np.where(items < 0, -1, candidates[items]), scores
 
 
@@ -159,8 +181,22 @@ def in_threads(work: Callable, parts: Sequence, n_threads: int) -> list:
     """[work(part) for part in parts], by several threads where that can help."""
     if n_threads == 1 or len(parts) == 1:
         return [work(part) for part in parts]
-    with concurrent.futures.ThreadPoolExecutor(n_threads) as threads:
-        return list(threads.map(work, parts))
+    return list(_threads(n_threads).map(work, parts))
+
+
+@functools.cache
+def _threads(n: int) -> concurrent.futures.ThreadPoolExecutor:
+    """Threads that stay: new ones would get all their memory afresh at every request."""
+    return concurrent.futures.ThreadPoolExecutor(n, "celsa_jax")
+
+
+if hasattr(os, "register_at_fork"):  # a forked child has no threads but its own
+    os.register_at_fork(after_in_child=_threads.cache_clear)
+
+
+def n_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _split(n_users: int, n_parts: int, group: int) -> list[tuple[int, int]]:

@@ -148,8 +148,7 @@ def recommend_by_lists(rows, lists, histories, first, last, strongest, pool, k, 
             count = _collect_one(tile, low, wanted, keys[user : user + 1], count, threshold)
         if cut:
             count = _finish(keys[user], count, wanted)
-            for at in range(count):
-                _rescore(keys[user], at, latent, rows)
+            _rescore(keys[user, :count], latent, rows)
         _finish(keys[user], count, k)
 
 
@@ -252,15 +251,18 @@ def _score_lists(tile, latent, active, lists, block, rows):
 
 
 @_compiled
-def _rescore(keys, at, latent, rows):
-    """Replaces the score in a key by the exact one."""
-    score = np.zeros(1, np.float32)
-    i = _key_position(keys[at])
-    for j in range(rows.starts[i], rows.starts[i + 1]):
-        value = _value(rows.codes, j, rows.mask, rows.table)
-        score[0] += value * latent[rows.ids[j] >> rows.shift, 0]
-    score[0] = score[0] * _row_scale(rows.scale, i) + np.float32(0)
-    keys[at] = _key(score.view(np.uint32)[0], i)
+def _rescore(keys, latent, rows):
+    """Replaces the scores in keys by the exact ones."""
+    score = np.empty(1, np.float32)
+    bits = score.view(np.uint32)
+    for at in range(len(keys)):
+        i = _key_position(keys[at])
+        total = np.float32(0)
+        for j in range(rows.starts[i], rows.starts[i + 1]):
+            value = _value(rows.codes, j, rows.mask, rows.table)
+            total += value * latent[rows.ids[j] >> rows.shift, 0]
+        score[0] = total * _row_scale(rows.scale, i) + np.float32(0)
+        keys[at] = _key(bits[0], i)
 
 
 @_compiled

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import os
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +11,7 @@ import scipy.sparse as sp
 
 from celsa_jax.errors import InputError
 from celsa_jax.sparse.embeddings import SparseEmbeddings
-from celsa_jax.sparse.engines import FEW_USERS, NumbaEngine, ScipyEngine, encode
+from celsa_jax.sparse.engines import FEW_USERS, NumbaEngine, ScipyEngine, encode, n_cores
 
 ENGINES = ("auto", "numba", "scipy")
 
@@ -48,7 +47,8 @@ class Recommender:
       engine: `numba`, `scipy`, or `auto`: numba if it is installed.
       n_threads: threads over users; 0 for all cores.
       query_factors: approximate retrieval: only this many of a user's strongest factors find
-        4 k candidates, which are then scored exactly. None is exact.
+        10 k candidates, which are then scored exactly; worth it from some 100,000 items on. None
+        is exact.
     """
 
     def __init__(
@@ -73,7 +73,14 @@ class Recommender:
         make = NumbaEngine if engine == "numba" else ScipyEngine
         self.embeddings = embeddings
         self.engine = engine
-        self._engine = make(embeddings, n_threads or _n_cores(), query_factors)
+        self.n_threads = n_threads or n_cores()
+        self.query_factors = query_factors
+        self._engine = make(embeddings)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held for scoring, item ids apart."""
+        return self._engine.nbytes
 
     def recommend(
         self,
@@ -109,7 +116,7 @@ class Recommender:
         scores = np.full((history.shape[0], k), -np.inf, np.float32)
         if n_found and history.shape[0]:
             items[:, :n_found], scores[:, :n_found] = self._engine.rank(
-                history, seen, n_found, candidates
+                history, seen, n_found, candidates, self.query_factors, self.n_threads
             )
         return items, scores
 
@@ -149,7 +156,7 @@ class Recommender:
         """Builds and compiles ahead what the first requests would wait for."""
         empty = sp.csr_matrix((FEW_USERS, self.embeddings.n_items), dtype=np.float32)
         self.recommend(empty[:1], 1)
-        self.recommend(empty, 1)
+        self.recommend(empty, 1, candidates=range(min(1, self.embeddings.n_items)))
 
     def _check(self, user_items: sp.spmatrix | sp.sparray) -> sp.csr_matrix:
         """Histories as CSR with sorted int32 columns and finite float32 values."""
@@ -205,7 +212,3 @@ class Recommender:
     @functools.cached_property
     def _positions(self) -> dict[str, int]:
         return {item: i for i, item in enumerate(self.embeddings.item_ids.tolist())}
-
-
-def _n_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -1,0 +1,260 @@
+r"""Times engines that answer "the k best unseen items for this history", all in one run, in turn.
+
+    pip install -e ".[bench]"
+    python -m experiments.benchmark_inference --embeddings=F --interactions=FILE [--items=items.txt]
+    python -m experiments.benchmark_inference --n_items=1000000 --n_factors=4096 --nnz=16 \
+        --history=77 --engines=exact_scipy,exact_fast,approximate
+
+With embeddings (a run's `embeddings.npz` or a file of experiments.export) the users of
+--interactions ask; otherwise embeddings and histories are random, with list lengths that fall by
+a power law from --longest_list times the mean. --format converts first. Every round times each
+engine once on the same users: each of --n_single users alone (one thread), then all of --n_users
+in a batch, with 1, 2, ... threads. Engines are those of experiments/inference_engines.py; one
+that is not installed, or too large, is reported as skipped.
+
+For each engine: one_user_p50_us, one_user_p99_us (over users and rounds), batched_us_per_user
+(one thread, median over rounds), users_per_s_by_threads, bytes (in memory), load_s (from the file
+or matrix to the first answer, compiled code in the cache), overlap_with_exact (share of
+exact_scipy's k items found). --memory adds resident_growth_mb of exact_fast in a process of its
+own. --figures=FOLDER needs --interactions and draws nDCG@100 against bytes and against latency,
+for the formats, approximate retrieval, and the dense models of --dense_models.
+
+The last line printed is one JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+import scipy.optimize
+import scipy.sparse as sp
+import threadpoolctl
+from absl import flags
+
+from celsa_jax.errors import InputError
+from celsa_jax.sparse import FORMATS, SparseEmbeddings
+from experiments import cli, inputs
+from experiments.inference_engines import ENGINES, Catalogue, Skipped
+
+_ENGINES = flags.DEFINE_list("engines", list(ENGINES), "Which to time.")
+_FORMAT = flags.DEFINE_enum("format", None, FORMATS, "Convert the embeddings first.")
+_K = flags.DEFINE_integer("k", 100, "Items a user.", lower_bound=1)
+_N_USERS = flags.DEFINE_integer("n_users", 512, "Users in a batch, at most.", lower_bound=1)
+_N_SINGLE = flags.DEFINE_integer("n_single", 32, "Users timed alone.", lower_bound=1)
+_ROUNDS = flags.DEFINE_integer("rounds", 7, "Rounds, after one that is not counted.", lower_bound=1)
+_N_ITEMS = flags.DEFINE_integer("n_items", 10_000, "Random: items.", lower_bound=1)
+_N_FACTORS = flags.DEFINE_integer("n_factors", 4096, "Random: width d.", lower_bound=1)
+_NNZ = flags.DEFINE_integer("nnz", 16, "Random: non-zeros a row.", lower_bound=1)
+_HISTORY = flags.DEFINE_integer("history", 77, "Random: items of a history.", lower_bound=1)
+_LONGEST = flags.DEFINE_float("longest_list", 10, "Random: longest list over the mean.", 1)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of what is random.")
+_DENSE_WIDTH = flags.DEFINE_integer(
+    "dense_width", 2048, "Width of dense_same_accuracy.", lower_bound=1
+)
+_QUERY_FACTORS = flags.DEFINE_integer(
+    "query_factors", 256, "Factors of a user in approximate retrieval.", lower_bound=1
+)
+_MAX_DENSE = flags.DEFINE_float("max_dense_gb", 2, "Larger dense matrices are skipped.")
+_MEMORY = flags.DEFINE_boolean("memory", False, "Also measure the memory of exact_fast.")
+_FIGURES = flags.DEFINE_string("figures", None, "Folder for the figures.")
+_DENSE_MODELS = flags.DEFINE_list("dense_models", [], "Workdirs of dense runs, for the figures.")
+
+
+# Of a fresh process: all that is there but the catalogue, then the catalogue in use.
+_MEMORY_PROGRAM = """
+import os, sys
+import scipy.sparse as sp
+from celsa_jax.sparse import Recommender, SparseEmbeddings
+
+def resident():
+    with open("/proc/self/statm") as stream:
+        return int(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+folder, k = sys.argv[1], int(sys.argv[2])
+histories = sp.load_npz(f"{folder}/histories.npz")
+Recommender(SparseEmbeddings.load(f"{folder}/small")).warm_up()
+before = resident()
+recommender = Recommender(SparseEmbeddings.load(f"{folder}/embeddings"))
+recommender.recommend(histories[:1], k)
+recommender.recommend(histories, k)
+print(resident() - before)
+"""
+
+
+def main() -> None:
+    unknown = [name for name in _ENGINES.value if name not in ENGINES]
+    if unknown:
+        raise InputError(f"--engines: no engine '{unknown[0]}'; there are {', '.join(ENGINES)}")
+    if bool(inputs.EMBEDDINGS.value) != bool(inputs.INTERACTIONS.value):
+        raise InputError("--embeddings and --interactions go together; for random ones, neither")
+    if _FIGURES.value and not inputs.EMBEDDINGS.value:
+        raise InputError("--figures needs --embeddings and --interactions")
+    users = None
+    if inputs.EMBEDDINGS.value:
+        embeddings = inputs.read_sparse(inputs.EMBEDDINGS.value, inputs.ITEMS.value)
+        users, _ = inputs.read_users(embeddings.item_ids)
+        histories, _ = inputs.histories(users, embeddings.item_ids)
+        histories = histories[np.diff(histories.indptr) > 0]
+        chosen = np.random.default_rng(_SEED.value).permutation(histories.shape[0])
+        histories = histories[chosen[: _N_USERS.value]]
+    else:
+        embeddings = random_embeddings(
+            _N_ITEMS.value, _N_FACTORS.value, _NNZ.value, _LONGEST.value, _SEED.value
+        )
+        histories = random_histories(_N_USERS.value, _N_ITEMS.value, _HISTORY.value, _SEED.value)
+    if _FORMAT.value:
+        embeddings = embeddings.to_format(_FORMAT.value)
+    with tempfile.TemporaryDirectory() as folder:
+        path, small = pathlib.Path(folder) / "embeddings", pathlib.Path(folder) / "small"
+        embeddings.save(path)
+        SparseEmbeddings.from_dense(np.eye(20), format=embeddings.format).save(small)
+        sizes = (_DENSE_WIDTH.value, _QUERY_FACTORS.value, 1e9 * _MAX_DENSE.value)
+        catalogue = Catalogue(path, *sizes)
+        report = {
+            "n_items": embeddings.n_items,
+            "n_factors": embeddings.n_factors,
+            "nnz": embeddings.nnz,
+            "format": embeddings.format,
+            "longest_list_over_mean": round(_longest_list(embeddings), 2),
+            "n_users": histories.shape[0],
+            "history_mean": round(histories.nnz / histories.shape[0], 1),
+            "k": _K.value,
+            "cores": len(os.sched_getaffinity(0)),
+        }
+        del embeddings  # what the engines hold is all that should be in memory
+        report["engines"] = time_engines(catalogue, Catalogue(small, *sizes), histories)
+        if _MEMORY.value:
+            sp.save_npz(f"{folder}/histories.npz", histories, compressed=False)
+            command = [sys.executable, "-c", _MEMORY_PROGRAM, folder, str(_K.value)]
+            grown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            report["resident_growth_mb"] = round(int(grown) / 1e6, 1)
+        if _FIGURES.value:
+            from experiments.inference_figures import draw
+
+            report["figures"] = draw(
+                _FIGURES.value, catalogue, users, histories, _DENSE_MODELS.value, _K.value
+            )
+    print(json.dumps(report))
+
+
+def time_engines(
+    catalogue: Catalogue, small: Catalogue, histories: sp.csr_matrix
+) -> dict[str, dict]:
+    """The measurements of each engine by name; `small` is for what comes before all catalogues."""
+    engines, results = {}, {}
+    with threadpoolctl.threadpool_limits(1):
+        for name in _ENGINES.value:
+            try:
+                make = ENGINES[name]
+                one = sp.csr_matrix(np.eye(9, 20, dtype=np.float32))
+                make(small).serve(one, 1)  # imports and compiles
+                started = time.perf_counter()
+                engines[name] = make(catalogue)
+                engines[name].serve(histories[:1], _K.value)
+                results[name] = {"load_s": time.perf_counter() - started}
+            except (ImportError, Skipped) as reason:
+                results[name] = {"skipped": " ".join(str(reason).split())}
+                print(f"{name}: skipped: {reason}", file=sys.stderr)
+    counts = _thread_counts()
+    single = {name: [] for name in engines}
+    batch = {name: {n: [] for n in counts} for name in engines}
+    found = {}
+    ones = [histories[u] for u in range(min(_N_SINGLE.value, histories.shape[0]))]
+    for turn in range(_ROUNDS.value + 1):
+        for name, engine in engines.items():
+            for n in counts:
+                with threadpoolctl.threadpool_limits(n):
+                    engine.set_threads(n)
+                    if n == 1:
+                        times = [_seconds(engine, one) for one in ones]
+                        single[name] += times if turn else []
+                    started = time.perf_counter()
+                    found[name] = engine.serve(histories, _K.value)
+                    spent = time.perf_counter() - started
+                    batch[name][n] += [spent] if turn else []
+            print(f"round {turn}: {name}", file=sys.stderr)
+    for name, engine in engines.items():
+        per_user = {n: float(np.median(batch[name][n])) / histories.shape[0] for n in counts}
+        results[name] = {
+            "one_user_p50_us": round(1e6 * float(np.quantile(single[name], 0.5)), 1),
+            "one_user_p99_us": round(1e6 * float(np.quantile(single[name], 0.99)), 1),
+            "batched_us_per_user": round(1e6 * per_user[1], 2),
+            "users_per_s_by_threads": {str(n): round(1 / s, 1) for n, s in per_user.items()},
+            "bytes": int(engine.n_bytes),
+            "load_s": round(results[name]["load_s"], 4),
+            "overlap_with_exact": None,
+        }
+        if "exact_scipy" in found and name != "dense_same_accuracy":
+            results[name]["overlap_with_exact"] = _overlap(found[name], found["exact_scipy"])
+    return results
+
+
+def _seconds(engine, histories: sp.csr_matrix) -> float:
+    started = time.perf_counter()
+    engine.serve(histories, _K.value)
+    return time.perf_counter() - started
+
+
+def _overlap(found: np.ndarray, exact: np.ndarray) -> float:
+    shares = [len(np.intersect1d(a, b)) / len(b) for a, b in zip(found, exact, strict=True)]
+    return round(float(np.mean(shares)), 5)
+
+
+def _thread_counts() -> list[int]:
+    cores = len(os.sched_getaffinity(0))
+    return [n for n in (1, 2, 4, 8, 16, 32) if n <= cores]
+
+
+def _longest_list(embeddings: SparseEmbeddings) -> float:
+    lengths = np.bincount(embeddings.tocsr().indices, minlength=embeddings.n_factors)
+    return float(lengths.max() / lengths.mean())
+
+
+def random_embeddings(
+    n_items: int, n_factors: int, nnz: int, longest: float, seed: int
+) -> SparseEmbeddings:
+    """Unit rows of normal values; factor f is drawn with a weight of (f + 1)^-a."""
+    if nnz > n_factors or not 1 <= longest < n_factors:
+        raise InputError("--nnz is at most --n_factors, --longest_list below it")
+    rng = np.random.default_rng(seed)
+    ranks = np.arange(1, n_factors + 1)
+
+    def excess(power: float) -> float:
+        weights = ranks**-power
+        return weights[0] / weights.mean() - longest
+
+    power = scipy.optimize.brentq(excess, 0, 4) if longest > 1 else 0.0
+    edges = np.cumsum(ranks**-power)
+    factors = np.empty((n_items, nnz), np.int32)
+    rows = np.arange(n_items)
+    while len(rows):  # rows with a factor twice are drawn again
+        drawn = np.searchsorted(edges, rng.random((len(rows), nnz)) * edges[-1], side="right")
+        factors[rows] = np.sort(drawn, axis=1)
+        rows = rows[(np.diff(factors[rows], axis=1) == 0).any(axis=1)]
+    values = rng.standard_normal((n_items, nnz), np.float32)
+    values /= np.linalg.norm(values, axis=1, keepdims=True)
+    starts = np.arange(0, n_items * nnz + 1, nnz)
+    matrix = sp.csr_matrix((values.ravel(), factors.ravel(), starts), shape=(n_items, n_factors))
+    return SparseEmbeddings.from_scipy(matrix)
+
+
+def random_histories(n_users: int, n_items: int, length: int, seed: int) -> sp.csr_matrix:
+    """Each user has `length` different items, all equally likely."""
+    rng = np.random.default_rng((seed, 1))
+    length = min(length, n_items)
+    rows = [np.sort(rng.choice(n_items, length, replace=False)) for _ in range(n_users)]
+    indices = np.concatenate(rows).astype(np.int32)
+    starts = np.arange(0, len(indices) + 1, length)
+    values = np.ones(len(indices), np.float32)
+    return sp.csr_matrix((values, indices, starts), shape=(n_users, n_items))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,89 @@
+r"""Writes a run's embeddings for serving, in a compact format or for another engine.
+
+    python -m experiments.export --workdir=runs/mine --format=int8 --output=mine.int8
+    python -m experiments.export --workdir=runs/mine --format=parquet --output=mine.parquet
+
+`float32`, `float16`, `int8` and `int4` are files of celsa_jax.sparse.SparseEmbeddings (6, 4, 3
+and 2 bytes a non-zero; int4 for up to 4096 factors): ids, non-zeros, the run's configuration and
+results, and a checksum in one safetensors file. (The run's own
+`embeddings.npz` is a SciPy CSC matrix.)
+
+`parquet` is for engines that index sparse vectors: item_id, indices (list of uint32), values (list
+of float32). Half of the values are negative. --negatives=keep leaves them, for engines that take
+signed weights. --negatives=split is for engines that do not: factor f becomes dimension 2 f for
+positive values and 2 f + 1 for the size of negative ones, and a query needs the weights
+of celsa_jax.sparse.vectors.split_queries (signed) for the same scores.
+
+The last line printed is one JSON object. JAX is not needed.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+import pyarrow as pa
+import pyarrow.parquet
+from absl import flags
+
+from celsa_jax.errors import InputError
+from celsa_jax.files import atomic_path
+from celsa_jax.sparse import FORMATS, SparseEmbeddings
+from celsa_jax.sparse.vectors import split_signs
+from experiments import cli
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished run.")
+_FORMAT = flags.DEFINE_enum("format", "float32", [*FORMATS, "parquet"], "What to write.")
+_OUTPUT = flags.DEFINE_string("output", None, "File to write.")
+_NEGATIVES = flags.DEFINE_enum(
+    "negatives", "keep", ["keep", "split"], "For parquet: signed values, or two dimensions each."
+)
+
+
+def main() -> None:
+    output = pathlib.Path(_OUTPUT.value)
+    if not output.parent.is_dir():
+        raise InputError(f"--output={output}: the folder {output.parent} does not exist")
+    embeddings = read_run(pathlib.Path(_WORKDIR.value))
+    if _FORMAT.value == "parquet":
+        write_vectors(output, embeddings, split=_NEGATIVES.value == "split")
+    else:
+        embeddings = embeddings.to_format(_FORMAT.value)
+        embeddings.save(output)
+    report = embeddings.summary()
+    report |= {"format": _FORMAT.value, "output": str(output), "file_bytes": output.stat().st_size}
+    print(json.dumps(report))
+
+
+def read_run(workdir: pathlib.Path) -> SparseEmbeddings:
+    """The exported embeddings of a run, with its configuration and results as metadata."""
+    path = workdir / "embeddings.npz"
+    if not path.is_file():
+        raise InputError(f"--workdir={workdir}: no embeddings.npz; has the run finished?")
+    embeddings = SparseEmbeddings.load(path)
+    metadata = {
+        name: json.loads((workdir / f"{name}.json").read_text(encoding="utf-8"))
+        for name in ("config", "results")
+        if (workdir / f"{name}.json").is_file()
+    }
+    return SparseEmbeddings.from_scipy(embeddings.tocsr(), embeddings.item_ids, metadata=metadata)
+
+
+def write_vectors(path: pathlib.Path, embeddings: SparseEmbeddings, split: bool) -> None:
+    """A parquet table of item_id, indices and values, one row an item."""
+    rows = split_signs(embeddings.tocsr()) if split else embeddings.tocsr()
+    starts = pa.array(rows.indptr, pa.int32())
+    table = pa.table(
+        {
+            "item_id": pa.array(embeddings.item_ids, pa.string()),
+            "indices": pa.ListArray.from_arrays(starts, pa.array(rows.indices, pa.uint32())),
+            "values": pa.ListArray.from_arrays(starts, pa.array(rows.data, pa.float32())),
+        },
+        metadata={"n_dimensions": str(rows.shape[1]), "negatives": "split" if split else "keep"},
+    )
+    with atomic_path(path) as temporary:
+        pa.parquet.write_table(table, temporary)
+
+
+if __name__ == "__main__":
+    cli.run(main, required=("workdir", "output"))

@@ -1,0 +1,96 @@
+"""Flags and readers that the programs around exported embeddings share."""
+
+from __future__ import annotations
+
+import pathlib
+
+import numpy as np
+import scipy.sparse as sp
+from absl import flags
+
+from celsa_jax.data.datasets import filter_ratings
+from celsa_jax.data.interactions import Interactions, lookup
+from celsa_jax.data.readers import Columns, read_ratings
+from celsa_jax.data.splits import read_parts
+from celsa_jax.errors import InputError
+from celsa_jax.sparse import SparseEmbeddings, bytes_per_item, load_embeddings
+from celsa_jax.sparse.embeddings import is_saved
+
+EMBEDDINGS = flags.DEFINE_string(
+    "embeddings", None, "Items x factors: a file of experiments.export, or .npz, or .npy."
+)
+ITEMS = flags.DEFINE_string(
+    "items", None, "For .npz and .npy: external item ids, one a line, in row order."
+)
+INTERACTIONS = flags.DEFINE_string("interactions", None, "CSV, TSV, parquet or CSR .npz.")
+MIN_RATING = flags.DEFINE_float("min_rating", None, "Ratings from here on are positives.")
+MIN_INTERACTIONS = flags.DEFINE_integer(
+    "min_user_interactions", 1, "Users with fewer positives are left out."
+)
+SPLIT = flags.DEFINE_string("split", None, "split.npz of a run: its test users alone.")
+_USER = flags.DEFINE_string("user_column", "user_id", "Column of the interactions.")
+_ITEM = flags.DEFINE_string("item_column", "item_id", "Column of the interactions.")
+_RATING = flags.DEFINE_string("rating_column", "rating", "Column of the interactions.")
+
+
+def read_embeddings(
+    path: str, items: str | None
+) -> tuple[sp.csc_matrix | np.ndarray, np.ndarray, float]:
+    """Any embeddings in float32 (CSC or dense), their item ids, and stored bytes an item."""
+    if is_saved(pathlib.Path(path)):
+        embeddings = read_sparse(path, items)
+        return embeddings.tocsc(), embeddings.item_ids, embeddings.bytes_per_item
+    matrix, item_ids = load_embeddings(path, _items_beside(path, items))
+    return matrix, item_ids, bytes_per_item(matrix)
+
+
+def read_sparse(path: str, items: str | None) -> SparseEmbeddings:
+    """Embeddings to serve from; the ids of --items must be those that a file brings itself."""
+    if not is_saved(pathlib.Path(path)):
+        return SparseEmbeddings.load(path, _items_beside(path, items))
+    embeddings = SparseEmbeddings.load(path)
+    if items is not None:
+        named = pathlib.Path(items).read_text(encoding="utf-8").split("\n")
+        if named != [*embeddings.item_ids.tolist(), ""]:
+            raise InputError(f"--items={items}: not the ids of {path}, which brings its own")
+    return embeddings
+
+
+def _items_beside(path: str, items: str | None) -> str:
+    if items is None and not pathlib.Path(path).with_name("items.txt").is_file():
+        raise InputError(f"{path} brings no item ids: name a file of them with --items")
+    return items or str(pathlib.Path(path).with_name("items.txt"))
+
+
+def read_users(item_ids: np.ndarray) -> tuple[Interactions, dict[str, int]]:
+    """The users of --interactions behind all filters, and what was dropped.
+
+    Raises:
+      InputError: none of their items is in the catalogue; a filter that the file has no column for.
+    """
+    path = INTERACTIONS.value
+    ratings = read_ratings(path, Columns(_USER.value, _ITEM.value, _RATING.value))
+    if MIN_RATING.value is not None and ratings.ratings is None:
+        raise InputError(
+            f"--min_rating: {path} has no column '{_RATING.value}'; "
+            "name it with --rating_column, or leave --min_rating out"
+        )
+    least = -np.inf if MIN_RATING.value is None else MIN_RATING.value
+    users, counts = filter_ratings(ratings, least, MIN_INTERACTIONS.value, path)
+    if SPLIT.value:
+        rows = lookup(users.user_ids, read_parts(SPLIT.value)["test"])
+        counts["split_users_not_in_file"] = int((rows < 0).sum())
+        users = users.take_users(rows[rows >= 0])
+    if not np.isin(users.item_ids, item_ids).any():
+        raise InputError(f"no item of {path} is in the catalogue; are these the same ids?")
+    return users, counts
+
+
+def histories(users: Interactions, item_ids: np.ndarray) -> tuple[sp.csr_matrix, int]:
+    """Users over the catalogue, CSR [n_users, n_items]; how many interactions are outside it."""
+    column = lookup(item_ids, users.item_ids)[users.matrix.indices]
+    row = np.repeat(np.arange(users.n_users), np.diff(users.matrix.indptr))
+    known = column >= 0
+    values = np.ones(int(known.sum()), np.float32)
+    shape = (users.n_users, len(item_ids))
+    return sp.csr_matrix((values, (row[known], column[known])), shape=shape), int((~known).sum())

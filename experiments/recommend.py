@@ -1,0 +1,103 @@
+r"""Recommends items to every user of a file, from exported embeddings.
+
+    python -m experiments.recommend --embeddings=mine.int8 --interactions=ratings.csv \
+        --k=100 --output=recs.parquet [--min_rating=4] [--threads=0] [--query_factors=128]
+
+The output has a row for each user and rank: user_id, rank (from 1), item_id, score. Users come
+in blocks, so that memory holds the interactions, the embeddings and one block of results, however
+many users there are. A user without a known item gets no row, as does a rank that nothing is left
+for. The file appears whole or not at all. The last line printed is one JSON object. JAX is not
+needed.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import time
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import tqdm
+from absl import flags
+
+from celsa_jax.errors import InputError
+from celsa_jax.files import atomic_path
+from celsa_jax.sparse import Recommender
+from celsa_jax.sparse.recommender import ENGINES
+from experiments import cli, inputs
+
+_OUTPUT = flags.DEFINE_string("output", None, "Parquet file to write.")
+_K = flags.DEFINE_integer("k", 100, "Items a user.", lower_bound=1)
+_FILTER_SEEN = flags.DEFINE_boolean("filter_seen", True, "Leave out what is in the history.")
+_ENGINE = flags.DEFINE_enum("engine", "auto", ENGINES, "How scores are computed.")
+_THREADS = flags.DEFINE_integer("threads", 0, "Threads; 0 for all cores.", lower_bound=0)
+_QUERY_FACTORS = flags.DEFINE_integer(
+    "query_factors", None, "Approximate: a user's strongest factors alone find candidates."
+)
+_BLOCK = flags.DEFINE_integer("block_users", 4096, "Users in a block.", lower_bound=1)
+
+
+def main() -> None:
+    output = pathlib.Path(_OUTPUT.value)
+    if not output.parent.is_dir():
+        raise InputError(f"--output={output}: the folder {output.parent} does not exist")
+    embeddings = inputs.read_sparse(inputs.EMBEDDINGS.value, inputs.ITEMS.value)
+    recommender = Recommender(
+        embeddings,
+        engine=_ENGINE.value,
+        n_threads=_THREADS.value,
+        query_factors=_QUERY_FACTORS.value,
+    )
+    users, counts = inputs.read_users(embeddings.item_ids)
+    histories, n_unknown = inputs.histories(users, embeddings.item_ids)
+    served = np.flatnonzero(np.diff(histories.indptr))
+    recommender.warm_up()
+    started, n_rows = time.perf_counter(), 0
+    schema = pa.schema(
+        [
+            ("user_id", pa.string()),
+            ("rank", pa.int32()),
+            ("item_id", pa.string()),
+            ("score", pa.float32()),
+        ]
+    )
+    with (
+        atomic_path(output) as temporary,
+        pa.parquet.ParquetWriter(temporary, schema) as writer,
+        tqdm.tqdm(total=len(served), unit="user", mininterval=1) as bar,
+    ):
+        for first in range(0, len(served), _BLOCK.value):
+            rows = served[first : first + _BLOCK.value]
+            items, scores = recommender.recommend(
+                histories[rows], _K.value, filter_seen=_FILTER_SEEN.value
+            )
+            user, rank = np.nonzero(items >= 0)
+            columns = [
+                pa.array(users.user_ids[rows[user]]),
+                pa.array(rank + 1, pa.int32()),
+                pa.array(embeddings.item_ids[items[user, rank]]),
+                pa.array(scores[user, rank]),
+            ]
+            writer.write_table(pa.table(columns, schema=schema))
+            n_rows += len(user)
+            bar.update(len(rows))
+    seconds = time.perf_counter() - started
+    report = {
+        "output": str(output),
+        "users": len(served),
+        "users_without_a_known_item": users.n_users - len(served),
+        "rows": n_rows,
+        "n_unknown_in_histories": n_unknown,
+        "users_per_s": round(len(served) / seconds, 1) if len(served) else None,
+        "seconds": round(seconds, 3),
+        "engine": recommender.engine,
+        "format": embeddings.format,
+        "filters": counts,
+    }
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    cli.run(main, required=("embeddings", "interactions", "output"))
