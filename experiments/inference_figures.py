@@ -19,6 +19,11 @@ from celsa_jax.sparse import FORMATS, Recommender, SparseEmbeddings
 from experiments.inference_engines import Catalogue, rank_dense
 
 QUERY_FACTORS = (16, 32, 64, 128, 256)
+STYLES = {
+    "sparse": ("sparse, exact", "C0o"),
+    "approximate": ("sparse, approximate, by query factors", "C2^-"),
+    "dense": ("dense", "C1s-"),
+}
 _N_TIMED = 64
 _ROUNDS = 5
 
@@ -109,25 +114,22 @@ def ndcg(point: Point, users: Interactions, item_ids: np.ndarray, k: int) -> flo
     return evaluate(ranks_as_scores, users, item_ids).summary()["ndcg@100"]
 
 
-def plot(path: pathlib.Path, points: list[Point], label: str, x, families=None) -> None:
-    """nDCG@100 over x, a line for each family."""
+def plot(path: pathlib.Path, points: list[Point], label: str, x, families=STYLES) -> None:
+    """nDCG@100 over x, by family."""
     figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
-    names = {"sparse": "sparse, exact", "approximate": "sparse, approximate (query factors)"}
-    markers = {"sparse": "o", "approximate": "^", "dense": "s"}
-    for family in families or ("sparse", "approximate", "dense"):
-        chosen = [p for p in points if p.family == family]
+    for family in families:
+        chosen = [point for point in points if point.family == family]
         if not chosen:
             continue
-        values = [x(p) for p in chosen]
-        scores = [p.ndcg for p in chosen]
-        style = "-" if family != "sparse" or families else ""
-        axes.plot(values, scores, marker=markers[family], ls=style, label=names.get(family, family))
-        for at, (point, value) in enumerate(zip(chosen, values, strict=True)):
-            below = family == "sparse" and at % 2
+        name, style = STYLES[family]
+        axes.plot([x(p) for p in chosen], [p.ndcg for p in chosen], style, label=name)
+        for at, point in enumerate(chosen):
+            # Formats lie close together: their names form a column above them.
+            height = 9 * (len(chosen) - at) - 2 if family == "sparse" else 7
             axes.annotate(
                 point.name,
-                (value, point.ndcg),
-                xytext=(0, -12 if below else 7),
+                (x(point), point.ndcg),
+                xytext=(0, height),
                 textcoords="offset points",
                 fontsize=7,
                 ha="center",
@@ -136,7 +138,7 @@ def plot(path: pathlib.Path, points: list[Point], label: str, x, families=None) 
     axes.set_xlabel(label)
     axes.set_ylabel("nDCG@100")
     axes.grid(alpha=0.3)
-    axes.margins(0.1, 0.12)
+    axes.margins(0.1, 0.2)
     axes.legend(fontsize=8, loc="lower right")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=160)

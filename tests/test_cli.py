@@ -111,7 +111,7 @@ def test_evaluate_normalizes_only_when_asked(served):
         ("--items={folder}/twice.txt", ["'i0' is there twice"]),
         ("--interactions={folder}/other.csv", ["no item of", "are these the same ids?"]),
         ("--embeddings={folder}/nan.npy", ["nan.npy", "not finite"]),
-        ("--embeddings={folder}/r.csv", ["r.csv", "neither a SciPy sparse .npz"]),
+        ("--embeddings={folder}/r.csv", ["r.csv", "not a file of sparse embeddings, a SciPy .npz"]),
         ("--folds=three", ["folds", "three"]),
         ("--foldz=disjoint", ["foldz"]),
         ("--user_column=who", ["no column 'who'"]),

@@ -188,7 +188,7 @@ def test_other_files_are_refused(tmp_path):
     for name in ("text", "tensors"):
         with pytest.raises(InputError, match=f"{name}: not a file of sparse embeddings"):
             SparseEmbeddings.load(tmp_path / name)
-    with pytest.raises(InputError, match="nowhere: No such file"):
+    with pytest.raises(InputError, match="nowhere: no such file"):
         SparseEmbeddings.load(tmp_path / "nowhere")
 
 

@@ -287,6 +287,8 @@ def _spread(counts: np.ndarray) -> dict[str, float] | None:
 
 def is_saved(path: pathlib.Path) -> bool:
     """Whether a file is to be read as one of `SparseEmbeddings.save` (not `.npz` or `.npy`)."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
     try:
         with path.open("rb") as stream:
             return not stream.read(6).startswith((b"PK", b"\x93NUMPY"))

@@ -118,8 +118,10 @@ class NumbaEngine:
     @property
     def nbytes(self) -> int:
         """Bytes held for scoring, the lists among them once they are built."""
-        arrays = [*self.rows, *vars(self).get("lists", ())]
-        return sum(a.nbytes for a in arrays if isinstance(a, np.ndarray))
+        held = (*self.rows, *vars(self).get("lists", ()))
+        # By identity: int4 packs ids and codes in one array.
+        arrays = {id(array): array for array in held if isinstance(array, np.ndarray)}
+        return sum(array.nbytes for array in arrays.values())
 
     def rank(
         self,

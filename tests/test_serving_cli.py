@@ -1,0 +1,212 @@
+"""export, recommend, evaluate and the inference benchmark, driven as a user drives them."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+import scipy.sparse as sp
+from test_cli import WITHOUT_JAX, assert_fails, program
+
+from celsa_jax.sparse import SparseEmbeddings
+from celsa_jax.sparse.vectors import split_queries, split_signs
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of a finished run, and interactions of 30 users over its items and others."""
+    folder = tmp_path_factory.mktemp("run")
+    rng = np.random.default_rng(0)
+    dense = rng.normal(size=(60, 16)) * (rng.random((60, 16)) < 0.3)
+    dense[np.arange(60), np.arange(60) % 16] = 1
+    dense /= np.linalg.norm(dense, axis=1, keepdims=True)
+    sp.save_npz(folder / "embeddings.npz", sp.csc_matrix(dense.astype(np.float32)))
+    (folder / "items.txt").write_text("".join(f"i{i}\n" for i in range(60)))
+    (folder / "config.json").write_text('{"train": {"seed": 5}}')
+    (folder / "results.json").write_text('{"step": 17}')
+    rows = [
+        f"u{u:02d},i{i},{rng.integers(1, 6)}" for u in range(30) for i in rng.permutation(70)[:15]
+    ]
+    rows.append("stranger,nothing,5")
+    (folder / "r.csv").write_text("user_id,item_id,rating\n" + "\n".join(rows))
+    return folder
+
+
+def last_line(done):
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def export(run, form, *flags):
+    output = run / f"E.{form}"
+    flags = (f"--workdir={run}", f"--format={form}", f"--output={output}", *flags)
+    return output, last_line(program("export", *flags, code=WITHOUT_JAX))
+
+
+def test_exported_files_are_judged_and_served(run):
+    reference, _ = export(run, "float32")
+    output, report = export(run, "int8")
+    assert report["format"] == "int8"
+    assert report["file_bytes"] == output.stat().st_size
+    loaded = SparseEmbeddings.load(output)
+    assert loaded.metadata == {"config": {"train": {"seed": 5}}, "results": {"step": 17}}
+    assert report["bytes_per_item"] == pytest.approx(3 * loaded.nnz / 60)
+
+    flags = (f"--interactions={run / 'r.csv'}", "--min_rating=3")
+    judged = last_line(
+        program(
+            "evaluate",
+            f"--embeddings={output}",
+            f"--reference={reference}",
+            *flags,
+            code=WITHOUT_JAX,
+        )
+    )
+    plain = last_line(program("evaluate", f"--embeddings={run / 'embeddings.npz'}", *flags))
+    assert judged["bytes_per_item"] == report["bytes_per_item"]
+    lost = 1 - judged["ndcg@100"] / plain["ndcg@100"]
+    assert judged["loss"]["ndcg@100"] == pytest.approx(lost, abs=1e-9)
+    assert lost < 0.05
+
+    flags = (*flags, f"--embeddings={output}", "--k=7", "--block_users=8")
+    recs = run / "recs.parquet"
+    report = last_line(program("recommend", *flags, f"--output={recs}", code=WITHOUT_JAX))
+    assert report["users"] == 30
+    assert report["users_without_a_known_item"] == 1
+    assert report["rows"] == 210
+    table = pyarrow.parquet.read_table(recs).to_pylist()
+    matrix = loaded.tocsr().toarray().astype(np.float64)
+    rows = [line.split(",") for line in (run / "r.csv").read_text().splitlines()[1:]]
+    for user in ("u00", "u29"):
+        seen = [int(i[1:]) for u, i, r in rows if u == user and int(r) >= 3 and int(i[1:]) < 60]
+        scores = matrix @ matrix[seen].sum(axis=0)
+        scores[seen] = -np.inf
+        mine = [row for row in table if row["user_id"] == user]
+        assert [row["rank"] for row in mine] == list(range(1, 8))
+        assert [row["item_id"] for row in mine] == [f"i{i}" for i in np.argsort(-scores)[:7]]
+        np.testing.assert_allclose([row["score"] for row in mine], -np.sort(-scores)[:7], atol=1e-5)
+
+
+@pytest.mark.parametrize("negatives", ["keep", "split"])
+def test_export_of_sparse_vectors(run, negatives):
+    output, report = export(run, "parquet", f"--negatives={negatives}")
+    matrix = sp.load_npz(run / "embeddings.npz").toarray()
+    table = pyarrow.parquet.read_table(output).to_pydict()
+    assert table["item_id"] == [f"i{i}" for i in range(60)]
+    vectors = np.zeros((60, 32))
+    for item, (indices, values) in enumerate(zip(table["indices"], table["values"], strict=True)):
+        vectors[item, indices] = values
+    if negatives == "split":
+        assert (vectors >= 0).all()
+        vectors = vectors[:, ::2] - vectors[:, 1::2]
+    np.testing.assert_array_equal(vectors[:, :16], matrix)
+    assert report["nnz"] == np.count_nonzero(matrix)
+
+
+def test_split_vectors_score_as_the_signed_ones():
+    rng = np.random.default_rng(3)
+    items, queries = (sp.random_array((n, 12), density=0.4, rng=rng).tocsr() for n in (9, 5))
+    items.data -= 0.5
+    queries.data -= 0.5
+    split = split_signs(items)
+    assert split.nnz == items.nnz
+    assert split.data.min() > 0
+    products = (split_queries(queries) @ split.T).toarray()
+    np.testing.assert_allclose(products, (queries @ items.T).toarray(), atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "parts"),
+    [
+        ("export", ["--workdir={run}/no", "--output={run}/x"], ["no embeddings.npz"]),
+        ("export", ["--workdir={run}", "--output={run}/no/x"], ["does not exist"]),
+        ("export", ["--workdir={run}", "--output={run}/x", "--format=int2"], ["int2"]),
+        ("recommend", ["--output={run}/no/x"], ["does not exist"]),
+        ("recommend", ["--output={run}/x", "--k=0"], ["--k", "0"]),
+        ("recommend", ["--output={run}/x", "--items={run}/r.csv"], ["ids for the 60 rows"]),
+        ("recommend", ["--output={run}/x", "--item_column=user_id"], ["no item of", "same ids?"]),
+        ("benchmark_inference", ["--engines=magic"], ["no engine 'magic'"]),
+        ("benchmark_inference", ["--interactions="], ["go together"]),
+    ],
+)
+def test_programs_name_what_is_wrong_and_write_nothing(run, name, flags, parts):
+    flags = [flag.format(run=run) for flag in flags]
+    if name != "export":
+        flags = [
+            f"--embeddings={run / 'embeddings.npz'}",
+            f"--interactions={run / 'r.csv'}",
+            *flags,
+        ]
+    assert_fails(program(name, *flags), *parts)
+    assert not (run / "x").exists()
+
+
+def test_ids_of_another_file_are_refused(run):
+    output, _ = export(run, "int4")
+    (run / "others.txt").write_text("".join(f"j{i}\n" for i in range(60)))
+    flags = (f"--embeddings={output}", f"--interactions={run / 'r.csv'}")
+    done = program("evaluate", *flags, f"--items={run / 'others.txt'}")
+    assert_fails(done, "others.txt: not the ids of", "which brings its own")
+    assert last_line(program("evaluate", *flags, f"--items={run / 'items.txt'}"))["n_users"] == 30
+
+
+def test_benchmark_on_random_embeddings():
+    report = last_line(
+        program(
+            "benchmark_inference",
+            "--n_items=3000",
+            "--n_factors=64",
+            "--nnz=4",
+            "--history=10",
+            "--n_users=70",
+            "--n_single=2",
+            "--rounds=1",
+            "--dense_width=8",
+            "--query_factors=8",
+            "--format=int4",
+            "--engines=exact_scipy,exact_fast,approximate,dense_same_d,dense_same_accuracy",
+            "--memory",
+            code=WITHOUT_JAX,
+        )
+    )
+    assert (report["n_items"], report["nnz"], report["format"]) == (3000, 12000, "int4")
+    assert 5 < report["longest_list_over_mean"] <= 11
+    engines = report["engines"]
+    for engine in engines.values():
+        for name in ("one_user_p50_us", "one_user_p99_us", "batched_us_per_user", "load_s"):
+            assert engine[name] > 0
+        assert engine["users_per_s_by_threads"]["1"] > 0
+    assert engines["exact_fast"]["overlap_with_exact"] == 1
+    assert engines["dense_same_d"]["overlap_with_exact"] == 1
+    assert 0.1 < engines["approximate"]["overlap_with_exact"] < 1
+    assert engines["dense_same_accuracy"]["overlap_with_exact"] is None
+    assert engines["dense_same_d"]["bytes"] == 3000 * 64 * 4
+    assert engines["dense_same_accuracy"]["bytes"] == 3000 * 8 * 4
+    # Rows: 2 bytes a non-zero, starts, scale; lists: 3 bytes a non-zero, starts.
+    lists = 3 * 12000 + 8 * 65
+    assert engines["exact_fast"]["bytes"] == 2 * 12000 + 8 * 3001 + 4 * 3000 + 4 * 16 + lists
+    assert report["resident_growth_mb"] >= 0
+
+
+def test_benchmark_draws_figures_of_a_model(run, tmp_path):
+    report = last_line(
+        program(
+            "benchmark_inference",
+            f"--embeddings={run / 'embeddings.npz'}",
+            f"--interactions={run / 'r.csv'}",
+            "--engines=exact_scipy,exact_fast,dense_same_d",
+            "--max_dense_gb=0.000001",
+            "--n_single=2",
+            "--rounds=1",
+            f"--figures={tmp_path}",
+            f"--dense_models={run}",
+        )
+    )
+    assert report["n_users"] == 30
+    assert "more than --max_dense_gb" in report["engines"]["dense_same_d"]["skipped"]
+    points = {point["name"]: point for point in report["figures"]}
+    assert points["float32"]["ndcg@100"] == pytest.approx(points["d = 16"]["ndcg@100"], abs=1e-9)
+    assert points["256"]["ndcg@100"] == points["float32"]["ndcg@100"]  # all factors: exact
+    assert points["d = 16"]["bytes_per_item"] == 64
+    for name in ("ndcg_bytes.png", "ndcg_latency.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
