@@ -32,6 +32,10 @@ import sys
 import tempfile
 import time
 
+# Read when the libraries load: idle threads of one engine must not spin on another one's cores.
+os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import numpy as np
 import scipy.optimize
 import scipy.sparse as sp
@@ -66,6 +70,8 @@ _MEMORY = flags.DEFINE_boolean("memory", False, "Also measure the memory of exac
 _FIGURES = flags.DEFINE_string("figures", None, "Folder for the figures.")
 _DENSE_MODELS = flags.DEFINE_list("dense_models", [], "Workdirs of dense runs, for the figures.")
 
+
+_SETTLE_S = 0.1  # after the number of threads was set
 
 # Of a fresh process: all that is there but the catalogue, then the catalogue in use.
 _MEMORY_PROGRAM = """
@@ -167,11 +173,14 @@ def time_engines(
     batch = {name: {n: [] for n in counts} for name in engines}
     found = {}
     ones = [histories[u] for u in range(min(_N_SINGLE.value, histories.shape[0]))]
+    few = histories[:64]
     for turn in range(_ROUNDS.value + 1):
         for name, engine in engines.items():
             for n in counts:
                 with threadpoolctl.threadpool_limits(n):
                     engine.set_threads(n)
+                    time.sleep(_SETTLE_S)
+                    engine.serve(few, _K.value)  # wakes the cores
                     if n == 1:
                         times = [_seconds(engine, one) for one in ones]
                         single[name] += times if turn else []

@@ -9,9 +9,11 @@ It returns positions [n_users, k] (-1 where nothing is left) and float32 scores.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import functools
 import itertools
 import os
+import queue
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -180,16 +182,32 @@ def encode(history: sp.csr_matrix, rows: sp.csr_matrix) -> sp.csr_matrix:
 
 
 def in_threads(work: Callable, parts: Sequence, n_threads: int) -> list:
-    """[work(part) for part in parts], by several threads where that can help."""
-    if n_threads == 1 or len(parts) == 1:
+    """[work(part) for part in parts], by several threads, the calling one among them."""
+    n_threads = min(n_threads, len(parts))
+    if n_threads <= 1:
         return [work(part) for part in parts]
-    return list(_threads(n_threads).map(work, parts))
+    results = [None] * len(parts)
+    waiting = queue.SimpleQueue()
+    for at in range(len(parts)):
+        waiting.put(at)
+
+    def help_out() -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                at = waiting.get_nowait()
+                results[at] = work(parts[at])
+
+    helpers = [_threads(n_threads).submit(help_out) for _ in range(n_threads - 1)]
+    help_out()
+    for helper in helpers:
+        helper.result()
+    return results
 
 
 @functools.cache
 def _threads(n: int) -> concurrent.futures.ThreadPoolExecutor:
     """Threads that stay: new ones would get all their memory afresh at every request."""
-    return concurrent.futures.ThreadPoolExecutor(n, "celsa_jax")
+    return concurrent.futures.ThreadPoolExecutor(n - 1, "celsa_jax")
 
 
 if hasattr(os, "register_at_fork"):  # a forked child has no threads but its own
