@@ -8,13 +8,8 @@ It returns positions [n_users, k] (-1 where nothing is left) and float32 scores.
 
 from __future__ import annotations
 
-import concurrent.futures
-import contextlib
 import functools
 import itertools
-import os
-import queue
-from collections.abc import Callable, Sequence
 
 import numpy as np
 import scipy.sparse as sp
@@ -22,6 +17,7 @@ import scipy.sparse as sp
 from celsa_jax.sparse.embeddings import SparseEmbeddings
 from celsa_jax.sparse.formats import ids_and_codes
 from celsa_jax.sparse.retrieval import top_k
+from celsa_jax.sparse.threads import in_threads, n_cores
 
 FEW_USERS = 8  # from here on scanning all rows for many users at once beats their lists
 OVERSAMPLING = 10  # candidates for each wanted item in approximate retrieval
@@ -179,44 +175,6 @@ def encode(history: sp.csr_matrix, rows: sp.csr_matrix) -> sp.csr_matrix:
     latent = history @ rows
     latent.sort_indices()
     return latent
-
-
-def in_threads(work: Callable, parts: Sequence, n_threads: int) -> list:
-    """[work(part) for part in parts], by several threads, the calling one among them."""
-    n_threads = min(n_threads, len(parts))
-    if n_threads <= 1:
-        return [work(part) for part in parts]
-    results = [None] * len(parts)
-    waiting = queue.SimpleQueue()
-    for at in range(len(parts)):
-        waiting.put(at)
-
-    def help_out() -> None:
-        with contextlib.suppress(queue.Empty):
-            while True:
-                at = waiting.get_nowait()
-                results[at] = work(parts[at])
-
-    helpers = [_threads(n_threads).submit(help_out) for _ in range(n_threads - 1)]
-    help_out()
-    for helper in helpers:
-        helper.result()
-    return results
-
-
-@functools.cache
-def _threads(n: int) -> concurrent.futures.ThreadPoolExecutor:
-    """Threads that stay: new ones would get all their memory afresh at every request."""
-    return concurrent.futures.ThreadPoolExecutor(n - 1, "celsa_jax")
-
-
-if hasattr(os, "register_at_fork"):  # a forked child has no threads but its own
-    os.register_at_fork(after_in_child=_threads.cache_clear)
-
-
-def n_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _split(n_users: int, n_parts: int, group: int) -> list[tuple[int, int]]:

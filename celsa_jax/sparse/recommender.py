@@ -11,7 +11,8 @@ import scipy.sparse as sp
 
 from celsa_jax.errors import InputError
 from celsa_jax.sparse.embeddings import SparseEmbeddings
-from celsa_jax.sparse.engines import FEW_USERS, NumbaEngine, ScipyEngine, encode, n_cores
+from celsa_jax.sparse.engines import FEW_USERS, NumbaEngine, ScipyEngine, encode
+from celsa_jax.sparse.threads import n_cores
 
 ENGINES = ("auto", "numba", "scipy")
 

@@ -1,0 +1,49 @@
+"""Work spread over threads that stay."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import functools
+import os
+import queue
+from collections.abc import Callable, Sequence
+
+
+def in_threads(work: Callable, parts: Sequence, n_threads: int) -> list:
+    """[work(part) for part in parts], by several threads, the calling one among them."""
+    n_threads = min(n_threads, len(parts))
+    if n_threads <= 1:
+        return [work(part) for part in parts]
+    results = [None] * len(parts)
+    waiting = queue.SimpleQueue()
+    for at in range(len(parts)):
+        waiting.put(at)
+
+    def help_out() -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                at = waiting.get_nowait()
+                results[at] = work(parts[at])
+
+    helpers = [_threads(n_threads).submit(help_out) for _ in range(n_threads - 1)]
+    help_out()
+    for helper in helpers:
+        if not helper.cancel():  # one that has not begun has nothing left to do
+            helper.result()
+    return results
+
+
+@functools.cache
+def _threads(n: int) -> concurrent.futures.ThreadPoolExecutor:
+    """Threads that stay: new ones would get all their memory afresh at every request."""
+    return concurrent.futures.ThreadPoolExecutor(n - 1, "celsa_jax")
+
+
+if hasattr(os, "register_at_fork"):  # a forked child has no threads but its own
+    os.register_at_fork(after_in_child=_threads.cache_clear)
+
+
+def n_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
