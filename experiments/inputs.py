@@ -15,6 +15,7 @@ from celsa_jax.data.splits import read_parts
 from celsa_jax.errors import InputError
 from celsa_jax.sparse import SparseEmbeddings, bytes_per_item, load_embeddings
 from celsa_jax.sparse.embeddings import is_saved
+from celsa_jax.sparse.npz import read_item_ids
 
 EMBEDDINGS = flags.DEFINE_string(
     "embeddings", None, "Items x factors: a file of experiments.export, or .npz, or .npy."
@@ -49,10 +50,8 @@ def read_sparse(path: str, items: str | None) -> SparseEmbeddings:
     if not is_saved(pathlib.Path(path)):
         return SparseEmbeddings.load(path, _items_beside(path, items))
     embeddings = SparseEmbeddings.load(path)
-    if items is not None:
-        named = pathlib.Path(items).read_text(encoding="utf-8").split("\n")
-        if named != [*embeddings.item_ids.tolist(), ""]:
-            raise InputError(f"--items={items}: not the ids of {path}, which brings its own")
+    if items is not None and not np.array_equal(read_item_ids(items), embeddings.item_ids):
+        raise InputError(f"--items={items}: not the ids of {path}, which brings its own")
     return embeddings
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from celsa_jax.errors import InputError
 from celsa_jax.sparse import FORMATS, SparseEmbeddings
+from celsa_jax.sparse.tensors import read_tensors, write_tensors
 
 
 def unit_rows(n_items=200, n_factors=64, k=8, seed=0):
@@ -178,6 +179,28 @@ def test_a_newer_version_is_refused(monkeypatch, tmp_path):
     SparseEmbeddings.from_dense(np.eye(3)).save(tmp_path / "E")
     monkeypatch.undo()
     with pytest.raises(InputError, match="version 2 of the format, newer than 1; update"):
+        SparseEmbeddings.load(tmp_path / "E")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensors, fields: fields.pop("n_items"),
+        lambda tensors, fields: fields.update(n_items="19"),
+        lambda tensors, fields: fields.update(nnz_per_row="9"),
+        lambda tensors, fields: fields.update(n_factors="32"),  # a factor outside
+        lambda tensors, fields: fields.update(format="int8"),
+        lambda tensors, fields: tensors.pop("values"),
+        lambda tensors, fields: tensors.update(values=tensors["values"][1:]),
+    ],
+)
+def test_fields_that_do_not_fit_are_refused(saved, tmp_path, change):
+    """Whole files, with a checksum that fits, of somebody else's making."""
+    tensors, fields = read_tensors(saved)
+    del fields["sha256"]
+    change(tensors, fields)
+    write_tensors(tmp_path / "E", tensors, fields)
+    with pytest.raises(InputError, match="E: damaged"):
         SparseEmbeddings.load(tmp_path / "E")
 
 

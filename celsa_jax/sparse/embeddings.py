@@ -133,11 +133,21 @@ class SparseEmbeddings:
         tensors, fields = read_tensors(path, verify)
         if fields.get("kind") != KIND:
             raise InputError(f"{path}: holds no sparse embeddings")
-        if int(fields["version"]) > VERSION:
+        if not fields.get("version", "").isdecimal() or int(fields["version"]) > VERSION:
             raise InputError(
-                f"{path}: written in version {fields['version']} of the format, newer than "
+                f"{path}: written in version {fields.get('version')} of the format, newer than "
                 f"{VERSION}; update celsa_jax"
             )
+        try:
+            loaded = cls._from_tensors(tensors, fields)
+        except (KeyError, ValueError, TypeError, IndexError) as error:
+            raise InputError(f"{path}: damaged: fields that do not fit: {error}") from None
+        if verify:
+            loaded._check(path)
+        return loaded
+
+    @classmethod
+    def _from_tensors(cls, tensors: dict, fields: dict[str, str]) -> SparseEmbeddings:
         n_items, n_factors = int(fields["n_items"]), int(fields["n_factors"])
         encoded = tensors.pop("item_ids")
         encoded = encoded.view(f"S{encoded.shape[1]}").reshape(n_items)
@@ -145,8 +155,8 @@ class SparseEmbeddings:
         if starts is None:
             starts = np.arange(n_items + 1) * int(fields["nnz_per_row"])
         loaded = cls._of(n_factors, starts, tensors, json.loads(fields["metadata"]), encoded)
-        if verify:
-            loaded._check(path)
+        if loaded.format != fields["format"] or len(starts) != n_items + 1:
+            raise ValueError(f"{loaded.format} arrays for {len(starts) - 1} items")
         return loaded
 
     def _check(self, path: pathlib.Path) -> None:

@@ -36,9 +36,9 @@ def load_embeddings(
         of ids is not the number of rows.
     """
     path, items = pathlib.Path(path), pathlib.Path(items)
-    for file in (path, items):
-        if not file.is_file():
-            raise InputError(f"{file}: no such file")
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    item_ids = read_item_ids(items)
     try:
         embeddings = _load_matrix(path)
     except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
@@ -49,20 +49,28 @@ def load_embeddings(
         raise InputError(f"{path}: has {embeddings.ndim} dimensions; items x factors has two")
     if not np.isfinite(embeddings.data if sp.issparse(embeddings) else embeddings).all():
         raise InputError(f"{path}: holds values that are not finite")
-    # Only line feeds end a line: an id may hold any other character that Python calls a break.
-    try:
-        lines = items.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError:
-        raise InputError(f"{items}: not UTF-8") from None
-    item_ids = np.array(lines[:-1] if lines[-1] == "" else lines, np.str_)
     if len(item_ids) != embeddings.shape[0]:
         raise InputError(
             f"{items}: {len(item_ids)} ids for the {embeddings.shape[0]} rows of {path}"
         )
+    return embeddings, item_ids
+
+
+def read_item_ids(path: str | pathlib.Path) -> np.ndarray:
+    """[n_items] text ids, one a line; InputError where the file is missing or an id repeats."""
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    # Only line feeds end a line: an id may hold any other character that Python calls a break.
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not UTF-8") from None
+    item_ids = np.array(lines[:-1] if lines[-1] == "" else lines, np.str_)
     unique, counts = np.unique(item_ids, return_counts=True)
     if (counts > 1).any():
-        raise InputError(f"{items}: the id '{unique[np.argmax(counts > 1)]}' is there twice")
-    return embeddings, item_ids
+        raise InputError(f"{path}: the id '{unique[np.argmax(counts > 1)]}' is there twice")
+    return item_ids
 
 
 def _load_matrix(path: pathlib.Path) -> sp.csc_matrix | np.ndarray:
