@@ -44,9 +44,11 @@ from absl import flags
 
 from celsa_jax.errors import InputError
 from celsa_jax.sparse import FORMATS, SparseEmbeddings
+from celsa_jax.sparse.threads import n_cores
 from experiments import cli, inputs
 from experiments.inference_engines import ENGINES, Catalogue, Skipped
 
+flags.adopt_module_key_flags(inputs)  # shown by --help
 _ENGINES = flags.DEFINE_list("engines", list(ENGINES), "Which to time.")
 _FORMAT = flags.DEFINE_enum("format", None, FORMATS, "Convert the embeddings first.")
 _K = flags.DEFINE_integer("k", 100, "Items a user.", lower_bound=1)
@@ -132,7 +134,7 @@ def main() -> None:
             "n_users": histories.shape[0],
             "history_mean": round(histories.nnz / histories.shape[0], 1),
             "k": _K.value,
-            "cores": len(os.sched_getaffinity(0)),
+            "cores": n_cores(),
         }
         del embeddings  # what the engines hold is all that should be in memory
         report["engines"] = time_engines(catalogue, Catalogue(small, *sizes), histories)
@@ -217,7 +219,7 @@ def _overlap(found: np.ndarray, exact: np.ndarray) -> float:
 
 
 def _thread_counts() -> list[int]:
-    cores = len(os.sched_getaffinity(0))
+    cores = n_cores()
     return [n for n in (1, 2, 4, 8, 16, 32) if n <= cores]
 
 

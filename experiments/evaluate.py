@@ -4,9 +4,9 @@ r"""Scores item embeddings on interactions; every user in the file is a test use
         --interactions=ratings.csv [--min_rating=4] [--folds=disjoint] [--normalize] \
         [--split=split.npz] [--reference=other.npz]
 
-Embeddings are a file of experiments.export (any --format), or any SciPy sparse .npz or NumPy
-.npy, items x factors, rows in the order of the items file, taken as given unless --normalize.
-Every row of the interactions is a positive unless --min_rating is given. With --reference the
+Embeddings are a file of experiments.export (but parquet), or any SciPy sparse .npz or NumPy .npy,
+items x factors, rows in the order of the items file, taken as given unless --normalize. Every row
+of the interactions is a positive unless --min_rating is given. With --reference the
 same users and folds judge a second file over the same items, and `loss` holds what is lost
 against it, relative to its mean, with the standard error of the paired difference. The last line
 printed is one JSON object. JAX is not needed.
@@ -26,6 +26,7 @@ from celsa_jax.evaluation import FOLD_KINDS, Evaluation, evaluate
 from celsa_jax.sparse import scorer
 from experiments import cli, inputs
 
+flags.adopt_module_key_flags(inputs)  # shown by --help
 _FOLDS = flags.DEFINE_enum("folds", "disjoint", FOLD_KINDS, "How interactions are held out.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the folds.")
 _NORMALIZE = flags.DEFINE_boolean("normalize", False, "Scale the rows to unit length first.")

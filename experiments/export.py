@@ -30,7 +30,7 @@ from celsa_jax.errors import InputError
 from celsa_jax.files import atomic_path
 from celsa_jax.sparse import FORMATS, SparseEmbeddings
 from celsa_jax.sparse.vectors import split_signs
-from experiments import cli
+from experiments import cli, inputs
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished run.")
 _FORMAT = flags.DEFINE_enum("format", "float32", [*FORMATS, "parquet"], "What to write.")
@@ -42,9 +42,12 @@ _NEGATIVES = flags.DEFINE_enum(
 
 def main() -> None:
     output = pathlib.Path(_OUTPUT.value)
-    if not output.parent.is_dir():
-        raise InputError(f"--output={output}: the folder {output.parent} does not exist")
-    embeddings = read_run(pathlib.Path(_WORKDIR.value))
+    workdir = pathlib.Path(_WORKDIR.value)
+    names = ("embeddings.npz", "items.txt", "config.json", "results.json", "split.npz")
+    inputs.check_output(output, *(workdir / name for name in names))
+    if _NEGATIVES.present and _FORMAT.value != "parquet":
+        raise InputError("--negatives is for --format=parquet alone")
+    embeddings = read_run(workdir)
     if _FORMAT.value == "parquet":
         write_vectors(output, embeddings, split=_NEGATIVES.value == "split")
     else:
@@ -58,6 +61,8 @@ def main() -> None:
 def read_run(workdir: pathlib.Path) -> SparseEmbeddings:
     """The exported embeddings of a run, with its configuration and results as metadata."""
     path = workdir / "embeddings.npz"
+    if not workdir.is_dir():
+        raise InputError(f"--workdir={workdir}: no such folder")
     if not path.is_file():
         raise InputError(f"--workdir={workdir}: no embeddings.npz; has the run finished?")
     embeddings = SparseEmbeddings.load(path)

@@ -21,7 +21,7 @@ EMBEDDINGS = flags.DEFINE_string(
     "embeddings", None, "Items x factors: a file of experiments.export, or .npz, or .npy."
 )
 ITEMS = flags.DEFINE_string(
-    "items", None, "For .npz and .npy: external item ids, one a line, in row order."
+    "items", None, "For .npz and .npy: item ids, one a line; items.txt beside them by default."
 )
 INTERACTIONS = flags.DEFINE_string("interactions", None, "CSV, TSV, parquet or CSR .npz.")
 MIN_RATING = flags.DEFINE_float("min_rating", None, "Ratings from here on are positives.")
@@ -34,6 +34,17 @@ _ITEM = flags.DEFINE_string("item_column", "item_id", "Column of the interaction
 _RATING = flags.DEFINE_string("rating_column", "rating", "Column of the interactions.")
 
 
+def check_output(output: pathlib.Path, *read: str | pathlib.Path | None) -> None:
+    """InputError for a file to write whose folder is missing, or that is one of those to read."""
+    if not output.parent.is_dir():
+        raise InputError(f"--output={output}: the folder {output.parent} does not exist")
+    if output.is_dir():
+        raise InputError(f"--output={output} is a folder; give a file")
+    for path in read:
+        if path and output.exists() and pathlib.Path(path).exists() and output.samefile(path):
+            raise InputError(f"--output={output} would overwrite what is read; give another file")
+
+
 def read_embeddings(
     path: str, items: str | None
 ) -> tuple[sp.csc_matrix | np.ndarray, np.ndarray, float]:
@@ -41,24 +52,18 @@ def read_embeddings(
     if is_saved(pathlib.Path(path)):
         embeddings = read_sparse(path, items)
         return embeddings.tocsc(), embeddings.item_ids, embeddings.bytes_per_item
-    matrix, item_ids = load_embeddings(path, _items_beside(path, items))
+    matrix, item_ids = load_embeddings(path, items)
     return matrix, item_ids, bytes_per_item(matrix)
 
 
 def read_sparse(path: str, items: str | None) -> SparseEmbeddings:
     """Embeddings to serve from; the ids of --items must be those that a file brings itself."""
     if not is_saved(pathlib.Path(path)):
-        return SparseEmbeddings.load(path, _items_beside(path, items))
+        return SparseEmbeddings.load(path, items)
     embeddings = SparseEmbeddings.load(path)
     if items is not None and not np.array_equal(read_item_ids(items), embeddings.item_ids):
         raise InputError(f"--items={items}: not the ids of {path}, which brings its own")
     return embeddings
-
-
-def _items_beside(path: str, items: str | None) -> str:
-    if items is None and not pathlib.Path(path).with_name("items.txt").is_file():
-        raise InputError(f"{path} brings no item ids: name a file of them with --items")
-    return items or str(pathlib.Path(path).with_name("items.txt"))
 
 
 def read_users(item_ids: np.ndarray) -> tuple[Interactions, dict[str, int]]:

@@ -22,12 +22,12 @@ import pyarrow.parquet
 import tqdm
 from absl import flags
 
-from celsa_jax.errors import InputError
 from celsa_jax.files import atomic_path
 from celsa_jax.sparse import Recommender
 from celsa_jax.sparse.recommender import ENGINES
 from experiments import cli, inputs
 
+flags.adopt_module_key_flags(inputs)  # shown by --help
 _OUTPUT = flags.DEFINE_string("output", None, "Parquet file to write.")
 _K = flags.DEFINE_integer("k", 100, "Items a user.", lower_bound=1)
 _FILTER_SEEN = flags.DEFINE_boolean("filter_seen", True, "Leave out what is in the history.")
@@ -41,8 +41,8 @@ _BLOCK = flags.DEFINE_integer("block_users", 4096, "Users in a block.", lower_bo
 
 def main() -> None:
     output = pathlib.Path(_OUTPUT.value)
-    if not output.parent.is_dir():
-        raise InputError(f"--output={output}: the folder {output.parent} does not exist")
+    read = (inputs.EMBEDDINGS, inputs.ITEMS, inputs.INTERACTIONS, inputs.SPLIT)
+    inputs.check_output(output, *(flag.value for flag in read))
     embeddings = inputs.read_sparse(inputs.EMBEDDINGS.value, inputs.ITEMS.value)
     recommender = Recommender(
         embeddings,

@@ -118,10 +118,18 @@ def test_split_vectors_score_as_the_signed_ones():
 @pytest.mark.parametrize(
     ("name", "flags", "parts"),
     [
-        ("export", ["--workdir={run}/no", "--output={run}/x"], ["no embeddings.npz"]),
+        ("export", ["--workdir={run}/no", "--output={run}/x"], ["no such folder"]),
         ("export", ["--workdir={run}", "--output={run}/no/x"], ["does not exist"]),
         ("export", ["--workdir={run}", "--output={run}/x", "--format=int2"], ["int2"]),
+        ("export", ["--workdir={run}", "--output={run}/items.txt"], ["would overwrite"]),
+        (
+            "export",
+            ["--workdir={run}", "--output={run}/x", "--format=int8", "--negatives=split"],
+            ["--negatives is for --format=parquet"],
+        ),
         ("recommend", ["--output={run}/no/x"], ["does not exist"]),
+        ("recommend", ["--output={run}/r.csv"], ["r.csv would overwrite what is read"]),
+        ("recommend", ["--output={run}/embeddings.npz"], ["would overwrite what is read"]),
         ("recommend", ["--output={run}/x", "--k=0"], ["--k", "0"]),
         ("recommend", ["--output={run}/x", "--items={run}/r.csv"], ["ids for the 60 rows"]),
         ("recommend", ["--output={run}/x", "--item_column=user_id"], ["no item of", "same ids?"]),

@@ -209,7 +209,7 @@ def test_other_files_are_refused(tmp_path):
     header = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
     (tmp_path / "tensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
     for name in ("text", "tensors"):
-        with pytest.raises(InputError, match=f"{name}: not a file of sparse embeddings"):
+        with pytest.raises(InputError, match=f"{name}: damaged, or not embeddings"):
             SparseEmbeddings.load(tmp_path / name)
     with pytest.raises(InputError, match="nowhere: no such file"):
         SparseEmbeddings.load(tmp_path / "nowhere")

@@ -127,7 +127,7 @@ class SparseEmbeddings:
         """
         path = pathlib.Path(path)
         if not is_saved(path):
-            matrix, item_ids = load_embeddings(path, items or path.with_name("items.txt"))
+            matrix, item_ids = load_embeddings(path, items)
             make = cls.from_scipy if sp.issparse(matrix) else cls.from_dense
             return make(matrix, item_ids)
         tensors, fields = read_tensors(path, verify)

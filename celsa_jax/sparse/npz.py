@@ -24,9 +24,13 @@ def save_embeddings(folder: pathlib.Path, embeddings: sp.csc_matrix, item_ids: n
 
 
 def load_embeddings(
-    path: str | pathlib.Path, items: str | pathlib.Path
+    path: str | pathlib.Path, items: str | pathlib.Path | None = None
 ) -> tuple[sp.csc_matrix | np.ndarray, np.ndarray]:
     """Reads embeddings (SciPy sparse `.npz` or NumPy `.npy`) and the ids of their rows.
+
+    Args:
+      path: the matrix.
+      items: one id a line in row order; `items.txt` beside the matrix by default.
 
     Returns:
       items x factors in float32, CSC or a dense array, and [n_items] text ids.
@@ -35,20 +39,23 @@ def load_embeddings(
       InputError: a file is missing or damaged, values are not finite, ids repeat, or the number
         of ids is not the number of rows.
     """
-    path, items = pathlib.Path(path), pathlib.Path(items)
+    path = pathlib.Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    item_ids = read_item_ids(items)
     try:
         embeddings = _load_matrix(path)
     except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(
-            f"{path}: neither a SciPy sparse .npz nor a NumPy .npy matrix: {error}"
+            f"{path}: damaged, or neither a SciPy sparse .npz nor a NumPy .npy matrix: {error}"
         ) from None
     if embeddings.ndim != 2:
         raise InputError(f"{path}: has {embeddings.ndim} dimensions; items x factors has two")
     if not np.isfinite(embeddings.data if sp.issparse(embeddings) else embeddings).all():
         raise InputError(f"{path}: holds values that are not finite")
+    items = pathlib.Path(items or path.with_name("items.txt"))
+    if not items.is_file():
+        raise InputError(f"{items}: no such file; it holds the item ids of {path}, one a line")
+    item_ids = read_item_ids(items)
     if len(item_ids) != embeddings.shape[0]:
         raise InputError(
             f"{items}: {len(item_ids)} ids for the {embeddings.shape[0]} rows of {path}"

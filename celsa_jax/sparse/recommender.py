@@ -124,7 +124,10 @@ class Recommender:
     def recommend_ids(
         self, history: list[str], k: int = 100, *, filter_seen: bool = True
     ) -> Recommendation:
-        """The best items for one history of external ids; ids may repeat, which adds weight."""
+        """The best items for one history of external ids; ids may repeat, which adds weight.
+
+        A history without any known item gets no recommendation.
+        """
         if isinstance(history, str | bytes):
             raise InputError("a history is a list of ids, not one text")
         wanted = [str(item) for item in history]
@@ -133,7 +136,7 @@ class Recommender:
         row = (np.ones(len(found), np.float32), (np.zeros(len(found), np.int32), found))
         x = sp.csr_matrix(row, shape=(1, self.embeddings.n_items))
         items, scores = self.recommend(x, k, filter_seen=filter_seen)
-        n = int((items[0] >= 0).sum())
+        n = int((items[0] >= 0).sum()) if found else 0
         return Recommendation(self.embeddings.item_ids[items[0, :n]], scores[0, :n], unknown)
 
     def similar_items(self, items: np.ndarray, k: int = 10) -> tuple[np.ndarray, np.ndarray]:

@@ -103,7 +103,10 @@ def read_tensors(
 
 
 def _read_header(path: pathlib.Path, stream) -> tuple[int, dict]:
-    kind = f"{path}: not a file of sparse embeddings, a SciPy .npz or a NumPy .npy, or damaged"
+    kind = (
+        f"{path}: damaged, or not embeddings: those are files of experiments.export (float32, "
+        "float16, int8, int4), SciPy .npz and NumPy .npy"
+    )
     length = stream.read(8)
     if len(length) < 8 or not 2 <= (n := struct.unpack("<Q", length)[0]) <= _LONGEST_HEADER:
         raise InputError(kind)
