@@ -85,6 +85,18 @@ def test_from_scipy_takes_any_matrix():
     assert stored.item_ids.tolist() == ["b", "a"]
 
 
+def test_wide_embeddings_take_wide_factor_ids(tmp_path):
+    wide = sp.csr_matrix(([0.6, 0.8], ([0, 0], [3, 70_000])), shape=(2, 70_001))
+    for form, n_bytes in (("float32", 8), ("int8", 5)):
+        stored = SparseEmbeddings.from_scipy(wide, format=form)
+        assert stored.arrays["factors"].dtype == np.uint32
+        assert stored.bytes_per_item == n_bytes
+        stored.save(tmp_path / "E")
+        loaded = SparseEmbeddings.load(tmp_path / "E").tocsr()
+        np.testing.assert_array_equal(loaded.indices, [3, 70_000])
+        np.testing.assert_allclose(loaded.data, [0.6, 0.8], atol=0.004)
+
+
 def test_summary_counts_the_lists_by_factor_and_sign():
     dense = [[0.5, 0, -1], [0.5, 0, 2], [0.25, 0, 0], [0, 0, 0]]
     summary = SparseEmbeddings.from_dense(dense).summary()
