@@ -52,6 +52,8 @@ def main() -> None:
         other, other_ids, _ = inputs.read_embeddings(_REFERENCE.value, inputs.ITEMS.value)
         if not np.array_equal(other_ids, item_ids):
             raise InputError(f"--reference={_REFERENCE.value}: other items, or in another order")
+        if _NORMALIZE.value:
+            other = normalize_rows(other)
         report["loss"] = loss(result, evaluate(scorer(other), users, item_ids, **settings))
     print(json.dumps(report, allow_nan=False))
 

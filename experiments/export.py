@@ -66,11 +66,14 @@ def read_run(workdir: pathlib.Path) -> SparseEmbeddings:
     if not path.is_file():
         raise InputError(f"--workdir={workdir}: no embeddings.npz; has the run finished?")
     embeddings = SparseEmbeddings.load(path)
-    metadata = {
-        name: json.loads((workdir / f"{name}.json").read_text(encoding="utf-8"))
-        for name in ("config", "results")
-        if (workdir / f"{name}.json").is_file()
-    }
+    metadata = {}
+    for name in ("config", "results"):
+        file = workdir / f"{name}.json"
+        try:
+            if file.is_file():
+                metadata[name] = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(f"{file}: damaged: {error}") from None
     return SparseEmbeddings.from_scipy(embeddings.tocsr(), embeddings.item_ids, metadata=metadata)
 
 

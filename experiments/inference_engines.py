@@ -238,6 +238,7 @@ def _rank_in_blocks(score, histories: sp.csr_matrix, k: int) -> np.ndarray:
         scores[np.repeat(np.arange(len(scores)), np.diff(block.indptr)), block.indices] = -np.inf
         best = np.argpartition(scores, n_items - k, axis=1)[:, n_items - k :]
         values = np.take_along_axis(scores, best, axis=1)
+        best = np.where(values > -np.inf, best, -1)
         blocks.append(np.take_along_axis(best, np.argsort(-values, axis=1), axis=1))
     return np.concatenate(blocks)
 

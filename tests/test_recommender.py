@@ -9,6 +9,7 @@ from hypothesis.extra import numpy as hnp
 
 from celsa_jax.errors import InputError
 from celsa_jax.sparse import FORMATS, Recommender, SparseEmbeddings
+from celsa_jax.sparse.threads import in_threads
 
 ENGINES = ("scipy", "numba")
 
@@ -239,6 +240,35 @@ def outside(position):
     return matrix
 
 
+def test_candidates_are_chosen_from_exactly():
+    stored = SparseEmbeddings.from_dense(random_embeddings(100))
+    histories, candidates = random_histories(9, 100, 9), np.arange(5, 60)
+    exact = Recommender(stored).recommend(histories, 8, candidates=candidates)
+    for engine in ENGINES:
+        few = Recommender(stored, engine=engine, query_factors=1)
+        items, _ = few.recommend(histories, 8, candidates=candidates)
+        np.testing.assert_array_equal(items, exact[0])
+
+
+def test_an_error_in_a_thread_ends_the_work():
+    begun = []
+
+    def work(part):
+        begun.append(part)
+        raise KeyError(part)
+
+    with pytest.raises(KeyError):
+        in_threads(work, range(1000), 2)
+    assert len(begun) < 10
+    assert in_threads(abs, [-1, -2, -3], 2) == [1, 2, 3]
+
+
+def broken_rows():
+    matrix = sp.csr_matrix(([1.0, 1.0], [0, 1], [0, 1, 2]), shape=(2, 4))
+    matrix.indptr[1] = 4_000_000
+    return matrix
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -250,6 +280,9 @@ def outside(position):
         (lambda r: r.recommend(sp.csr_matrix([[1j, 0, 0, 0]])), "complex"),
         (lambda r: r.recommend(sp.csr_matrix((1, 4)), 0), "k is 0"),
         (lambda r: r.recommend(sp.csr_matrix((1, 4)), 2.5), "k is 2.5"),
+        (lambda r: r.recommend(sp.csr_matrix((1, 4)), True), "k is True"),
+        (lambda r: r.recommend(broken_rows()), "indptr does not fit"),
+        (lambda r: r.recommend(sp.csr_matrix([[1e38, 1e38, 0, 0]])), "scores may overflow"),
         (lambda r: r.recommend(sp.csr_matrix((1, 4)), candidates=[4]), "candidates: 4 is no item"),
         (lambda r: r.recommend(sp.csr_matrix((1, 4)), candidates=[0.5]), "whole numbers"),
         (lambda r: r.similar_items([-1]), "items: -1 is no item position"),

@@ -161,18 +161,18 @@ def test_a_flipped_bit_anywhere_is_found(saved, data):
     content = bytearray(saved.read_bytes())
     at = data.draw(st.integers(0, len(content) - 1))
     content[at] ^= 1 << data.draw(st.integers(0, 7))
-    damaged = saved.with_name("damaged")
+    damaged = saved.with_name("other")
     damaged.write_bytes(content)
-    with pytest.raises(InputError, match="damaged"):
+    with pytest.raises(InputError, match=r"altered|truncated|damaged|no checksum|holds no|version"):
         SparseEmbeddings.load(damaged)
 
 
 @given(data=st.data())
 def test_a_truncated_file_is_found(saved, data):
     content = saved.read_bytes()
-    damaged = saved.with_name("damaged")
+    damaged = saved.with_name("other")
     damaged.write_bytes(content[: data.draw(st.integers(0, len(content) - 1))])
-    with pytest.raises(InputError, match="damaged"):
+    with pytest.raises(InputError, match=r"truncated|damaged"):
         SparseEmbeddings.load(damaged)
 
 
@@ -204,6 +204,14 @@ def test_a_newer_version_is_refused(monkeypatch, tmp_path):
         lambda tensors, fields: fields.update(format="int8"),
         lambda tensors, fields: tensors.pop("values"),
         lambda tensors, fields: tensors.update(values=tensors["values"][1:]),
+        lambda tensors, fields: tensors.update(factors=tensors["factors"].view(np.int8)),
+        lambda tensors, fields: tensors.update(values=np.full_like(tensors["values"], np.nan)),
+        lambda tensors, fields: tensors.update(starts=np.arange(21, dtype=np.float32)),
+        lambda tensors, fields: tensors.update(starts=np.arange(21)[::-1].copy()),
+        lambda tensors, fields: tensors.update(codebook=np.zeros(16, np.float32)),
+        lambda tensors, fields: fields.update(n_items="-1"),
+        lambda tensors, fields: fields.update(version="one"),
+        lambda tensors, fields: fields.update(metadata="{"),
     ],
 )
 def test_fields_that_do_not_fit_are_refused(saved, tmp_path, change):
@@ -216,13 +224,51 @@ def test_fields_that_do_not_fit_are_refused(saved, tmp_path, change):
         SparseEmbeddings.load(tmp_path / "E")
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"[" * 100_000,
+        b'{"__metadata__":"text"}',
+        b'{"__metadata__":{"sha256":5}}',
+        b'{"__metadata__":{"kind":1}}',
+        b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}',
+    ],
+)
+def test_headers_of_others_are_refused(tmp_path, header):
+    (tmp_path / "E").write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+    with pytest.raises(InputError, match="damaged"):
+        SparseEmbeddings.load(tmp_path / "E")
+
+
+@pytest.mark.parametrize("change", [{"dtype": "BF16"}, {"shape": [-2, -2]}, {"shape": [160.0]}])
+def test_entries_of_others_are_refused(saved, tmp_path, change):
+    content = saved.read_bytes()
+    n = struct.unpack("<Q", content[:8])[0]
+    header = json.loads(content[8 : 8 + n])
+    header["values"] |= change
+    for version, message in (("1", "damaged header"), ("2", "newer than 1")):
+        header["__metadata__"]["version"] = version
+        text = json.dumps(header).encode()
+        (tmp_path / "E").write_bytes(struct.pack("<Q", len(text)) + text + content[8 + n :])
+        with pytest.raises(InputError, match=message):
+            SparseEmbeddings.load(tmp_path / "E")
+
+
+def test_every_format_becomes_every_other():
+    stored = SparseEmbeddings.from_dense(unit_rows())
+    for form in FORMATS:
+        for other in FORMATS:
+            again = stored.to_format(form).to_format(other)
+            assert again.format == other
+            assert np.abs(again.tocsr() - stored.tocsr()).max() < 0.2
+
+
 def test_other_files_are_refused(tmp_path):
     (tmp_path / "text").write_text("user_id,item_id\n" * 9)
-    header = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
-    (tmp_path / "tensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
-    for name in ("text", "tensors"):
-        with pytest.raises(InputError, match=f"{name}: damaged, or not embeddings"):
-            SparseEmbeddings.load(tmp_path / name)
+    with pytest.raises(InputError, match="text: damaged, or not embeddings"):
+        SparseEmbeddings.load(tmp_path / "text")
+    with pytest.raises(InputError, match="is a folder"):
+        SparseEmbeddings.load(tmp_path)
     with pytest.raises(InputError, match="nowhere: no such file"):
         SparseEmbeddings.load(tmp_path / "nowhere")
 

@@ -11,13 +11,14 @@ import numpy as np
 import scipy.sparse as sp
 
 from celsa_jax.errors import InputError
-from celsa_jax.sparse.formats import Decoder, decoder, ids_and_codes, row_sums, store
+from celsa_jax.sparse.formats import Decoder, check_stored, decoder, ids_and_codes, row_sums, store
 from celsa_jax.sparse.npz import load_embeddings
 from celsa_jax.sparse.tensors import read_tensors, write_tensors
 
 KIND = "celsa_jax.sparse_embeddings"
 VERSION = 1
 _ROWS_AT_ONCE = 1 << 16
+_VALUES_AT_ONCE = 1 << 18
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -77,7 +78,11 @@ class SparseEmbeddings:
           InputError: values that are not finite, ids that repeat or of another number than the
             rows, or values that the format cannot hold.
         """
-        rows = sp.csr_matrix(embeddings, copy=True)
+        try:
+            rows = sp.csr_matrix(embeddings, copy=True)
+            rows.check_format()
+        except ValueError as error:
+            raise InputError(f"the embeddings are no sound sparse matrix: {error}") from None
         if np.iscomplexobj(rows):
             raise InputError("the embeddings are complex; they must be real")
         rows = rows.astype(np.float32)
@@ -130,43 +135,33 @@ class SparseEmbeddings:
             matrix, item_ids = load_embeddings(path, items)
             make = cls.from_scipy if sp.issparse(matrix) else cls.from_dense
             return make(matrix, item_ids)
-        tensors, fields = read_tensors(path, verify)
-        if fields.get("kind") != KIND:
-            raise InputError(f"{path}: holds no sparse embeddings")
-        if not fields.get("version", "").isdecimal() or int(fields["version"]) > VERSION:
-            raise InputError(
-                f"{path}: written in version {fields.get('version')} of the format, newer than "
-                f"{VERSION}; update celsa_jax"
-            )
+        tensors, fields = read_tensors(path, verify, lambda fields: _accept(path, fields))
         try:
-            loaded = cls._from_tensors(tensors, fields)
+            return cls._from_tensors(tensors, fields)
         except (KeyError, ValueError, TypeError, IndexError) as error:
-            raise InputError(f"{path}: damaged: fields that do not fit: {error}") from None
-        if verify:
-            loaded._check(path)
-        return loaded
+            raise InputError(f"{path}: damaged: {error}; export it again") from None
 
     @classmethod
     def _from_tensors(cls, tensors: dict, fields: dict[str, str]) -> SparseEmbeddings:
+        """Checks all that compiled code relies on; a whole file may be of another's making."""
         n_items, n_factors = int(fields["n_items"]), int(fields["n_factors"])
         encoded = tensors.pop("item_ids")
         encoded = encoded.view(f"S{encoded.shape[1]}").reshape(n_items)
         starts = tensors.pop("starts", None)
         if starts is None:
             starts = np.arange(n_items + 1) * int(fields["nnz_per_row"])
+        check_stored(tensors, fields["format"])
         loaded = cls._of(n_factors, starts, tensors, json.loads(fields["metadata"]), encoded)
-        if loaded.format != fields["format"] or len(starts) != n_items + 1:
-            raise ValueError(f"{loaded.format} arrays for {len(starts) - 1} items")
+        ids, codes = ids_and_codes(tensors)
+        if starts.dtype != np.int64 or starts.shape != (n_items + 1,) or len(codes) != len(ids):
+            raise ValueError("the arrays do not fit one another")
+        if starts[0] or starts[-1] != len(ids) or (starts[1:] < starts[:-1]).any():
+            raise ValueError("the rows do not fit the non-zeros")
+        if len(ids) and int(ids.max()) >> loaded.decoder.shift >= n_factors:
+            raise ValueError(f"a factor outside of the {n_factors}")
+        if not np.isfinite(loaded.largest):
+            raise ValueError("values that are not finite")
         return loaded
-
-    def _check(self, path: pathlib.Path) -> None:
-        """Positions within their arrays: the compiled code does not look."""
-        ids, codes = ids_and_codes(self.arrays)
-        lengths = np.diff(self.starts)
-        if self.starts[0] or self.nnz != len(ids) or len(codes) != len(ids) or (lengths < 0).any():
-            raise InputError(f"{path}: damaged: the rows do not fit the non-zeros")
-        if len(ids) and int(ids.max()) >> self.decoder.shift >= self.n_factors:
-            raise InputError(f"{path}: damaged: a factor outside of the {self.n_factors}")
 
     def save(self, path: str | pathlib.Path) -> None:
         """Writes one file: ids, non-zeros, metadata, checksum; whole or not at all.
@@ -194,6 +189,8 @@ class SparseEmbeddings:
 
     def to_format(self, format: str) -> SparseEmbeddings:
         """The same embeddings in another format."""
+        if format == self.format:
+            return self
         arrays = store(self.tocsr(), format)
         return self._of(self.n_factors, self.starts, arrays, self.metadata, self._encoded_ids)
 
@@ -218,6 +215,17 @@ class SparseEmbeddings:
     @functools.cached_property
     def decoder(self) -> Decoder:
         return decoder(self.arrays)
+
+    @functools.cached_property
+    def largest(self) -> float:
+        """A bound of the magnitudes of all values; NaN where one is."""
+        if self.decoder.table is not None and self.format != "float16":
+            return max(1.0, float(np.abs(self.decoder.table).max()))  # rows of int4 are made unit
+        bounds = [0.0]
+        for first in range(0, self.nnz, _VALUES_AT_ONCE):  # no large temporary arrays
+            values = self.arrays["values"][first : first + _VALUES_AT_ONCE].astype(np.float32)
+            bounds += [float(values.max()), -float(values.min())]
+        return float(np.max(bounds))
 
     @functools.cached_property
     def row_scale(self) -> np.ndarray | None:
@@ -295,10 +303,23 @@ def _spread(counts: np.ndarray) -> dict[str, float] | None:
     }
 
 
+def _accept(path: pathlib.Path, fields: dict[str, str]) -> None:
+    if fields.get("kind") != KIND:
+        raise InputError(f"{path}: holds no sparse embeddings")
+    version = fields.get("version", "")
+    if not version.isdecimal():
+        raise InputError(f"{path}: damaged: no version of the format")
+    if int(version) > VERSION:
+        raise InputError(
+            f"{path}: written in version {version} of the format, newer than {VERSION}; "
+            "update celsa_jax"
+        )
+
+
 def is_saved(path: pathlib.Path) -> bool:
     """Whether a file is to be read as one of `SparseEmbeddings.save` (not `.npz` or `.npy`)."""
     if not path.is_file():
-        raise InputError(f"{path}: no such file")
+        raise InputError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}")
     try:
         with path.open("rb") as stream:
             return not stream.read(6).startswith((b"PK", b"\x93NUMPY"))

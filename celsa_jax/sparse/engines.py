@@ -22,6 +22,7 @@ from celsa_jax.sparse.threads import in_threads, n_cores
 FEW_USERS = 8  # from here on scanning all rows for many users at once beats their lists
 OVERSAMPLING = 10  # candidates for each wanted item in approximate retrieval
 _SCORES_AT_ONCE = 1 << 24  # of the SciPy engine: 64 MiB
+_USERS_AT_ONCE = 1 << 12  # of a thread of the Numba engine: what it has not ranked yet takes memory
 
 
 class ScipyEngine:
@@ -52,7 +53,7 @@ class ScipyEngine:
             latent = encode(history[first : first + at_once], self.rows)
             excluded = seen[first : first + at_once]
             scores = self._scores(latent, excluded, candidates)
-            if query_factors is not None:
+            if query_factors is not None and candidates is None:
                 strong = _strongest(latent, query_factors)
                 pool = top_k(self._scores(strong, excluded, candidates), OVERSAMPLING * k)
                 missed = np.ones(scores.shape, bool)
@@ -146,12 +147,12 @@ class NumbaEngine:
         strongest = query_factors or self.n_factors
         pool = min(OVERSAMPLING * k, len(self.rows.starts)) if query_factors else k
         lists = self.lists if by_lists else None
-        # Room enough that most users never fill it: about k scores pass the first threshold.
-        keys = np.empty((n_users, 2 * pool + 64), np.uint64)
         items = np.empty((n_users, k), np.int32)
         scores = np.empty((n_users, k), np.float32)
 
         def rank_users(users: tuple[int, int]) -> None:
+            # Room enough that most never fill it: about k scores pass the first threshold.
+            keys = np.empty((users[1] - users[0], 2 * pool + 64), np.uint64)
             if by_lists:
                 self.kernels.recommend_by_lists(
                     self.rows, lists, histories, *users, strongest, pool, k, keys
@@ -160,19 +161,21 @@ class NumbaEngine:
                 self.kernels.recommend_by_rows(
                     self.rows, scored, histories, *users, self.n_factors, k, keys
                 )
-            found = keys[slice(*users), :k]
+            found = keys[:, :k]
             found.sort(axis=1)
             items[slice(*users)], scores[slice(*users)] = _read_keys(found[:, ::-1])
 
         lanes = self.kernels.LANES
         group = 1 if by_lists else lanes if n_users >= lanes * n_threads else lanes // 4
-        in_threads(rank_users, _split(n_users, n_threads, group), n_threads)
+        n_parts = max(n_threads, -(-n_users // _USERS_AT_ONCE))
+        in_threads(rank_users, _split(n_users, n_parts, group), n_threads)
         return items if candidates is None else np.where(items < 0, -1, candidates[items]), scores
 
 
 def encode(history: sp.csr_matrix, rows: sp.csr_matrix) -> sp.csr_matrix:
     """Latent vectors x A, with sorted factors."""
     latent = history @ rows
+    latent.eliminate_zeros()
     latent.sort_indices()
     return latent
 

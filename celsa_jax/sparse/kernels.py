@@ -87,8 +87,8 @@ def fill_lists(rows, lists, block):
 def recommend_by_rows(rows, scored, histories, first, last, n_factors, k, keys):
     """The best of `scored` for users [first, last): all rows against `LANES` users at once.
 
-    Fills keys [n_users, capacity >= 2 k] uint64: the k best of each user first, in no order, 0
-    where there are fewer.
+    Fills keys [last - first, capacity >= 2 k] uint64: the k best of each user first, in no order,
+    0 where there are fewer.
     """
     n_items = len(scored.starts) - 1
     lanes = min(LANES, -(-(last - first) // 16) * 16)
@@ -111,9 +111,9 @@ def recommend_by_rows(rows, scored, histories, first, last, n_factors, k, keys):
                 _mask_seen(tile[:, b], histories, begin + b, low)
             if low == 0:
                 _raise_threshold(tile, k, threshold)
-            _collect_lanes(tile, low, k, keys[begin : begin + n], counts, threshold)
+            _collect_lanes(tile, low, k, keys[begin - first :], counts, threshold)
         for b in range(n):
-            _finish(keys[begin + b], counts[b], k)
+            _finish(keys[begin - first + b], counts[b], k)
 
 
 @_compiled
@@ -121,7 +121,7 @@ def recommend_by_lists(rows, lists, histories, first, last, strongest, pool, k, 
     """The best items for users [first, last), one after the other, by their active lists.
 
     With fewer than all factors (`strongest`) the `pool` best by those alone are scored exactly,
-    and the k best of them returned. Fills keys [n_users, capacity >= 2 pool] as above.
+    and the k best of them returned. Fills keys [last - first, capacity >= 2 pool] as above.
     """
     n_items = len(rows.starts) - 1
     n_factors = lists.starts.shape[1] - 1
@@ -129,6 +129,7 @@ def recommend_by_lists(rows, lists, histories, first, last, strongest, pool, k, 
     scores = np.empty((min(BLOCK, max(n_items, 1)), 1), np.float32)
     threshold = np.empty(1, np.float32)
     for user in range(first, last):
+        own = keys[user - first]
         latent[:] = 0
         _encode(latent[:, 0], histories, user, rows)
         active = np.flatnonzero(latent)
@@ -145,11 +146,11 @@ def recommend_by_lists(rows, lists, histories, first, last, strongest, pool, k, 
             _mask_seen(tile[:, 0], histories, user, low)
             if block == 0:
                 _raise_threshold(tile, wanted, threshold)
-            count = _collect_one(tile, low, wanted, keys[user : user + 1], count, threshold)
+            count = _collect_one(tile, low, wanted, own.reshape((1, len(own))), count, threshold)
         if cut:
-            count = _finish(keys[user], count, wanted)
-            _rescore(keys[user, :count], latent, rows)
-        _finish(keys[user], count, k)
+            count = _finish(own, count, wanted)
+            _rescore(own[:count], latent, rows)
+        _finish(own, count, k)
 
 
 @_compiled

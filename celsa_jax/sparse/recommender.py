@@ -15,6 +15,7 @@ from celsa_jax.sparse.engines import FEW_USERS, NumbaEngine, ScipyEngine, encode
 from celsa_jax.sparse.threads import n_cores
 
 ENGINES = ("auto", "numba", "scipy")
+_LARGEST_SCORE = 1e38
 
 
 class Recommendation(NamedTuple):
@@ -49,7 +50,7 @@ class Recommender:
       n_threads: threads over users; 0 for all cores.
       query_factors: approximate retrieval: only this many of a user's strongest factors find
         10 k candidates, which are then scored exactly; worth it from some 100,000 items on. None
-        is exact.
+        is exact, and so is any choice among given candidates.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Recommender:
         self.n_threads = n_threads or n_cores()
         self.query_factors = query_factors
         self._engine = make(embeddings)
+        self._largest_product = embeddings.n_factors * embeddings.largest**2
 
     @property
     def nbytes(self) -> int:
@@ -107,7 +109,7 @@ class Recommender:
             that are not finite; candidates out of range; k below 1.
         """
         history = self._check(user_items)
-        if not isinstance(k, int | np.integer) or k < 1:
+        if not isinstance(k, int | np.integer) or isinstance(k, bool) or k < 1:
             raise InputError(f"k is {k!r}; give a whole number of at least 1")
         if candidates is not None:
             candidates = self._check_candidates(candidates)
@@ -173,7 +175,9 @@ class Recommender:
             )
         history = user_items if user_items.format == "csr" else user_items.tocsr()
         indptr, indices, weights = history.indptr, history.indices, history.data
-        # SciPy does not look at the contents of indices that it is given.
+        # SciPy does not look at the contents of what it is given.
+        if indptr[0] or (indptr[1:] < indptr[:-1]).any() or indptr[-1] > len(indices):
+            raise InputError("the histories are no CSR matrix: indptr does not fit the indices")
         if len(indices) and (indices.min() < 0 or indices.max() >= n_items):
             at = int(np.argmax((indices < 0) | (indices >= n_items)))
             user = int(np.searchsorted(indptr, at, side="right")) - 1
@@ -188,6 +192,12 @@ class Recommender:
             at = int(np.argmin(np.isfinite(weights)))
             user = int(np.searchsorted(indptr, at, side="right")) - 1
             raise InputError(f"row {user} of the histories has a value that is not finite")
+        largest = float(np.abs(weights).max(initial=0))
+        if largest * len(weights) * self._largest_product > _LARGEST_SCORE:
+            raise InputError(
+                f"scores may overflow: histories up to {largest:g}, embeddings up to "
+                f"{self.embeddings.largest:g}; scale them down"
+            )
         if weights is history.data and indices.dtype == np.int32 and history.has_sorted_indices:
             return history
         history = sp.csr_matrix((weights, indices.astype(np.int32), indptr), history.shape)

@@ -14,6 +14,7 @@ import json
 import math
 import pathlib
 import struct
+from collections.abc import Callable
 
 import numpy as np
 
@@ -62,13 +63,16 @@ def write_tensors(
 
 
 def read_tensors(
-    path: pathlib.Path, verify: bool = True
+    path: pathlib.Path,
+    verify: bool = True,
+    accept: Callable[[dict[str, str]], None] = lambda metadata: None,
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Maps the arrays of a file read-only, after checking it.
 
     Args:
       path: a file of `write_tensors`.
       verify: compare the checksum, which reads the file once; sizes are always checked.
+      accept: given the metadata before all else; raises what speaks against reading on.
 
     Raises:
       InputError: the file is missing, of another kind, truncated or altered.
@@ -79,11 +83,16 @@ def read_tensors(
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from None
     metadata = header.pop("__metadata__")
+    accept(metadata)
     size, expected = path.stat().st_size, start
     try:
         for entry in header.values():
             first, end = entry["data_offsets"]
-            if first != expected - start or end - first != _n_bytes(entry):
+            counts = [first, end, *entry["shape"]]
+            if not all(type(n) is int and n >= 0 for n in counts):
+                raise ValueError(f"not sizes: {counts}")
+            n_bytes = _DTYPES[entry["dtype"]].itemsize * math.prod(entry["shape"])
+            if first != expected - start or end - first != n_bytes:
                 raise ValueError("arrays that overlap or leave gaps")
             expected = start + end
     except (KeyError, TypeError, ValueError) as error:
@@ -112,15 +121,13 @@ def _read_header(path: pathlib.Path, stream) -> tuple[int, dict]:
         raise InputError(kind)
     try:
         header = json.loads(stream.read(n))
-        if "sha256" not in header["__metadata__"]:
-            raise InputError(f"{path}: has no checksum; it was not written by celsa_jax")
-    except (ValueError, KeyError, TypeError):
+        metadata = header["__metadata__"]
+        texts = all(isinstance(value, str) for value in metadata.values())
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise InputError(kind) from None
+    if not texts or len(metadata.get("sha256", "")) != len(_NO_DIGEST):
+        raise InputError(f"{path}: has no checksum; damaged, or not written by celsa_jax")
     return 8 + n, header
-
-
-def _n_bytes(entry: dict) -> int:
-    return _DTYPES[entry["dtype"]].itemsize * math.prod(entry["shape"])
 
 
 def _digest(path: pathlib.Path, start: int, stored: str) -> str:

@@ -26,22 +26,28 @@ def in_threads(work: Callable, parts: Sequence, n_threads: int) -> list:
                 at = waiting.get_nowait()
                 results[at] = work(parts[at])
 
-    helpers = [_threads(n_threads).submit(help_out) for _ in range(n_threads - 1)]
-    help_out()
-    for helper in helpers:
-        if not helper.cancel():  # one that has not begun has nothing left to do
-            helper.result()
+    helpers = [_pool().submit(help_out) for _ in range(n_threads - 1)]
+    try:
+        help_out()
+    finally:
+        with contextlib.suppress(queue.Empty):  # after an error nobody begins another part
+            while True:
+                waiting.get_nowait()
+        begun = [helper for helper in helpers if not helper.cancel()]
+        concurrent.futures.wait(begun)
+    for helper in begun:
+        helper.result()
     return results
 
 
 @functools.cache
-def _threads(n: int) -> concurrent.futures.ThreadPoolExecutor:
+def _pool() -> concurrent.futures.ThreadPoolExecutor:
     """Threads that stay: new ones would get all their memory afresh at every request."""
-    return concurrent.futures.ThreadPoolExecutor(n - 1, "celsa_jax")
+    return concurrent.futures.ThreadPoolExecutor(n_cores(), "celsa_jax")
 
 
 if hasattr(os, "register_at_fork"):  # a forked child has no threads but its own
-    os.register_at_fork(after_in_child=_threads.cache_clear)
+    os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 def n_cores() -> int:
