@@ -15,9 +15,10 @@ that is not installed, or too large, is reported as skipped.
 For each engine: one_user_p50_us, one_user_p99_us (over users and rounds), batched_us_per_user
 (one thread, median over rounds), users_per_s_by_threads, bytes (in memory), load_s (from the file
 or matrix to the first answer, compiled code in the cache), overlap_with_exact (share of
-exact_scipy's k items found). --memory adds resident_growth_mb of exact_fast in a process of its
-own. --figures=FOLDER needs --interactions and draws nDCG@100 against bytes and against latency,
-for the formats, approximate retrieval, and the dense models of --dense_models.
+exact_scipy's k items found). --memory adds `fresh_process`: exact_fast alone in a new process, its
+resident_growth_mb over all that serving does, and load_s with the lists built. --figures=FOLDER
+needs --interactions and draws nDCG@100 against bytes and against latency, for the formats,
+approximate retrieval, and the dense models of --dense_models.
 
 The last line printed is one JSON object.
 """
@@ -78,7 +79,7 @@ _SETTLE_S = 0.1  # after the number of threads was set
 
 # Of a fresh process: all that is there but the catalogue, then the catalogue in use.
 _MEMORY_PROGRAM = """
-import os, sys
+import json, os, sys, time
 import scipy.sparse as sp
 from celsa_jax.sparse import Recommender, SparseEmbeddings
 
@@ -89,11 +90,14 @@ def resident():
 folder, k = sys.argv[1], int(sys.argv[2])
 histories = sp.load_npz(f"{folder}/histories.npz")
 Recommender(SparseEmbeddings.load(f"{folder}/small")).warm_up()
-before = resident()
+before, started = resident(), time.perf_counter()
 recommender = Recommender(SparseEmbeddings.load(f"{folder}/embeddings"))
+recommender.warm_up()
+seconds = time.perf_counter() - started
 recommender.recommend(histories[:1], k)
 recommender.recommend(histories, k)
-print(resident() - before)
+grown = (resident() - before) / 1e6
+print(json.dumps({"resident_growth_mb": round(grown, 1), "load_s": round(seconds, 4)}))
 """
 
 
@@ -142,8 +146,8 @@ def main() -> None:
         if _MEMORY.value:
             sp.save_npz(f"{folder}/histories.npz", histories, compressed=False)
             command = [sys.executable, "-c", _MEMORY_PROGRAM, folder, str(_K.value)]
-            grown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            report["resident_growth_mb"] = round(int(grown) / 1e6, 1)
+            fresh = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            report["fresh_process"] = json.loads(fresh)
         if _FIGURES.value:
             from experiments.inference_figures import draw
 

@@ -193,7 +193,8 @@ def test_benchmark_on_random_embeddings():
     # Rows: 2 bytes a non-zero, starts, scale; lists: 3 bytes a non-zero, starts.
     lists = 3 * 12000 + 8 * 65
     assert engines["exact_fast"]["bytes"] == 2 * 12000 + 8 * 3001 + 4 * 3000 + 4 * 16 + lists
-    assert report["resident_growth_mb"] >= 0
+    assert report["fresh_process"]["resident_growth_mb"] >= 0
+    assert report["fresh_process"]["load_s"] > 0
 
 
 def test_benchmark_draws_figures_of_a_model(run, tmp_path):
