@@ -39,7 +39,7 @@ def main() -> None:
     )
     if _NORMALIZE.value:
         embeddings = normalize_rows(embeddings)
-    users, counts = inputs.read_users(item_ids)
+    users, counts = inputs.read_users(item_ids, inputs.INTERACTIONS.value)
     settings = {"folds": _FOLDS.value, "seed": _SEED.value}
     result = evaluate(scorer(embeddings), users, item_ids, **settings)
     if not result.counts["n_users"]:

@@ -66,13 +66,12 @@ def read_sparse(path: str, items: str | None) -> SparseEmbeddings:
     return embeddings
 
 
-def read_users(item_ids: np.ndarray) -> tuple[Interactions, dict[str, int]]:
-    """The users of --interactions behind all filters, and what was dropped.
+def read_users(item_ids: np.ndarray, path: str) -> tuple[Interactions, dict[str, int]]:
+    """The users of an interactions file behind all filters, and what was dropped.
 
     Raises:
       InputError: none of their items is in the catalogue; a filter that the file has no column for.
     """
-    path = INTERACTIONS.value
     ratings = read_ratings(path, Columns(_USER.value, _ITEM.value, _RATING.value))
     if MIN_RATING.value is not None and ratings.ratings is None:
         raise InputError(

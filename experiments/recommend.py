@@ -50,7 +50,7 @@ def main() -> None:
         n_threads=_THREADS.value,
         query_factors=_QUERY_FACTORS.value,
     )
-    users, counts = inputs.read_users(embeddings.item_ids)
+    users, counts = inputs.read_users(embeddings.item_ids, inputs.INTERACTIONS.value)
     histories, n_unknown = inputs.histories(users, embeddings.item_ids)
     served = np.flatnonzero(np.diff(histories.indptr))
     recommender.warm_up()

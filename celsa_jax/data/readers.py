@@ -74,18 +74,29 @@ def read_ratings(path: str | pathlib.Path, columns: Columns = Columns()) -> Rati
     return _read_text(path, columns, _DELIMITERS[kind])
 
 
-def read_text_columns(path: str | pathlib.Path, names: list[str]) -> dict[str, np.ndarray]:
-    """Named columns of a CSV, TSV or parquet file as text (metadata such as titles)."""
+def column_names(path: str | pathlib.Path, encoding: str = "utf-8") -> list[str]:
+    """The columns of a CSV, TSV or parquet file."""
     path = pathlib.Path(path)
-    kind = _kind(path)
-    if kind not in (".parquet", *_DELIMITERS):
-        raise InputError(f"{path}: unknown kind of file '{kind}'; use .csv, .tsv or .parquet")
+    if _table_kind(path) != ".parquet":
+        return header(path, encoding)
+    with open_data(path) as stream:
+        return _parquet_file(path, stream).schema_arrow.names
+
+
+def read_text_columns(
+    path: str | pathlib.Path, names: list[str], encoding: str = "utf-8"
+) -> dict[str, np.ndarray]:
+    """Named columns of a CSV, TSV or parquet file as text (metadata such as titles).
+
+    Numbers become their text, nulls "", and lists (parquet) their elements with | between.
+    """
+    path = pathlib.Path(path)
+    kind = _table_kind(path)
     if kind == ".parquet":
         with open_data(path) as stream:
             table = _parquet_table(path, stream, names)
-        return {n: table[n].cast(pa.string()).fill_null("").to_numpy() for n in names}
-    delimiter = _DELIMITERS[kind]
-    _check_columns(path, header(path), names)
+        return {n: _as_text(path, n, table[n]) for n in names}
+    _check_columns(path, header(path, encoding), names)
     options = pa.csv.ConvertOptions(
         include_columns=names, column_types=dict.fromkeys(names, pa.string())
     )
@@ -93,12 +104,39 @@ def read_text_columns(path: str | pathlib.Path, names: list[str]) -> dict[str, n
         with open_data(path) as stream:
             table = pa.csv.read_csv(
                 stream,
-                parse_options=pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+                read_options=pa.csv.ReadOptions(encoding=encoding, block_size=1 << 24),
+                parse_options=pa.csv.ParseOptions(
+                    delimiter=_DELIMITERS[kind], newlines_in_values=True
+                ),
                 convert_options=options,
             )
-    except pa.ArrowInvalid as error:
-        raise InputError(f"{path}: {_one_line(error)}") from None
+    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+        if "utf8" in (problem := _one_line(error)).lower() or isinstance(error, UnicodeError):
+            raise _wrong_encoding(path, encoding) from None
+        raise InputError(f"{path}: {problem}") from None
     return {n: table[n].to_numpy() for n in names}
+
+
+def _table_kind(path: pathlib.Path) -> str:
+    kind = _kind(path)
+    if kind not in (".parquet", *_DELIMITERS):
+        raise InputError(f"{path}: unknown kind of file '{kind}'; use .csv, .tsv or .parquet")
+    return kind
+
+
+def _as_text(path: pathlib.Path, name: str, column: pa.ChunkedArray) -> np.ndarray:
+    try:
+        if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+            column = pc.binary_join(column.cast(pa.list_(pa.string())), "|")
+        return column.cast(pa.string()).fill_null("").to_numpy()
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise InputError(f"{path}: column '{name}' is no text: {_one_line(error)}") from None
+
+
+def _wrong_encoding(path: pathlib.Path, encoding: str) -> InputError:
+    return InputError(
+        f"{path}: is not {encoding.upper()}; say what it is, --encoding=latin-1 for instance"
+    )
 
 
 @contextlib.contextmanager
@@ -149,12 +187,18 @@ def _kind(path: pathlib.Path) -> str:
     return path.suffix.lower()
 
 
-def header(path: pathlib.Path) -> list[str]:
+def header(path: pathlib.Path, encoding: str = "utf-8") -> list[str]:
     """Column names of a CSV or TSV file."""
     delimiter = _DELIMITERS.get(_kind(path), ",")
-    with open_data(path) as stream:
-        text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
-        names = next(csv.reader(text, delimiter=delimiter), None)
+    with_mark = "utf-8-sig" if encoding.lower() in ("utf-8", "utf8") else encoding
+    try:
+        with open_data(path) as stream:
+            text = io.TextIOWrapper(stream, with_mark, errors="surrogateescape", newline="")
+            names = next(csv.reader(text, delimiter=delimiter), None)
+    except LookupError:
+        raise InputError(f"unknown encoding '{encoding}'; use a name such as latin-1") from None
+    except (UnicodeError, csv.Error):
+        raise _wrong_encoding(path, encoding) from None
     if not names:
         raise InputError(f"{path}: the file is empty")
     return names
@@ -267,12 +311,19 @@ def _is_large(kind: pa.DataType) -> bool:
     return pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
+def _parquet_file(path: pathlib.Path, stream: io.BufferedIOBase) -> pa.parquet.ParquetFile:
+    source = path if path.suffix == ".parquet" else pa.BufferReader(stream.read())
+    try:
+        return pa.parquet.ParquetFile(source)
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{path}: {_one_line(error)}") from None
+
+
 def _parquet_table(
     path: pathlib.Path, stream: io.BufferedIOBase, required: list[str], optional: list[str] = ()
 ) -> pa.Table:
-    source = path if path.suffix == ".parquet" else pa.BufferReader(stream.read())
+    file = _parquet_file(path, stream)
     try:
-        file = pa.parquet.ParquetFile(source)
         _check_columns(path, file.schema_arrow.names, required)
         return file.read([*required, *(n for n in optional if n in file.schema_arrow.names)])
     except pa.ArrowInvalid as error:

@@ -1,0 +1,111 @@
+"""Item metadata (titles, authors, genres) from tables, in the order of a catalogue."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+
+import numpy as np
+
+from celsa_jax.data.interactions import lookup
+from celsa_jax.data.readers import column_names, read_text_columns
+from celsa_jax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Metadata:
+    """Text columns of a catalogue.
+
+    Attributes:
+      columns: by name, [n_items] text objects; "" where an item has nothing.
+      counts: how many items have metadata, and what was left out of the tables.
+    """
+
+    columns: dict[str, np.ndarray]
+    counts: dict[str, int]
+
+    def shown(self, item_ids: np.ndarray) -> list[str]:
+        """What to call each item: its first column, or its id where that is empty."""
+        ids = item_ids.tolist()
+        first = next(iter(self.columns.values()), None)
+        return ids if first is None else [t or i for t, i in zip(first, ids, strict=True)]
+
+
+def read_metadata(
+    paths: list[str],
+    id_columns: list[str],
+    text_columns: list[str],
+    item_ids: np.ndarray,
+    encoding: str = "utf-8",
+) -> Metadata:
+    """Reads the metadata of a catalogue from one or more tables (CSV, TSV, parquet).
+
+    Args:
+      paths: the tables; each row is an item.
+      id_columns: the column of item ids, one for all tables or one each.
+      text_columns: columns to read, each from the only table that has it.
+      item_ids: [n_items] text ids of the catalogue.
+      encoding: of CSV and TSV files.
+
+    Raises:
+      InputError: a column that no table or more than one has; an id with two different rows.
+    """
+    if not paths:
+        return Metadata({}, {"items_with_metadata": 0, "items_without_metadata": len(item_ids)})
+    if len(id_columns) not in (1, len(paths)):
+        raise InputError(f"{len(id_columns)} id columns for {len(paths)} metadata files")
+    if not text_columns:
+        raise InputError("no text columns; name those to read, --text_columns=title,genres")
+    if len(id_columns) == 1:
+        id_columns = id_columns * len(paths)
+    columns = {name: np.full(len(item_ids), "", object) for name in text_columns}
+    counts = {"metadata_rows_outside_catalogue": 0, "metadata_rows_repeated": 0}
+    for path, id_column, wanted in zip(
+        paths, id_columns, _sources(paths, text_columns, encoding), strict=True
+    ):
+        table = read_text_columns(
+            path, [id_column, *(n for n in wanted if n != id_column)], encoding
+        )
+        ids = table[id_column].astype(np.str_)
+        rows = _unique_rows(path, ids, table)
+        at = lookup(item_ids, ids[rows])
+        counts["metadata_rows_repeated"] += len(ids) - len(rows)
+        counts["metadata_rows_outside_catalogue"] += int((at < 0).sum())
+        for name in wanted:
+            columns[name][at[at >= 0]] = table[name][rows[at >= 0]]
+    for cells in columns.values():
+        cells[:] = [" ".join(cell.split()) for cell in cells.tolist()]
+    known = np.zeros(len(item_ids), bool)
+    for cells in columns.values():
+        known |= cells != ""
+    counts["items_with_metadata"] = int(known.sum())
+    counts["items_without_metadata"] = int((~known).sum())
+    return Metadata(columns, counts)
+
+
+def _sources(paths: list[str], text_columns: list[str], encoding: str) -> list[list[str]]:
+    """Which of the columns to read from which table."""
+    found = [column_names(path, encoding) for path in paths]
+    for name in text_columns:
+        n_tables = sum(name in names for names in found)
+        if n_tables != 1:
+            shown = "; ".join(
+                f"{p}: {', '.join(names[:12])}" for p, names in zip(paths, found, strict=True)
+            )
+            problem = "no metadata file has" if not n_tables else "several metadata files have"
+            raise InputError(f"{problem} the column '{name}' of --text_columns ({shown})")
+    return [[name for name in text_columns if name in names] for names in found]
+
+
+def _unique_rows(path: str, ids: np.ndarray, table: dict[str, np.ndarray]) -> np.ndarray:
+    """The first row of each id; InputError where another row of the same id says otherwise."""
+    _, first, inverse = np.unique(ids, return_index=True, return_inverse=True)
+    for row in np.flatnonzero(first[inverse] != np.arange(len(ids))):
+        other = first[inverse[row]]
+        for name, cells in table.items():
+            if cells[row] != cells[other]:
+                raise InputError(
+                    f"{path}: rows {other + 1} and {row + 1} are both of item '{ids[row]}' but "
+                    f"differ in column '{name}'; keep one row an item"
+                )
+    return np.sort(first)

@@ -1,0 +1,33 @@
+"""Segments: groups of items read off the latent factors, named, merged, recommended, explained.
+
+NumPy, SciPy and scikit-learn; no JAX.
+"""
+
+from celsa_jax.segments.embedders import SentenceEmbedder, TfidfEmbedder
+from celsa_jax.segments.files import load_segments, save_segments
+from celsa_jax.segments.find import Found, find_segments
+from celsa_jax.segments.groups import Groups, extract, inverted_index
+from celsa_jax.segments.language_model import LanguageModelNamer
+from celsa_jax.segments.recommend import Explanation, Row, SegmentRecommender
+from celsa_jax.segments.segments import Segment, Segments
+from celsa_jax.segments.terms import ItemTerms, item_terms
+
+__all__ = [
+    "Explanation",
+    "Found",
+    "Groups",
+    "ItemTerms",
+    "LanguageModelNamer",
+    "Row",
+    "Segment",
+    "SegmentRecommender",
+    "Segments",
+    "SentenceEmbedder",
+    "TfidfEmbedder",
+    "extract",
+    "find_segments",
+    "inverted_index",
+    "item_terms",
+    "load_segments",
+    "save_segments",
+]

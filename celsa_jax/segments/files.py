@@ -1,0 +1,94 @@
+"""Segments on disk."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import pathlib
+import zipfile
+from collections.abc import Iterator
+
+import numpy as np
+import scipy.sparse as sp
+
+from celsa_jax.data.interactions import lookup
+from celsa_jax.errors import InputError
+from celsa_jax.files import atomic_path, write_json
+from celsa_jax.segments.find import Found
+from celsa_jax.segments.naming import Name
+from celsa_jax.segments.segments import Segment, Segments
+
+
+def save_segments(folder: pathlib.Path, found: Found) -> None:
+    """Writes `segments.json`, `segment_vectors.npz`, `assignments.csv` and `merges.csv`."""
+    segments = found.segments
+    ids = segments.item_ids
+    write_json(
+        folder / "segments.json",
+        [
+            {
+                "name": segment.name.name,
+                "terms": list(segment.name.terms),
+                "pairs": [list(pair) for pair in segment.pairs],
+                "items": ids[segment.items].tolist(),
+            }
+            for segment in segments.segments
+        ],
+    )
+    with atomic_path(folder / "segment_vectors.npz") as temporary, temporary.open("wb") as stream:
+        sp.save_npz(stream, segments.vectors)
+    groups, names = found.groups, segments.names
+    with _csv_writer(folder / "assignments.csv") as writer:
+        writer.writerow(["item_id", "factor", "sign", "weight", "segment"])
+        factors, signs = groups.factors.tolist(), groups.signs.tolist()
+        rows = zip(ids.tolist(), groups.of_item.tolist(), groups.strength.tolist(), strict=True)
+        for item, group, strength in rows:
+            if group < 0:  # an item without weights
+                writer.writerow([item, "", "", "", ""])
+            else:
+                segment = names[found.labels[group]]
+                writer.writerow([item, factors[group], signs[group], f"{strength:.7g}", segment])
+    with _csv_writer(folder / "merges.csv") as writer:
+        writer.writerow(["node", "left", "right", "cosine"])
+        nodes = [f"{f}{'+' if s > 0 else '-'}" for f, s in zip(factors, signs, strict=True)]
+        for at, (left, right, cosine) in enumerate(found.tree):
+            nodes.append(f"merge {at}")
+            writer.writerow([nodes[-1], nodes[left], nodes[right], cosine])
+
+
+def load_segments(folder: str | pathlib.Path, item_ids: np.ndarray) -> Segments:
+    """Reads what `save_segments` wrote, over the items of a catalogue.
+
+    Raises:
+      InputError: a file is missing or damaged, or names items that the catalogue does not have.
+    """
+    path = pathlib.Path(folder) / "segments.json"
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        vectors = sp.load_npz(path.with_name("segment_vectors.npz"))
+        n_factors = vectors.shape[1]
+        segments = tuple(
+            Segment(
+                Name(entry["name"], tuple(entry["terms"])),
+                tuple((int(factor), int(sign)) for factor, sign in entry["pairs"]),
+                lookup(item_ids, np.array(entry["items"], np.str_)),
+            )
+            for entry in stored
+        )
+    except OSError as error:
+        raise InputError(f"{error.filename or path}: {error.strerror or error}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: damaged: {error}; run experiments.segments again") from None
+    if any((segment.items < 0).any() for segment in segments):
+        raise InputError(f"{path}: has items that the catalogue does not have")
+    return Segments(segments, item_ids, n_factors)
+
+
+@contextlib.contextmanager
+def _csv_writer(path: pathlib.Path) -> Iterator:
+    with (
+        atomic_path(path) as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as stream,
+    ):
+        yield csv.writer(stream, lineterminator="\n")

@@ -1,0 +1,141 @@
+"""Names for groups of items from their metadata, without a network."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import numpy as np
+import scipy.sparse as sp
+
+from celsa_jax.segments.terms import ItemTerms
+
+N_TERMS = 10
+LEAST_SHARE = 0.5
+_MOST_WORDS = 5
+_UNCOMMON = 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class Name:
+    """What a group of items is called.
+
+    Attributes:
+      name: a short title-case name; "" where the items have no metadata at all.
+      terms: what the items share, most telling first.
+      share: of the items with metadata, how many have the first term.
+    """
+
+    name: str
+    terms: tuple[str, ...] = ()
+    share: float = 0.0
+
+    @property
+    def text(self) -> str:
+        """Name and terms, as an embedder reads them."""
+        return f"{self.name}: {', '.join(self.terms)}"
+
+
+def name_groups(labels: np.ndarray, n_groups: int, terms: ItemTerms) -> list[Name]:
+    """Names by class-based TF-IDF: what is common in a group and rare elsewhere.
+
+    A term scores its share of the group's items, squared, times log(n_items / n_items_with_term).
+    (Grootendorst, arXiv 2203.05794, weighs by the frequency over classes instead; in classes of
+    a few items that picks what a single item says.) Terms of fewer than half of the items,
+    or of one item alone, count only where there are no others. The name is the best term and,
+    behind a comma, the best that repeats none of its words, from another column if possible.
+
+    Args:
+      labels: [n_items] the group of each item, 0 ... n_groups - 1; -1 for none.
+      n_groups: number of groups.
+      terms: of the items.
+    """
+    inside = np.flatnonzero(labels >= 0)
+    membership = sp.csr_matrix(
+        (np.ones(len(inside), np.float32), (labels[inside], inside)), (n_groups, len(labels))
+    )
+    has_terms = np.diff(terms.matrix.indptr) > 0
+    n_known = membership @ has_terms.astype(np.float32)
+    n_items = np.asarray(terms.matrix.sum(axis=0)).ravel()
+    rarity = np.log((has_terms.sum() + 1) / np.maximum(n_items, 1))
+    counts = (membership @ terms.matrix).tocsr()
+    names = []
+    for group in range(n_groups):
+        row = slice(counts.indptr[group], counts.indptr[group + 1])
+        found, count = counts.indices[row], counts.data[row]
+        share = count / max(n_known[group], 1)
+        recurs = count >= 2 if n_known[group] > 1 else n_items[found] >= 2
+        common = recurs & (share >= LEAST_SHARE)
+        score = share**2 * rarity[found] * np.where(common, 1, _UNCOMMON)
+        best = np.lexsort((found, -score))[: 4 * N_TERMS]
+        n_common = int(common[best].sum())
+        best = best[: n_common or N_TERMS]
+        names.append(_name(found[best], share[best], terms))
+    return names
+
+
+def _name(found: np.ndarray, share: np.ndarray, terms: ItemTerms) -> Name:
+    """A name from terms in descending order."""
+    kept = _without_parts(terms.labels[found].tolist(), share)
+    if not kept:
+        return Name("")
+    labels = [terms.labels[found[at]] for at in kept]
+    columns = [terms.columns[found[at]] for at in kept]
+    said = words(labels[0])
+    fits = [
+        at
+        for at in range(1, len(kept))
+        if share[kept[at]] >= LEAST_SHARE
+        and not said & words(labels[at])
+        and len(f"{labels[0]} {labels[at]}".split()) <= _MOST_WORDS
+    ]
+    second = [at for at in fits if columns[at] != columns[0]] or fits
+    name = ", ".join([labels[0], *(labels[at] for at in second[:1])])
+    return Name(name, tuple(labels[:N_TERMS]), float(share[kept[0]]))
+
+
+def _without_parts(labels: list[str], share: np.ndarray) -> list[int]:
+    """Positions of the terms, a phrase in the place of its parts that say as much.
+
+    "Anita" gives way to "Anita Blake" where nearly as many items have the whole.
+    """
+    padded = [f" {label.casefold()} " for label in labels]
+    kept: list[int] = []
+    for at in range(len(labels)):
+        wholes = [
+            other
+            for other in range(len(labels))
+            if len(padded[other]) > len(padded[at])
+            and padded[at] in padded[other]
+            and share[other] >= 0.8 * share[at]
+        ]
+        best = max(wholes, key=lambda other: (share[other], len(padded[other])), default=at)
+        if best not in kept:
+            kept.append(best)
+    return kept
+
+
+def words(text: str) -> set[str]:
+    """The words of a term, in lower case and without a plural s."""
+    return {word.rstrip("s") or word for word in re.findall(r"\w+", text.casefold())}
+
+
+def distinct(names: list[Name], sizes: np.ndarray) -> list[Name]:
+    """The same names, each only once: the smaller of two namesakes says one term more.
+
+    Where no term is left, a number follows: "Fantasy (2)".
+    """
+    taken: set[str] = set()
+    result = list(names)
+    for at in np.lexsort((np.arange(len(names)), -np.asarray(sizes))).tolist():
+        name = names[at]
+        said = words(name.name)
+        longer = [f"{name.name}, {t}" for t in name.terms if not words(t) & said]
+        numbered = (f"{name.name} ({n})" for n in range(2, len(names) + 2))
+        choices = [name.name, *longer[:3]]
+        chosen = next((c for c in choices if c not in taken), None)
+        if chosen is None:
+            chosen = next(c for c in numbered if c not in taken)
+        taken.add(chosen)
+        result[at] = dataclasses.replace(name, name=chosen)
+    return result

@@ -1,0 +1,222 @@
+"""Segments for users, homepages of segment rows, and the reasons for a recommendation."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import numpy as np
+import scipy.sparse as sp
+
+from celsa_jax.errors import InputError
+from celsa_jax.segments.segments import Segments
+from celsa_jax.sparse import Recommender
+
+FOR_YOU = "Recommended for you"
+OTHER = "other"
+_USERS_AT_ONCE = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One row of a homepage.
+
+    Attributes:
+      title: "Recommended for you", or the name of the segment.
+      segment: its number; -1 for the first row.
+      items: [n_items] int32 positions, best first.
+      scores: [n_items] float32, the user's own scores of these items.
+    """
+
+    title: str
+    segment: int
+    items: np.ndarray
+    scores: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Explanation:
+    """Why an item has its score: two exact sums, each over float64 parts.
+
+    Attributes:
+      score: the item's score for the user, x A A_i^T.
+      segments: (name, part) by size of the part; the part of a factor goes to the segment of that
+        factor with the item's sign, to "other" if no segment has the pair. A part below 0 speaks
+        against the item.
+      history: (item position, part) by size of the part: x_j A_j A_i^T for each item j.
+    """
+
+    score: float
+    segments: list[tuple[str, float]]
+    history: list[tuple[int, float]]
+
+
+class SegmentRecommender:
+    """Scores segments and items by one product, x A (arXiv 2602.09935).
+
+    Args:
+      recommender: over the catalogue.
+      segments: of the same catalogue.
+    """
+
+    def __init__(self, recommender: Recommender, segments: Segments):
+        embeddings = recommender.embeddings
+        if segments.n_factors != embeddings.n_factors or not np.array_equal(
+            segments.item_ids, embeddings.item_ids
+        ):
+            raise InputError("the segments are not of these embeddings: other items or factors")
+        self.recommender = recommender
+        self.segments = segments
+
+    def recommend_segments(
+        self, user_items: sp.spmatrix | sp.sparray, k: int = 10, *, n_items: int = 10
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The k segments that score highest, x A V^T, among those that can fill a row.
+
+        Only positive scores count, and only segments with at least `n_items` candidates that the
+        user has not seen: items with a positive product with the segment's vector.
+
+        Args:
+          user_items: histories [n_users, n_items of the catalogue], sparse.
+          k: segments a user; where fewer qualify, the rest is -1 with score -inf.
+          n_items: items in a row.
+
+        Returns:
+          Segments [n_users, k] int32, best first, and scores [n_users, k] float32. Ties go to the
+          lower number.
+        """
+        _check_count("k", k)
+        _check_count("n_items", n_items)
+        latent = self.recommender.encode(user_items)
+        n_users = latent.shape[0]
+        found = np.full((n_users, k), -1, np.int32)
+        scores = np.full((n_users, k), -np.inf, np.float32)
+        for first in range(0, n_users, _USERS_AT_ONCE):
+            rows = slice(first, first + _USERS_AT_ONCE)
+            ranked = self._ranked(user_items.tocsr()[rows], latent[rows], n_items)
+            for user, (segments, values) in enumerate(ranked, first):
+                best = segments[:k]
+                found[user, : len(best)], scores[user, : len(best)] = best, values[:k]
+        return found, scores
+
+    def homepage(
+        self,
+        user_items: sp.spmatrix | sp.sparray,
+        n_rows: int = 6,
+        n_items: int = 10,
+        *,
+        repeat_items: bool = False,
+    ) -> list[list[Row]]:
+        """A page for each user: "Recommended for you", then rows of segments.
+
+        Rows come by the score of their segment, and hold the user's best unseen candidates
+        of that segment, by the user's own item scores. A segment that cannot fill its row with
+        items that are not on the page yet is passed over.
+
+        Args:
+          user_items: histories [n_users, n_items of the catalogue], sparse.
+          n_rows: rows a page, the first included, at most.
+          n_items: items a row.
+          repeat_items: let an item be in several rows.
+
+        Returns:
+          A list of rows for each user; none for a user without history.
+        """
+        _check_count("n_rows", n_rows)
+        _check_count("n_items", n_items)
+        latent = self.recommender.encode(user_items)
+        histories = user_items.tocsr()
+        ranked = self._ranked(histories, latent, n_items)
+        return [
+            self._page(histories[user], segments, n_rows, n_items, repeat_items)
+            for user, (segments, _) in enumerate(ranked)
+        ]
+
+    def explain(self, user_items: sp.spmatrix | sp.sparray, item: int) -> Explanation:
+        """Splits the score of an item for one user by segment, and by the history.
+
+        Args:
+          user_items: one history [1, n_items of the catalogue], sparse.
+          item: its position.
+
+        Raises:
+          InputError: more than one history, or no such item.
+        """
+        n_items = len(self.segments.item_ids)
+        if not isinstance(item, int | np.integer) or not 0 <= item < n_items:
+            raise InputError(f"{item!r} is no item position; positions are 0 to {n_items - 1}")
+        if user_items.shape[0] != 1:
+            raise InputError(f"explain takes one history, not {user_items.shape[0]}")
+        self.recommender.encode(user_items)  # checks the history
+        history = user_items.tocsr().astype(np.float64)
+        history.sum_duplicates()
+        latent = (history @ self._rows).toarray()[0]
+        entry = self._rows[[item]]
+        parts = latent[entry.indices] * entry.data
+        owner = self.segments.of_pair[2 * entry.indices + (entry.data < 0)]
+        names = [*self.segments.names, OTHER]  # -1 is the last
+        by_segment = [(names[at], float(parts[owner == at].sum())) for at in np.unique(owner)]
+        similar = self._rows[history.indices] @ entry.T
+        by_history = zip(
+            history.indices.tolist(), (history.data * similar.toarray()[:, 0]).tolist(), strict=True
+        )
+        return Explanation(
+            float(parts.sum()),
+            sorted(by_segment, key=lambda part: (-abs(part[1]), part[0])),
+            sorted(by_history, key=lambda part: (-abs(part[1]), part[0])),
+        )
+
+    @functools.cached_property
+    def _rows(self) -> sp.csr_matrix:
+        return self.recommender.embeddings.tocsr().astype(np.float64)
+
+    @functools.cached_property
+    def candidates(self) -> sp.csc_matrix:
+        """CSC [n_items, n_segments], 1 where an item has a positive product with a segment."""
+        products = (self.recommender.embeddings.tocsr() @ self.segments.vectors.T).tocsr()
+        products.data = (products.data > 0).astype(np.float32)
+        products.eliminate_zeros()
+        return products.tocsc()
+
+    @functools.cached_property
+    def _candidates_by_item(self) -> sp.csr_matrix:
+        return self.candidates.tocsr()
+
+    def _ranked(self, histories, latent, n_items: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """For each user the segments that can fill a row, best first, and their scores."""
+        scores = (latent @ self.segments.vectors.T).toarray()
+        seen = histories.astype(bool).astype(np.float32) @ self._candidates_by_item
+        unseen = np.diff(self.candidates.indptr) - seen.toarray()
+        scores[unseen < n_items] = -np.inf
+        ranked = []
+        for row in scores:
+            positive = np.flatnonzero(row > 0)
+            order = positive[np.argsort(-row[positive], kind="stable")]
+            ranked.append((order, row[order]))
+        return ranked
+
+    def _page(self, history, segments, n_rows: int, n_items: int, repeat_items: bool) -> list[Row]:
+        if not history.nnz:
+            return []
+        items, scores = self.recommender.recommend(history, n_items)
+        found = items[0] >= 0
+        page = [Row(FOR_YOU, -1, items[0, found], scores[0, found])]
+        used = items[0, found]
+        for segment in segments:
+            if len(page) == n_rows:
+                break
+            column = slice(*self.candidates.indptr[segment : segment + 2])
+            candidates = self.candidates.indices[column]
+            if not repeat_items:
+                candidates = np.setdiff1d(candidates, used)
+            items, scores = self.recommender.recommend(history, n_items, candidates=candidates)
+            if items[0, -1] < 0:
+                continue
+            page.append(Row(self.segments.names[segment], int(segment), items[0], scores[0]))
+            used = np.concatenate([used, items[0]])
+        return page
+
+
+def _check_count(name: str, value: int) -> None:
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
+        raise InputError(f"{name} is {value!r}; give a whole number of at least 1")

@@ -1,0 +1,211 @@
+"""What the metadata of an item says, as a bag of terms."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import numpy as np
+import scipy.sparse as sp
+from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, CountVectorizer
+
+from celsa_jax.errors import InputError
+
+DELIMITERS = ("|", ";", ",")
+LONGEST_PHRASE = 3
+# What readers' own shelves are called, not what is on them.
+EXCLUDED = ("to read", "currently reading", "favorites", "favourites", "favorite", "owned")
+_NUMBERING = {"vol", "volume", "volumes", "book", "books", "part", "no", "edition", "series", "set"}
+_STOP_WORDS = ENGLISH_STOP_WORDS | _NUMBERING
+_WORD = re.compile(r"[^\W_]+(?:['’.][^\W_]+)*\.?", re.UNICODE)
+_PIECES = re.compile(r"[^\w\s'’.&-]+")
+_GENITIVE = re.compile(r"['’ ]s\b")  # children's, children-s and childrens are one
+_ABBREVIATIONS = {
+    "ya",
+    "sf",
+    "uk",
+    "us",
+    "usa",
+    "tv",
+    "ii",
+    "iii",
+    "iv",
+    "ww1",
+    "ww2",
+    "lgbt",
+    "diy",
+}
+_SAMPLE = 20_000
+
+
+@dataclasses.dataclass(frozen=True)
+class ItemTerms:
+    """The terms of each item.
+
+    Attributes:
+      matrix: CSR [n_items, n_terms] float32, 1 where the item has the term.
+      labels: [n_terms] how to print a term.
+      columns: [n_terms] index into `kinds` of the column that a term comes from.
+      kinds: by column, "text" or the delimiter of a column of lists.
+    """
+
+    matrix: sp.csr_matrix
+    labels: np.ndarray
+    columns: np.ndarray
+    kinds: dict[str, str]
+
+    @property
+    def n_terms(self) -> int:
+        return len(self.labels)
+
+    def of_columns(self, names: list[str]) -> ItemTerms:
+        """The terms of some of the columns."""
+        keep = np.isin(self.columns, [list(self.kinds).index(name) for name in names])
+        return ItemTerms(
+            self.matrix[:, keep], self.labels[keep], self.columns[keep], dict(self.kinds)
+        )
+
+
+def item_terms(
+    columns: dict[str, np.ndarray],
+    list_columns: tuple[str, ...] | None = None,
+    excluded: tuple[str, ...] = EXCLUDED,
+) -> ItemTerms:
+    """Terms from metadata columns.
+
+    A cell of a list column (genres, authors) is a list of terms. A cell of a text column (titles)
+    gives its words and phrases of up to three words that neither begin nor end with a stop word.
+    Case, hyphens and underscores make no difference between terms.
+
+    Args:
+      columns: [n_items] text each; "" where there is nothing.
+      list_columns: names of the columns of lists, delimited by |, ; or a comma, or written like
+        ["a", "b"]. None finds them: short elements, many of which recur.
+      excluded: words or phrases; a term with one of them in it is left out.
+
+    Raises:
+      InputError: `list_columns` names a column that is not there.
+    """
+    for name in list_columns or ():
+        if name not in columns:
+            raise InputError(f"list column '{name}' is none of {', '.join(columns)}")
+    matrices, labels, sources, kinds = [], [], [], {}
+    n_items = len(next(iter(columns.values()))) if columns else 0
+    for at, (name, cells) in enumerate(columns.items()):
+        if list_columns is None:
+            delimiter = list_delimiter(cells)
+        else:
+            delimiter = _most_common_delimiter(cells) if name in list_columns else None
+        kinds[name] = delimiter or "text"
+        matrix, found = _text_terms(cells) if delimiter is None else _list_terms(cells, delimiter)
+        matrices.append(matrix)
+        labels += found
+        sources += [at] * len(found)
+    stacked = sp.hstack(matrices, format="csr") if matrices else sp.csr_matrix((n_items, 0))
+    phrases = [f" {_key(phrase)} " for phrase in excluded]
+    keep = np.array([not any(p in f" {_key(t)} " for p in phrases) for t in labels], bool)
+    return ItemTerms(
+        stacked[:, keep].astype(np.float32),
+        np.array(labels, object)[keep],
+        np.array(sources, np.int64)[keep],
+        kinds,
+    )
+
+
+def list_delimiter(cells: np.ndarray) -> str | None:
+    """The delimiter of a column of lists, or None for a column of text.
+
+    A column is one of lists if a delimiter is in at least a tenth of its cells, and splitting by it
+    leaves elements of at most four words on average of which at least 40 % are repetitions.
+    """
+    cells = [cell for cell in cells[: 5 * _SAMPLE].tolist() if cell][:_SAMPLE]
+    for delimiter in DELIMITERS:
+        if sum(delimiter in cell for cell in cells) < 0.1 * max(len(cells), 1):
+            continue
+        elements = [key for cell in cells for key in _elements(cell, delimiter)]
+        n_words = sum(key.count(" ") + 1 for key in elements)
+        if n_words <= 4 * len(elements) and len(set(elements)) <= 0.6 * len(elements):
+            return delimiter
+    return None
+
+
+def _most_common_delimiter(cells: np.ndarray) -> str:
+    counts = [sum(d in cell for cell in cells[:_SAMPLE].tolist()) for d in DELIMITERS]
+    return DELIMITERS[int(np.argmax(counts))] if any(counts) else ","
+
+
+def _elements(cell: str, delimiter: str) -> dict[str, str]:
+    """The elements of a cell: how a term is compared, to how it is written."""
+    if cell.startswith("[") and cell.endswith("]"):
+        cell = cell[1:-1]
+    written = (part.strip().strip("'\"") for part in cell.split(delimiter))
+    keyed = {_key(element): element for element in written}
+    keyed.pop("", None)
+    return keyed
+
+
+def _key(text: str) -> str:
+    return _GENITIVE.sub("s", " ".join(text.casefold().replace("-", " ").replace("_", " ").split()))
+
+
+def _list_terms(cells: np.ndarray, delimiter: str) -> tuple[sp.csr_matrix, list[str]]:
+    written: dict[str, str] = {}
+
+    def analyze(cell: str) -> list[str]:
+        elements = _elements(cell, delimiter)
+        for key, element in elements.items():
+            if key not in written:
+                written[key] = element
+        return list(elements)
+
+    return _count(cells, analyze, lambda key: _label(written[key]))
+
+
+def _text_terms(cells: np.ndarray) -> tuple[sp.csr_matrix, list[str]]:
+    return _count(cells, _phrases, _label)
+
+
+def _count(cells: np.ndarray, analyze, label) -> tuple[sp.csr_matrix, list[str]]:
+    vectorizer = CountVectorizer(analyzer=analyze, binary=True, dtype=np.float32)
+    try:
+        matrix = vectorizer.fit_transform(cells)
+    except ValueError:  # scikit-learn's word for an empty vocabulary
+        return sp.csr_matrix((len(cells), 0), dtype=np.float32), []
+    return matrix, [label(key) for key in vectorizer.get_feature_names_out().tolist()]
+
+
+def _phrases(text: str) -> list[str]:
+    """Words, and runs of words within one piece of punctuation-free text."""
+    found = []
+    for piece in _PIECES.split(text.casefold().replace("-", " ").replace("_", " ")):
+        words = _WORD.findall(piece)
+        for first, word in enumerate(words):
+            if not _can_end(word):
+                continue
+            for last in range(first, min(first + LONGEST_PHRASE, len(words))):
+                if _can_end(words[last]):
+                    found.append(" ".join(words[first : last + 1]))
+    return found
+
+
+def _can_end(word: str) -> bool:
+    bare = word.rstrip(".")
+    return len(bare) > 1 and bare not in _STOP_WORDS and not bare.isdigit()
+
+
+def _label(text: str) -> str:
+    """Title case, unless the text brings capitals of its own."""
+    text = " ".join(text.replace("-", " ").replace("_", " ").split())
+    if text != text.lower():
+        return text
+    words = []
+    for word in re.sub(r" s\b", "'s", text).split(" "):
+        small = words and len(word) < 5 and word in ENGLISH_STOP_WORDS
+        words.append(
+            word.upper()
+            if word in _ABBREVIATIONS
+            else word
+            if small
+            else word[:1].upper() + word[1:]
+        )
+    return " ".join(words)
