@@ -6,7 +6,6 @@ import contextlib
 import csv
 import json
 import pathlib
-import zipfile
 from collections.abc import Iterator
 
 import numpy as np

@@ -92,12 +92,11 @@ def find_segments(
     labels = rank[merged.labels]
     items = by_strength(np.where(of_item < 0, -1, rank[of_item]), groups.strength, len(order))
     pairs = [groups.pairs[labels == at] for at in range(len(order))]
-    all_names = [of_segment[old] for old in order]
-    all_names = [
-        name if name.name else Name(_unnamed(pair))
-        for name, pair in zip(all_names, pairs, strict=True)
+    named_or_numbered = [
+        of_segment[old] if of_segment[old].name else Name(_unnamed(pair))
+        for old, pair in zip(order, pairs, strict=True)
     ]
-    all_names = distinct(all_names, sizes[order])
+    all_names = distinct(named_or_numbered, sizes[order])
     segments = tuple(
         Segment(name, tuple((int(p) // 2, 1 - 2 * (int(p) % 2)) for p in pair), inside)
         for name, pair, inside in zip(all_names, pairs, items, strict=True)

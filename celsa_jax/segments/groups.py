@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 import scipy.sparse as sp
@@ -82,4 +83,4 @@ def by_strength(labels: np.ndarray, strength: np.ndarray, n_labels: int) -> list
     """
     order = np.lexsort((-strength, labels))
     starts = np.searchsorted(labels[order], np.arange(n_labels + 1))
-    return [order[a:b] for a, b in zip(starts[:-1], starts[1:], strict=True)]
+    return [order[a:b] for a, b in itertools.pairwise(starts)]

@@ -230,7 +230,7 @@ def parse_name(answer: object) -> str:
         if not isinstance(text, str):
             return ""
     name = text.strip().strip("\"'*.").strip()
-    plain = re.fullmatch(r"[\w&'’+\-/. ]+", name)
+    plain = re.fullmatch(r"[\w&'\u2019+\-/. ]+", name)
     if not plain or not any(c.isalpha() for c in name) or len(name) > _LONGEST_NAME:
         return ""
     parts = name.split()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 import scipy.sparse as sp
@@ -67,7 +68,7 @@ def merge_groups(
     segment = np.empty(n_groups, np.int64)
     merges: list[tuple[float, int, int]] = []  # cosine, first group on each side
     n_segments = 0
-    for first, end in zip(starts[:-1], starts[1:], strict=True):
+    for first, end in itertools.pairwise(starts):
         inside = by_part[first:end]
         labels, found = _complete_linkage(vectors[inside], pairs[order[inside]], threshold)
         segment[inside] = n_segments + labels

@@ -60,7 +60,7 @@ def write_report(
         {
             **figures,
             "terms": segment.name.terms,
-            "pairs": [f"{f}{'+' if s > 0 else '−'}" for f, s in segment.pairs],
+            "pairs": [f"{f}{'+' if s > 0 else '-'}" for f, s in segment.pairs],
             "titles": [titles[i] for i in segment.items[:_N_ITEMS]],
         }
         for segment, figures in zip(
@@ -90,7 +90,7 @@ def _size_classes(sizes: np.ndarray) -> list[tuple[str, int, int]]:
     result = []
     for at in range(classes.max() + 1):
         low, high = 2 ** (at - 1) + 1 if at else 1, 2**at
-        label = str(low) if low == high else f"{low}–{high}"
+        label = str(low) if low == high else f"{low}\u2013{high}"
         result.append((label, int((classes == at).sum()), int(sizes[classes == at].sum())))
     return result
 

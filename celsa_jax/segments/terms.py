@@ -17,24 +17,10 @@ LONGEST_PHRASE = 3
 EXCLUDED = ("to read", "currently reading", "favorites", "favourites", "favorite", "owned")
 _NUMBERING = {"vol", "volume", "volumes", "book", "books", "part", "no", "edition", "series", "set"}
 _STOP_WORDS = ENGLISH_STOP_WORDS | _NUMBERING
-_WORD = re.compile(r"[^\W_]+(?:['’.][^\W_]+)*\.?", re.UNICODE)
-_PIECES = re.compile(r"[^\w\s'’.&-]+")
-_GENITIVE = re.compile(r"['’ ]s\b")  # children's, children-s and childrens are one
-_ABBREVIATIONS = {
-    "ya",
-    "sf",
-    "uk",
-    "us",
-    "usa",
-    "tv",
-    "ii",
-    "iii",
-    "iv",
-    "ww1",
-    "ww2",
-    "lgbt",
-    "diy",
-}
+_WORD = re.compile(r"[^\W_]+(?:['\u2019.][^\W_]+)*\.?", re.UNICODE)
+_PIECES = re.compile(r"[^\w\s'\u2019.&-]+")
+_GENITIVE = re.compile(r"['\u2019 ]s\b")  # children's, children-s and childrens are one
+_ABBREVIATIONS = set("ya sf uk us usa tv ii iii iv ww1 ww2 lgbt diy".split())
 _SAMPLE = 20_000
 
 
@@ -198,14 +184,13 @@ def _label(text: str) -> str:
     text = " ".join(text.replace("-", " ").replace("_", " ").split())
     if text != text.lower():
         return text
-    words = []
-    for word in re.sub(r" s\b", "'s", text).split(" "):
-        small = words and len(word) < 5 and word in ENGLISH_STOP_WORDS
-        words.append(
-            word.upper()
-            if word in _ABBREVIATIONS
-            else word
-            if small
-            else word[:1].upper() + word[1:]
-        )
-    return " ".join(words)
+    words = re.sub(r" s\b", "'s", text).split(" ")
+    return " ".join(_capitalized(word, first=not at) for at, word in enumerate(words))
+
+
+def _capitalized(word: str, first: bool) -> str:
+    if word in _ABBREVIATIONS:
+        return word.upper()
+    if not first and len(word) < 5 and word in ENGLISH_STOP_WORDS:
+        return word
+    return word[:1].upper() + word[1:]
