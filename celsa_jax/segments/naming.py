@@ -8,7 +8,7 @@ import re
 import numpy as np
 import scipy.sparse as sp
 
-from celsa_jax.segments.terms import ItemTerms
+from celsa_jax.segments.terms import ItemTerms, squeezed
 
 N_TERMS = 10
 LEAST_SHARE = 0.5
@@ -81,12 +81,11 @@ def _name(found: np.ndarray, share: np.ndarray, terms: ItemTerms) -> Name:
         return Name("")
     labels = [terms.labels[found[at]] for at in kept]
     columns = [terms.columns[found[at]] for at in kept]
-    said = words(labels[0])
     fits = [
         at
         for at in range(1, len(kept))
         if share[kept[at]] >= LEAST_SHARE
-        and not said & words(labels[at])
+        and not repeats(labels[0], labels[at])
         and len(f"{labels[0]} {labels[at]}".split()) <= _MOST_WORDS
     ]
     second = [at for at in fits if columns[at] != columns[0]] or fits
@@ -115,9 +114,10 @@ def _without_parts(labels: list[str], share: np.ndarray) -> list[int]:
     return kept
 
 
-def words(text: str) -> set[str]:
-    """The words of a term, in lower case and without a plural s."""
-    return {word.rstrip("s") or word for word in re.findall(r"\w+", text.casefold())}
+def repeats(said: str, term: str) -> bool:
+    """Whether a term has a word of what is said already, or one that begins alike."""
+    stems = [{word[:5] for word in re.findall(r"\w+", text.casefold())} for text in (said, term)]
+    return bool(stems[0] & stems[1]) or squeezed(said) in squeezed(term)
 
 
 def distinct(names: list[Name], sizes: np.ndarray) -> list[Name]:
@@ -129,8 +129,7 @@ def distinct(names: list[Name], sizes: np.ndarray) -> list[Name]:
     result = list(names)
     for at in np.lexsort((np.arange(len(names)), -np.asarray(sizes))).tolist():
         name = names[at]
-        said = words(name.name)
-        longer = [f"{name.name}, {t}" for t in name.terms if not words(t) & said]
+        longer = [f"{name.name}, {t}" for t in name.terms if not repeats(name.name, t)]
         numbered = (f"{name.name} ({n})" for n in range(2, len(names) + 2))
         choices = [name.name, *longer[:3]]
         chosen = next((c for c in choices if c not in taken), None)

