@@ -3,8 +3,9 @@ r"""Time and memory of experiments.segments on a synthetic catalogue.
     python -m experiments.benchmark_segments --n_items=1000000
 
 Items belong to planted segments: an item's strongest factor is mostly its segment's, its other
-factors are random; its title, author and genres follow the segment with noise. The program runs
-as a user would run it, in a process of its own. The last line printed is one JSON object.
+factors are random. Title, author and genres follow, with noise, a theme that three segments share.
+The program runs as a user would run it, in a process of its own. The last line printed is one JSON
+object.
 """
 
 from __future__ import annotations
@@ -76,15 +77,16 @@ def write_catalogue(folder: pathlib.Path, rng: np.random.Generator) -> None:
     item_ids = np.char.mod("i%07d", rows)
     SparseEmbeddings.from_scipy(matrix, item_ids).save(folder / "embeddings")
 
+    theme = rng.permutation(2 * d)[segment] // 3  # three segments are of one theme
     n_genres = _GENRES.value
     genres = np.array([f"{a}-{b}" for a in _PLACES for b in range(n_genres // len(_PLACES))])
-    of_segment = rng.integers(0, len(genres), (2 * d, 3))
-    picked = np.concatenate([of_segment[segment], rng.integers(0, len(genres), (n, 2))], axis=1)
-    author = np.where(rng.random(n) < 0.7, segment, rng.integers(0, 20_000, n))
+    of_theme = rng.integers(0, len(genres), (2 * d, 3))
+    picked = np.concatenate([of_theme[theme], rng.integers(0, len(genres), (n, 2))], axis=1)
+    author = np.where(rng.random(n) < 0.7, theme, rng.integers(0, 20_000, n))
     words = rng.integers(0, 5_000, (n, 2))
     table = {
         "item_id": item_ids,
-        "title": [f"Word{a} Word{b}: Saga{s}" for (a, b), s in zip(words, segment, strict=True)],
+        "title": [f"Word{a} Word{b}: Saga{t}" for (a, b), t in zip(words, theme, strict=True)],
         "authors": [f"Author {a}" for a in author],
         "genres": ["|".join(row) for row in genres[picked]],
     }

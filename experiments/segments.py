@@ -86,7 +86,7 @@ def main() -> None:
     rows, item_ids = embeddings.tocsr(), embeddings.item_ids
     metadata = read_metadata(_METADATA.value, _ID.value, _TEXT.value, item_ids, _ENCODING.value)
     lists = None if _LISTS.value is None else tuple(_LISTS.value)
-    terms = item_terms(metadata.columns, lists, tuple(_EXCLUDED.value))
+    terms = item_terms(metadata.columns, lists, tuple(_EXCLUDED.value), len(item_ids))
     compared = _compared(terms)
     namer = LanguageModelNamer(output / "names.jsonl") if _NAMER.value == "llm" else None
     embedder = TfidfEmbedder()

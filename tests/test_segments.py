@@ -27,6 +27,7 @@ from celsa_jax.segments.coherence import (
     compared_columns,
     metadata_vectors,
     overlap,
+    purity,
     stability,
 )
 from celsa_jax.segments.groups import by_strength
@@ -142,7 +143,8 @@ def test_phrases_neither_begin_nor_end_with_stop_words():
 
 def test_no_columns_and_empty_columns_have_no_terms():
     for columns in ({}, {"title": text("", "")}):
-        assert item_terms(columns).n_terms == 0
+        terms = item_terms(columns, n_items=2)
+        assert terms.matrix.shape == (2, 0)
 
 
 # Names
@@ -403,6 +405,10 @@ def test_segments_are_ranked_as_a_loop_ranks_them(products, n_items):
         assert np.isneginf(scores[user, n:]).all()
 
 
+def best(items, scores):
+    return sorted(items, key=lambda item: (-scores[item], item))
+
+
 @pytest.mark.parametrize("repeat_items", [False, True])
 def test_homepages_are_those_of_a_loop(products, repeat_items):
     product, dense, histories = products
@@ -411,16 +417,12 @@ def test_homepages_are_those_of_a_loop(products, repeat_items):
     for user in range(8):
         scores = dense @ (histories[user].toarray()[0] @ dense)
         unseen = np.flatnonzero(histories[user].toarray()[0] == 0)
-
-        def best(items, scores=scores):
-            return sorted(items, key=lambda i: (-scores[i], i))[:5]
-
-        expected = [(FOR_YOU, best(unseen))]
+        expected = [(FOR_YOU, best(unseen, scores)[:5])]
         used = set(expected[0][1])
         for _, at, candidates in ranked_by_loop(product, dense, histories[user], 5):
             left = candidates if repeat_items else [i for i in candidates if i not in used]
             if len(left) >= 5 and len(expected) < 4:
-                expected.append((f"S{at}", best(left)))
+                expected.append((f"S{at}", best(left, scores)[:5]))
                 used |= set(expected[-1][1])
         assert [(row.title, row.items.tolist()) for row in pages[user]] == expected
         for row in pages[user]:
@@ -532,6 +534,13 @@ def test_large_catalogues_are_compared_on_a_sample(monkeypatch):
     terms = item_terms({"g": text(*(f"a|{i % 7}" for i in range(300)))}, list_columns=("g",))
     result = compare(rows, extract(rows), metadata_vectors(terms))
     assert result["coherence_items"] == 100
+
+
+def test_purity_counts_the_largest_class_of_groups_of_three():
+    labels = np.array([0, 0, 0, 0, 1, 1, 2, 2, 2, -1])
+    truth = np.array([5, 5, 5, 1, 2, 2, 3, 4, 3, 0])
+    assert purity(labels, truth) == (5 / 7, 7)
+    assert purity(np.array([0, 0]), np.array([1, 1])) == (None, 0)
 
 
 def test_stability_of_a_permuted_model_is_complete():

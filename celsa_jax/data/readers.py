@@ -78,7 +78,10 @@ def column_names(path: str | pathlib.Path, encoding: str = "utf-8") -> list[str]
     """The columns of a CSV, TSV or parquet file."""
     path = pathlib.Path(path)
     if _table_kind(path) != ".parquet":
-        return header(path, encoding)
+        names = header(path, encoding)
+        if any(c == "\x00" or "\udc80" <= c <= "\udcff" for name in names for c in name):
+            raise _wrong_encoding(path, encoding)
+        return names
     with open_data(path) as stream:
         return _parquet_file(path, stream).schema_arrow.names
 
@@ -96,7 +99,7 @@ def read_text_columns(
         with open_data(path) as stream:
             table = _parquet_table(path, stream, names)
         return {n: _as_text(path, n, table[n]) for n in names}
-    _check_columns(path, header(path, encoding), names)
+    _check_columns(path, column_names(path, encoding), names)
     options = pa.csv.ConvertOptions(
         include_columns=names, column_types=dict.fromkeys(names, pa.string())
     )

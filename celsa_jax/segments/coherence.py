@@ -24,9 +24,8 @@ def metadata_vectors(terms: ItemTerms, columns: list[str] | None = None) -> sp.c
       terms: of the items.
       columns: those to compare by; by default the columns of lists (genres), or all without one.
     """
-    return TfidfTransformer().fit_transform(
-        terms.of_columns(columns or compared_columns(terms)).matrix
-    )
+    chosen = terms.of_columns(columns or compared_columns(terms)).matrix
+    return TfidfTransformer().fit_transform(chosen) if chosen.nnz else chosen
 
 
 def compared_columns(terms: ItemTerms) -> list[str]:
@@ -107,6 +106,25 @@ def compare(
 def _kmeans(rows: sp.csr_matrix, n_clusters: int, seed: int) -> np.ndarray:
     rows = sp.csr_matrix(rows, dtype=np.float32, copy=True)  # scikit-learn wants to write
     return KMeans(n_clusters, n_init=1, max_iter=50, random_state=seed).fit_predict(rows)
+
+
+def purity(labels: np.ndarray, truth: np.ndarray) -> tuple[float | None, int]:
+    """How far groups of at least three items keep to one true class each.
+
+    Args:
+      labels: [n_items] the group of each item; -1 for none.
+      truth: [n_items] its class, from 0.
+
+    Returns:
+      The share of the items of such groups that are of their group's most common class (None
+      without any), and the number of these items.
+    """
+    inside = labels >= 0
+    table = np.zeros((labels.max(initial=-1) + 1, truth.max(initial=-1) + 1), np.int64)
+    np.add.at(table, (labels[inside], truth[inside]), 1)
+    large = table[table.sum(axis=1) >= LEAST_ITEMS]
+    n_items = int(large.sum())
+    return (float(large.max(axis=1).sum() / n_items) if n_items else None), n_items
 
 
 def stability(first: sp.csr_matrix, second: sp.csr_matrix) -> dict[str, float]:

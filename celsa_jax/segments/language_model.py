@@ -10,7 +10,7 @@ import logging
 import os
 import pathlib
 import re
-import time
+import threading
 
 import tqdm
 
@@ -100,6 +100,7 @@ class LanguageModelNamer:
         self._endpoint, self._model = found[BASE_URL], found[MODEL]
         self._n_tries, self._pause, self._n_workers = n_tries, pause, n_workers
         self._cache = pathlib.Path(cache)
+        self._stopped = threading.Event()
 
     def rename(self, names: list[Name], examples: list[list[str]]) -> tuple[list[Name], Outcome]:
         """The same terms under the model's names.
@@ -118,6 +119,7 @@ class LanguageModelNamer:
         waiting = {k: p for k, p in zip(keys, prompts, strict=True) if k not in answers}
         outcome = Outcome(cached=sum(k in answers for k in keys))
         silent = 0
+        self._stopped.clear()
         pool = concurrent.futures.ThreadPoolExecutor(self._n_workers)
         futures = {pool.submit(self._ask, prompt): key for key, prompt in waiting.items()}
         bar = tqdm.tqdm(total=len(waiting), unit="group", desc="naming", mininterval=1)
@@ -138,6 +140,7 @@ class LanguageModelNamer:
                         stream.flush()
         finally:
             bar.close()
+            self._stopped.set()  # or the program would wait for all repetitions at its end
             pool.shutdown(wait=False, cancel_futures=True)
         outcome.not_named = sum(k not in answers for k in keys)
         outcome.asked = len(keys) - outcome.cached - outcome.not_named
@@ -153,8 +156,8 @@ class LanguageModelNamer:
         """A name, "" where none is to be had; and whether the endpoint answered at all."""
         openai, answered = self._openai, False
         for attempt in range(self._n_tries):
-            if attempt:
-                time.sleep(self._pause * 2 ** (attempt - 1))
+            if attempt and self._stopped.wait(self._pause * 2 ** (attempt - 1)):
+                break
             try:
                 response = self._client.chat.completions.create(
                     model=self._model,

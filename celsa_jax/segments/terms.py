@@ -55,6 +55,7 @@ def item_terms(
     columns: dict[str, np.ndarray],
     list_columns: tuple[str, ...] | None = None,
     excluded: tuple[str, ...] = EXCLUDED,
+    n_items: int | None = None,
 ) -> ItemTerms:
     """Terms from metadata columns.
 
@@ -67,6 +68,7 @@ def item_terms(
       list_columns: names of the columns of lists, delimited by |, ; or a comma, or written like
         ["a", "b"]. None finds them: short elements, many of which recur.
       excluded: words or phrases; a term with one of them in it is left out.
+      n_items: needed only where there are no columns.
 
     Raises:
       InputError: `list_columns` names a column that is not there.
@@ -75,7 +77,7 @@ def item_terms(
         if name not in columns:
             raise InputError(f"list column '{name}' is none of {', '.join(columns)}")
     matrices, labels, sources, kinds = [], [], [], {}
-    n_items = len(next(iter(columns.values()))) if columns else 0
+    n_items = len(next(iter(columns.values()))) if columns else n_items or 0
     for at, (name, cells) in enumerate(columns.items()):
         if list_columns is None:
             delimiter = list_delimiter(cells)
