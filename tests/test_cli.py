@@ -141,7 +141,7 @@ def test_evaluate_names_what_is_wrong(served, flag, parts):
 def test_serving_and_evaluating_import_no_jax():
     modules = [
         str(path.relative_to(ROOT).with_suffix("")).replace("/", ".").removesuffix(".__init__")
-        for folder in ("data", "evaluation", "sparse", "baselines")
+        for folder in ("data", "evaluation", "sparse", "segments", "baselines")
         for path in (ROOT / "celsa_jax" / folder).rglob("*.py")
         if path.name != "batches.py"
     ]
