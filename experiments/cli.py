@@ -17,7 +17,12 @@ def run(main: Callable[[], None], required: tuple[str, ...] = (), default_config
     # Not as the flag's default: ml_collections would read that at import, outside of _parse.
     if default_config and not any(a.startswith(("--config=", "-config=")) for a in sys.argv):
         sys.argv.insert(1, f"--config={default_config}")
-    flags.mark_flags_as_required(required)
+
+    def parse(arguments: list[str]) -> list[str]:
+        rest = _parse(arguments)
+        if missing := [f"--{name}=..." for name in required if flags.FLAGS[name].value is None]:
+            _fail(f"give {' and '.join(missing)} (--help shows all flags)")
+        return rest
 
     def guarded(arguments: list[str]) -> None:
         if len(arguments) > 1:
@@ -33,7 +38,7 @@ def run(main: Callable[[], None], required: tuple[str, ...] = (), default_config
             print("interrupted; a run resumes with the same command", file=sys.stderr)
             sys.exit(130)
 
-    app.run(guarded, flags_parser=_parse)
+    app.run(guarded, flags_parser=parse)
 
 
 def _show_log() -> None:

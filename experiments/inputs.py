@@ -84,6 +84,8 @@ def read_users(item_ids: np.ndarray, path: str) -> tuple[Interactions, dict[str,
         rows = lookup(users.user_ids, read_parts(SPLIT.value)["test"])
         counts["split_users_not_in_file"] = int((rows < 0).sum())
         users = users.take_users(rows[rows >= 0])
+        if not users.n_users:
+            raise InputError(f"--split={SPLIT.value}: none of its test users is in {path}")
     if not np.isin(users.item_ids, item_ids).any():
         raise InputError(f"no item of {path} is in the catalogue; are these the same ids?")
     return users, counts

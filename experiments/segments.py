@@ -81,6 +81,8 @@ _log = logging.getLogger("celsa_jax.segments")
 
 def main() -> None:
     started = time.perf_counter()
+    if inputs.INTERACTIONS.value:
+        raise InputError("--interactions is not read here; --homepage_for=FILE gives homepages")
     output = _output(pathlib.Path(_OUTPUT.value))
     embeddings = inputs.read_sparse(inputs.EMBEDDINGS.value, inputs.ITEMS.value)
     rows, item_ids = embeddings.tocsr(), embeddings.item_ids
@@ -95,6 +97,14 @@ def main() -> None:
     users = _read_users(item_ids)
     other = _read_other(item_ids)
     _log.info("read %d items: %s", len(item_ids), metadata.counts)
+    for path, n_found in metadata.counts.get("items_by_table", {}).items():
+        if n_found < len(item_ids) / 2:
+            _log.warning(
+                "%s has only %d of %d items; is its --id_column right?",
+                path,
+                n_found,
+                len(item_ids),
+            )
 
     titles = metadata.shown(item_ids)
     found = find_segments(
@@ -123,6 +133,8 @@ def main() -> None:
     save_segments(output, found)
     if users is not None:
         write_json(output / "homepages.json", _as_json(homepages, segments.item_ids))
+    else:  # an earlier run's are of other segments
+        (output / "homepages.json").unlink(missing_ok=True)
     report["seconds"] = round(time.perf_counter() - started, 1)
     write_report(
         output / "report.html",
@@ -141,7 +153,10 @@ def main() -> None:
 def _output(folder: pathlib.Path) -> pathlib.Path:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--output={folder} is a file; give a folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output={folder}: {error.strerror or error}") from None
     return folder
 
 

@@ -26,6 +26,7 @@ def test_columns_come_in_the_order_of_the_catalogue(tmp_path):
     assert metadata.counts == {
         "metadata_rows_outside_catalogue": 1,
         "metadata_rows_repeated": 0,
+        "items_by_table": {str(path): 3},
         "items_with_metadata": 3,
         "items_without_metadata": 1,
     }

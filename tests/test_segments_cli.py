@@ -140,6 +140,16 @@ def test_segments_without_metadata_are_numbered(catalogue, tmp_path):
     assert names == {f"Segment {f}{s}" for f in range(5) for s in "+-"}
 
 
+def test_a_table_of_few_items_is_warned_of_and_old_homepages_go(catalogue, tmp_path):
+    (tmp_path / "few.csv").write_text("id,title\ni0,Zero\ni1,One\n")
+    (tmp_path / "homepages.json").write_text("[]")
+    changes = {"metadata": tmp_path / "few.csv", "text_columns": "title"}
+    done = program("segments", *flags(catalogue, tmp_path, **changes))
+    assert done.returncode == 0, done.stderr
+    assert "few.csv has only 2 of 60 items; is its --id_column right?" in done.stderr
+    assert not (tmp_path / "homepages.json").exists()
+
+
 def test_a_language_model_names_them_and_the_key_stays_out(catalogue, tmp_path, stub):  # noqa: F811
     stub.answer = lambda prompt, _: f"About {prompt['terms'][0] if prompt['terms'] else 'Nothing'}"
     environment = {"OPENAI_BASE_URL": stub.url, "OPENAI_MODEL": "stub", "OPENAI_API_KEY": KEY}
@@ -164,7 +174,16 @@ def test_a_language_model_names_them_and_the_key_stays_out(catalogue, tmp_path, 
     [
         ({"embeddings": "none.npz"}, ["none.npz", "no such file"]),
         ({"metadata": "none.csv"}, ["none.csv", "no such file"]),
-        ({"id_column": "book"}, ["no column 'book'"]),
+        ({"id_column": "book"}, ["no column 'book' of --id_column", "columns: id, title, genres"]),
+        ({"id_column": "title"}, ["no item of the catalogue in column 'title'", "i0, i1, i2"]),
+        ({"metadata": "{folder}/semicolons.csv"}, ["'id;title;genres'", "separated by ';'?"]),
+        ({"embeddings": None, "output": None}, ["give --embeddings=... and --output=..."]),
+        ({"interactions": "{folder}/users.csv"}, ["--interactions is not read", "--homepage_for"]),
+        (
+            {"homepage_for": "{folder}/users.csv", "split": "{folder}/split.npz"},
+            ["split.npz: none of its test users is in"],
+        ),
+        ({"homepage_for": "{folder}/split.npz"}, ["split.npz: not a SciPy sparse matrix (scipy"]),
         ({"text_columns": "title,author"}, ["no metadata file has the column 'author'"]),
         ({"list_columns": "tags"}, ["list column 'tags' is none of title, genres"]),
         ({"coherence_columns": "tags"}, ["--coherence_columns: 'tags'"]),
@@ -173,12 +192,15 @@ def test_a_language_model_names_them_and_the_key_stays_out(catalogue, tmp_path, 
         ({"namer": "llm"}, ["OPENAI_BASE_URL"]),
         ({"homepage_for": "none.csv"}, ["none.csv", "no such file"]),
         ({"output": "{folder}/E.npz"}, ["E.npz is a file; give a folder"]),
+        ({"output": "{folder}/E.npz/in"}, ["E.npz/in: Not a directory"]),
         ({"embeddings": "{folder}/zero.npz"}, ["no item of the embeddings has weights"]),
     ],
 )
 def test_segments_names_what_is_wrong(catalogue, tmp_path, changes, parts):
     sp.save_npz(catalogue / "zero.npz", sp.csc_matrix((60, 6), dtype=np.float32))
-    changes = {name: value.format(folder=catalogue) for name, value in changes.items()}
+    (catalogue / "semicolons.csv").write_text("id;title;genres\ni0;A;b\n")
+    np.savez(catalogue / "split.npz", train=["u0"], val=["u1"], test=["u9"])
+    changes = {name: value and value.format(folder=catalogue) for name, value in changes.items()}
     flagged = flags(catalogue, tmp_path / "out", **changes)
     assert_fails(program("segments", *flagged, code=WITHOUT_JAX), *parts)
     assert not (tmp_path / "out" / "segments.json").exists()

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from celsa_jax.data.interactions import lookup
-from celsa_jax.data.readers import column_names, read_text_columns
+from celsa_jax.data.readers import column_names, read_text_columns, shown_columns
 from celsa_jax.errors import InputError
 
 
@@ -17,11 +17,11 @@ class Metadata:
 
     Attributes:
       columns: by name, [n_items] text objects; "" where an item has nothing.
-      counts: how many items have metadata, and what was left out of the tables.
+      counts: how many items have metadata, how many each table has a row of, and what was left out.
     """
 
     columns: dict[str, np.ndarray]
-    counts: dict[str, int]
+    counts: dict[str, object]
 
     def shown(self, item_ids: np.ndarray) -> list[str]:
         """What to call each item: its first column, or its id where that is empty."""
@@ -47,7 +47,8 @@ def read_metadata(
       encoding: of CSV and TSV files.
 
     Raises:
-      InputError: a column that no table or more than one has; an id with two different rows.
+      InputError: a column that no table or more than one has; an id with two different rows; a
+        table of other items.
     """
     if not paths:
         return Metadata({}, {"items_with_metadata": 0, "items_without_metadata": len(item_ids)})
@@ -57,17 +58,27 @@ def read_metadata(
         raise InputError("no text columns; name those to read, --text_columns=title,genres")
     if len(id_columns) == 1:
         id_columns = id_columns * len(paths)
+    sources = _sources(paths, id_columns, text_columns, encoding)
     columns = {name: np.full(len(item_ids), "", object) for name in text_columns}
-    counts = {"metadata_rows_outside_catalogue": 0, "metadata_rows_repeated": 0}
-    for path, id_column, wanted in zip(
-        paths, id_columns, _sources(paths, text_columns, encoding), strict=True
-    ):
+    counts = {
+        "metadata_rows_outside_catalogue": 0,
+        "metadata_rows_repeated": 0,
+        "items_by_table": {},
+    }
+    for path, id_column, wanted in zip(paths, id_columns, sources, strict=True):
         table = read_text_columns(
             path, [id_column, *(n for n in wanted if n != id_column)], encoding
         )
         ids = table[id_column].astype(np.str_)
         rows = _unique_rows(path, ids, table)
         at = lookup(item_ids, ids[rows])
+        if not (at >= 0).any():
+            theirs, ours = (", ".join(some[:3].tolist()) for some in (ids, item_ids))
+            raise InputError(
+                f"{path}: no item of the catalogue in column '{id_column}' (it has {theirs} ..., "
+                f"the catalogue {ours} ...); is --id_column right?"
+            )
+        counts["items_by_table"][str(path)] = int((at >= 0).sum())
         counts["metadata_rows_repeated"] += len(ids) - len(rows)
         counts["metadata_rows_outside_catalogue"] += int((at < 0).sum())
         for name in wanted:
@@ -82,14 +93,21 @@ def read_metadata(
     return Metadata(columns, counts)
 
 
-def _sources(paths: list[str], text_columns: list[str], encoding: str) -> list[list[str]]:
-    """Which of the columns to read from which table."""
+def _sources(
+    paths: list[str], id_columns: list[str], text_columns: list[str], encoding: str
+) -> list[list[str]]:
+    """Which of the text columns to read from which table."""
     found = [column_names(path, encoding) for path in paths]
+    for path, names, id_column in zip(paths, found, id_columns, strict=True):
+        if id_column not in names:
+            raise InputError(
+                f"{path}: no column '{id_column}' of --id_column ({shown_columns(names)})"
+            )
     for name in text_columns:
         n_tables = sum(name in names for names in found)
         if n_tables != 1:
             shown = "; ".join(
-                f"{p}: {', '.join(names[:12])}" for p, names in zip(paths, found, strict=True)
+                f"{p}: {shown_columns(names)}" for p, names in zip(paths, found, strict=True)
             )
             problem = "no metadata file has" if not n_tables else "several metadata files have"
             raise InputError(f"{problem} the column '{name}' of --text_columns ({shown})")

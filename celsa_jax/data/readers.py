@@ -211,11 +211,22 @@ def _check_columns(path: pathlib.Path, found: list[str], required: list[str]) ->
     for name in required:
         if found.count(name) != 1:
             problem = "no" if name not in found else "more than one"
-            shown = ", ".join(found[:12])
             raise InputError(
-                f"{path}: {problem} column '{name}' (columns: {shown}); "
+                f"{path}: {problem} column '{name}' ({shown_columns(found)}); "
                 "name the columns to read with config.data.*_column or the --*_column flags"
             )
+
+
+def shown_columns(names: list[str]) -> str:
+    """The columns of a file, for an error message."""
+    if len(names) == 1 and (found := [mark for mark in ";|\t," if mark in names[0]]):
+        marks = {"\t": "tabs", ",": "commas"}
+        return (
+            f"its one column is '{_one_line(names[0])}': separated by "
+            f"{marks.get(found[0], repr(found[0]))}? A .csv needs commas, a .tsv tabs"
+        )
+    shown = ", ".join(names[:12])
+    return f"columns: {shown}" + (f", ... {len(names)} in all" if len(names) > 12 else "")
 
 
 def _read_text(path: pathlib.Path, columns: Columns, delimiter: str) -> Ratings:
@@ -368,8 +379,8 @@ def _read_npz(path: pathlib.Path) -> Ratings:
     try:
         with open_data(path) as stream:
             matrix = sp.load_npz(io.BytesIO(stream.read())).tocoo()
-    except (ValueError, KeyError, EOFError) as error:
-        raise InputError(f"{path}: not a SciPy sparse matrix: {_one_line(error)}") from None
+    except (ValueError, KeyError, EOFError):
+        raise InputError(f"{path}: not a SciPy sparse matrix (scipy.sparse.save_npz)") from None
     if matrix.ndim != 2 or not np.isrealobj(matrix.data):
         raise InputError(f"{path}: not a matrix of real numbers, users x items")
     matrix.eliminate_zeros()

@@ -58,7 +58,10 @@ class SentenceEmbedder:
     def __init__(self, path: str | pathlib.Path, threshold: float | None = None):
         path = pathlib.Path(path)
         if not (path / "modules.json").is_file():
-            raise InputError(f"{path}: not the folder of a sentence-transformers model")
+            raise InputError(
+                f"{path}: not the folder of a sentence-transformers model (one with modules.json); "
+                "models are not downloaded: give a folder on this machine"
+            )
         try:
             from sentence_transformers import SentenceTransformer
         except ImportError:

@@ -66,22 +66,31 @@ def load_segments(folder: str | pathlib.Path, item_ids: np.ndarray) -> Segments:
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         vectors = sp.load_npz(path.with_name("segment_vectors.npz"))
-        n_factors = vectors.shape[1]
-        segments = tuple(
-            Segment(
+        read = [
+            (
                 Name(entry["name"], tuple(entry["terms"])),
                 tuple((int(factor), int(sign)) for factor, sign in entry["pairs"]),
-                lookup(item_ids, np.array(entry["items"], np.str_)),
+                np.array(entry["items"], np.str_),
             )
             for entry in stored
-        )
+        ]
     except OSError as error:
-        raise InputError(f"{error.filename or path}: {error.strerror or error}") from None
+        raise InputError(
+            f"{error.filename or path}: {error.strerror or error}; "
+            "give the folder that experiments.segments wrote"
+        ) from None
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: damaged: {error}; run experiments.segments again") from None
-    if any((segment.items < 0).any() for segment in segments):
-        raise InputError(f"{path}: has items that the catalogue does not have")
-    return Segments(segments, item_ids, n_factors)
+    segments = []
+    for name, pairs, ids in read:
+        items = lookup(item_ids, ids)
+        if (items < 0).any():
+            raise InputError(
+                f"{path}: item '{ids[np.argmin(items)]}' is not in the catalogue; "
+                "are the segments of these embeddings?"
+            )
+        segments.append(Segment(name, pairs, items))
+    return Segments(tuple(segments), item_ids, vectors.shape[1])
 
 
 @contextlib.contextmanager

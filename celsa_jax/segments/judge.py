@@ -32,8 +32,10 @@ def judge(
         merging, beside three baselines (`celsa_jax.segments.coherence.compare`).
       coherence_groups, coherence_segments: of all groups before and of all segments after merging.
         Merging reads metadata, so the latter says less of the model.
-      segments: size, candidates, share of the catalogue that these are, coherence and the share
-        of the first term, a segment each.
+      segments_per_item, nearest_jaccard: `celsa_jax.segments.coherence.overlap`.
+      segments: of each, size; candidates, items with a positive product with its vector;
+        coverage, the share of the catalogue that these are; coherence; term_share, the share of
+        its items with the first term.
     """
     segments, groups = found.segments, found.groups
     n_items, n_groups = len(segments.item_ids), len(groups.pairs)

@@ -23,12 +23,13 @@ class Name:
     Attributes:
       name: a short title-case name; "" where the items have no metadata at all.
       terms: what the items share, most telling first.
-      share: of the items with metadata, how many have the first term.
+      share: of the items with metadata, how many have the first term; None without terms, or
+        where read from a file.
     """
 
     name: str
     terms: tuple[str, ...] = ()
-    share: float = 0.0
+    share: float | None = None
 
     @property
     def text(self) -> str:

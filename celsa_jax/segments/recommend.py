@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -42,7 +44,7 @@ class Explanation:
       score: the item's score for the user, x A A_i^T.
       segments: (name, part) by size of the part; the part of a factor goes to the segment of that
         factor with the item's sign, to "other" if no segment has the pair. A part below 0 speaks
-        against the item.
+        against the item. Parts of exactly 0 are left out, here and below.
       history: (item position, part) by size of the part: x_j A_j A_i^T for each item j.
     """
 
@@ -162,8 +164,8 @@ class SegmentRecommender:
         )
         return Explanation(
             float(parts.sum()),
-            sorted(by_segment, key=lambda part: (-abs(part[1]), part[0])),
-            sorted(by_history, key=lambda part: (-abs(part[1]), part[0])),
+            _by_size(by_segment),
+            _by_size(by_history),
         )
 
     @functools.cached_property
@@ -215,6 +217,10 @@ class SegmentRecommender:
             page.append(Row(self.segments.names[segment], int(segment), items[0], scores[0]))
             used = np.concatenate([used, items[0]])
         return page
+
+
+def _by_size(parts: Iterable[tuple[Any, float]]) -> list[tuple[Any, float]]:
+    return sorted((p for p in parts if p[1]), key=lambda part: (-abs(part[1]), part[0]))
 
 
 def _check_count(name: str, value: int) -> None:

@@ -40,6 +40,9 @@ class Segments:
     item_ids: np.ndarray
     n_factors: int
 
+    def __repr__(self) -> str:
+        return f"Segments({len(self)} of {len(self.item_ids)} items, {self.n_factors} factors)"
+
     def __len__(self) -> int:
         return len(self.segments)
 
