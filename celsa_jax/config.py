@@ -11,6 +11,7 @@ from celsa_jax.errors import InputError
 from celsa_jax.evaluation import FOLD_KINDS
 from celsa_jax.schedules import SCHEDULES
 
+SPLITS = ("users", "temporal")
 OPTIMIZERS = ("adam", "nadam")
 DECAYS = ("cosine", "none")
 
@@ -20,16 +21,21 @@ def default_config() -> ConfigDict:
     return ConfigDict(
         {
             "data": {
-                "name": "file",  # file, goodbooks, ml-100k, synthetic
-                "path": "",  # the ratings file, or a folder with the publisher's files
+                "name": "file",  # goodbooks, ml-100k, -1m, -20m, -25m, netflix, synthetic
+                "path": "",  # the ratings file, or the publisher's folder or archive
+                "data_dir": "",  # of downloads and prepared forms; the user's cache by default
                 "items_path": "",  # item metadata
                 "user_column": "user_id",  # columns of name = file
                 "item_column": "item_id",
                 "rating_column": "rating",
                 "title_column": "title",
+                "time_column": "timestamp",
                 "min_rating": 4.0,
                 "min_user_interactions": 5,
-                "n_val_users": 2_500,
+                "split": "users",  # or temporal: the users' future is predicted
+                "val_from": "",  # temporal: dates, 2015-03-31
+                "test_from": "",
+                "n_val_users": 2_500,  # temporal: at most
                 "n_test_users": 2_500,
                 "synthetic": {"n_users": 6_000, "n_items": 2_000, "n_segments": 40},
             },
@@ -52,7 +58,8 @@ def default_config() -> ConfigDict:
                 "learning_rate": 0.01,
                 "final_decay": "cosine",  # of the rate, to 0 over the final phase; or none
                 "seed": 0,
-                "chunk_users": 0,  # users on the device at once; 0 = all
+                "chunk_users": 0,  # users in a chunk, where the device cannot hold all; 0 = all
+                "init_from": "",  # folder of an earlier run, whose items begin as it left them
             },
             "checkpoint": {
                 "every_epochs": 5,
@@ -75,6 +82,7 @@ def _optional(value: float) -> config_dict.FieldReference:
 def validate(config: ConfigDict) -> None:
     """Raises an InputError that names the first field at fault."""
     _choice(config, "data.name", DATASETS)
+    _choice(config, "data.split", SPLITS)
     _choice(config, "sparsity.schedule", SCHEDULES)
     _choice(config, "train.optimizer", OPTIMIZERS)
     _choice(config, "train.final_decay", DECAYS)

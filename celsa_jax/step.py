@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from celsa_jax.data.batches import Chunk, shuffled_batches, take_batch
+from celsa_jax.data.batches import Chunk, take_batch
 from celsa_jax.gradient import loss_and_grad
 from celsa_jax.model import ELSA, item_embeddings
 from celsa_jax.pruning import top_k_mask
@@ -50,10 +50,21 @@ class TrainState(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnames=("recipe", "n_items", "n_factors"))
-def create_state(recipe: Recipe, n_items: int, n_factors: int) -> TrainState:
-    """A dense model at its initial weights."""
+def create_state(
+    recipe: Recipe, n_items: int, n_factors: int, warm: jax.Array | None = None
+) -> TrainState:
+    """A dense model at its initial weights.
+
+    Args:
+      recipe: see there.
+      n_items, n_factors: shape of the weights.
+      warm: weights to begin at, [n_items, n_factors]; rows of zeros begin like those of others.
+    """
     model = _initial_model(recipe, n_items, n_factors)
     weights = model.weights[...]
+    if warm is not None:
+        given = jnp.any(warm != 0, axis=1, keepdims=True)
+        weights = jnp.where(given, warm, weights)
     opt_state = recipe.make_optimizer().init(weights)
     return TrainState(jnp.int32(0), weights, model.mask[...], opt_state)
 
@@ -91,31 +102,29 @@ def _where_like(mask: jax.Array, leaf: jax.Array) -> jax.Array:
 
 @functools.partial(
     jax.jit,
-    static_argnames=("recipe", "batch_size", "budget", "prune_every_step"),
+    static_argnames=("recipe", "budget", "prune_every_step"),
     donate_argnums=0,
 )
 def train_chunk(
     state: TrainState,
     chunk: Chunk,
-    key: jax.Array,
+    batches: jax.Array,
     nnz: jax.Array,
     rate_scale: jax.Array,
     *,
     recipe: Recipe,
-    batch_size: int,
     budget: int,
     prune_every_step: bool = False,
 ) -> tuple[TrainState, jax.Array]:
-    """Shuffles a chunk and trains on it, batch after batch, without returning to the host.
+    """Trains on batch after batch of a chunk without returning to the host.
 
     Args:
       state: donated.
       chunk: users on the device.
-      key: of the shuffle (`shuffled_batches`).
+      batches: [n_batches, batch_size] int32 rows of the chunk (`shuffled_batches`).
       nnz: [n_batches] int32 non-zeros a row at each step, used if `prune_every_step`.
       rate_scale: [n_batches] float32 share of the learning rate at each step.
       recipe: see there.
-      batch_size: users in a batch.
       budget: interactions that any batch may hold (`nnz_budget`).
       prune_every_step: update the mask before each step at which it changes.
 
@@ -144,7 +153,6 @@ def train_chunk(
         state = TrainState(state.step + 1, weights, state.mask, opt_state)
         return state, loss * n_users.astype(loss.dtype)
 
-    batches = shuffled_batches(key, chunk.n_rows, batch_size)
     state, losses = jax.lax.scan(train_step, state, (batches, nnz, rate_scale))
     return state, jnp.sum(losses)
 

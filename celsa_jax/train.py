@@ -10,6 +10,7 @@ import pathlib
 import platform
 import sys
 import time
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +22,8 @@ from ml_collections import ConfigDict
 import celsa_jax
 from celsa_jax.checkpoint import Checkpoints
 from celsa_jax.config import validate
-from celsa_jax.data import Interactions, Split, load_dataset, split_users
-from celsa_jax.data.batches import Chunk, make_chunks, nnz_budget
+from celsa_jax.data import Interactions, Split, load_dataset, make_split
+from celsa_jax.data.batches import Chunk, make_chunks, nnz_budget, shuffled_batches
 from celsa_jax.data.splits import load_split
 from celsa_jax.errors import InputError
 from celsa_jax.evaluation import Evaluation, evaluate
@@ -39,6 +40,7 @@ from celsa_jax.step import (
     train_chunk,
     update_mask,
 )
+from celsa_jax.warm_start import warm_weights
 from celsa_jax.workdir import Workdir
 
 log = logging.getLogger(__name__)
@@ -87,10 +89,12 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
     save_embeddings(folder.path, embeddings, split.train.item_ids)
     test = None
     if split.test.n_users:
-        test = _evaluate(config, final_embeddings(state), split.test, split.train.item_ids)
+        test = _evaluate(
+            config, final_embeddings(state), split.test, split.train.item_ids, split.test_from
+        )
     results = {
         "test": test and {**test.summary(), **test.counts},
-        "folds": config.eval.folds,
+        "folds": config.eval.folds if split.test_from is None else "temporal",
         "step": int(state.step),
         "nnz_per_row": config.sparsity.target_nnz,
         "bytes_per_item": bytes_per_item(embeddings),
@@ -128,6 +132,7 @@ def _evaluate(
     embeddings: jax.Array,
     users: Interactions,
     item_ids: np.ndarray,
+    held_out_from: int | None,
     **options: int,
 ) -> Evaluation:
     return evaluate(
@@ -136,16 +141,17 @@ def _evaluate(
         item_ids,
         folds=config.eval.folds,
         seed=config.train.seed,
+        held_out_from=held_out_from,
         batch_size=_EVAL_BATCH,
         **options,
     )
 
 
 def _split(config: ConfigDict, interactions: Interactions, folder: Workdir) -> Split:
-    if folder.split.exists():
+    # A split by time follows from the data and the configuration alone.
+    if folder.split.exists() and config.data.split == "users":
         return load_split(folder.split, interactions)
-    data = config.data
-    return split_users(interactions, data.n_val_users, data.n_test_users, config.train.seed)
+    return make_split(interactions, config.data, config.train.seed)
 
 
 def _versions() -> dict[str, str]:
@@ -168,7 +174,8 @@ class _Run:
         train = config.train
         self.recipe = Recipe(
             relu_cap=config.model.relu_cap,
-            rewind=config.sparsity.rewind,
+            # What was learned before is not to be forgotten.
+            rewind=config.sparsity.rewind and not train.init_from,
             regrow=config.sparsity.regrow,
             optimizer=train.optimizer,
             learning_rate=train.learning_rate,
@@ -176,15 +183,16 @@ class _Run:
         )
         self.n_epochs = train.n_epochs + train.n_final_epochs
         self.chunks = make_chunks(split.train.matrix, train.chunk_users, train.seed)
-        if len(self.chunks) == 1:
+        self.streaming = len(self.chunks) > 1
+        if not self.streaming:
             self.chunks = [jax.device_put(self.chunks[0])]
         self.batch_size = min(train.batch_size, self.chunks[0].n_rows)
         self.steps_per_epoch = len(self.chunks) * -(-self.chunks[0].n_rows // self.batch_size)
         # Every order of users is known before training, and so is the largest batch.
         self.budget = max(
-            nnz_budget(chunk, key, self.batch_size)
+            nnz_budget(chunk, batches)
             for epoch in range(self.n_epochs)
-            for chunk, key in self._epoch(epoch)
+            for chunk, batches in self._epoch(epoch)
         )
         val = split.val
         if val.n_users > config.eval.max_val_users:
@@ -232,18 +240,38 @@ class _Run:
         like = jax.eval_shape(lambda: create_state(self.recipe, n_items, n_factors))
         found = self.checkpoints.restore_latest(like)
         if found is None:
-            return create_state(self.recipe, n_items, n_factors), 0, 0.0
+            warm = None
+            if self.config.train.init_from:
+                warm = warm_weights(self.config.train.init_from, self.split.train, n_factors)
+            return create_state(self.recipe, n_items, n_factors, warm), 0, 0.0
         step, state, notes = found
         log.info("resumed at step %d", step)
         self.seconds |= notes["seconds"]
         return state, notes["epoch"], notes["elapsed"]
 
     def _epoch(self, epoch: int) -> list[tuple[Chunk, jax.Array]]:
-        """The chunks of an epoch in their order, each with the key of its shuffle."""
+        """The chunks of an epoch in their order, each with its batches."""
         key = jax.random.fold_in(jax.random.key(self.config.train.seed), epoch)
         rng = np.random.default_rng((self.config.train.seed, epoch))
         order = rng.permutation(len(self.chunks))
-        return [(self.chunks[c], jax.random.fold_in(key, int(c))) for c in order]
+        n_rows = self.chunks[0].n_rows
+        return [
+            (
+                self.chunks[c],
+                shuffled_batches(jax.random.fold_in(key, int(c)), n_rows, self.batch_size),
+            )
+            for c in order
+        ]
+
+    def _on_device(self, epoch: int) -> Iterator[tuple[Chunk, jax.Array]]:
+        """An epoch's chunks on the device; the next is on its way while one is trained on."""
+        ahead = None
+        for chunk, batches in self._epoch(epoch):
+            arriving = (jax.device_put(chunk) if self.streaming else chunk, batches)
+            if ahead is not None:
+                yield ahead
+            ahead = arriving
+        yield ahead
 
     def _prune_before(self, epoch: int, state: TrainState, k: int) -> tuple[TrainState, int]:
         """The mask updates that happen before an epoch, the one to the target included."""
@@ -289,22 +317,23 @@ class _Run:
                 config.sparsity.target_nnz,
             )
         rate_scale = self._rate_scale(steps)
-        total = 0.0
+        losses = []
         per_chunk = np.split(np.arange(self.steps_per_epoch), len(self.chunks))
-        for (chunk, key), at in zip(self._epoch(epoch), per_chunk, strict=True):
+        for (chunk, batches), at in zip(self._on_device(epoch), per_chunk, strict=True):
             state, loss_sum = train_chunk(
                 state,
                 chunk,
-                key,
+                batches,
                 jnp.asarray(nnz[at]),
                 jnp.asarray(rate_scale[at]),
                 recipe=self.recipe,
-                batch_size=self.batch_size,
                 budget=self.budget,
                 prune_every_step=every_step,
             )
-            total += float(loss_sum)
-        loss = total / self.split.train.n_users
+            losses.append(loss_sum)
+            # The host does not run further ahead: three chunks are on the device at most.
+            jax.block_until_ready(losses[-2:-1])
+        loss = sum(map(float, losses)) / self.split.train.n_users
         spent = time.perf_counter() - started
         self.seconds["training"] += spent
         if not math.isfinite(loss):
@@ -330,7 +359,9 @@ class _Run:
         if self.val.n_users and self._due(epoch, config.eval.every_epochs):
             with _timed(self.seconds, "validation"):
                 embeddings, item_ids = final_embeddings(state), self.split.train.item_ids
-                record |= _evaluate(config, embeddings, self.val, item_ids, n_folds=1).summary()
+                record |= _evaluate(
+                    config, embeddings, self.val, item_ids, self.split.val_from, n_folds=1
+                ).summary()
         return state, k, record
 
     def _rate_scale(self, steps: np.ndarray) -> np.ndarray:

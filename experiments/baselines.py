@@ -19,7 +19,7 @@ from ml_collections import config_flags
 
 from celsa_jax.baselines.ease import ease, ease_scorer, popularity_scorer
 from celsa_jax.config import validate
-from celsa_jax.data import load_dataset, split_users
+from celsa_jax.data import load_dataset, make_split
 from celsa_jax.data.splits import load_split
 from celsa_jax.errors import InputError
 from celsa_jax.evaluation import evaluate
@@ -34,13 +34,10 @@ def main() -> None:
     config = _CONFIG.value
     validate(config)
     dataset = load_dataset(config.data, config.train.seed)
-    if _WORKDIR.value:
+    if _WORKDIR.value and config.data.split == "users":
         split = load_split(pathlib.Path(_WORKDIR.value) / "split.npz", dataset.interactions)
     else:
-        data = config.data
-        split = split_users(
-            dataset.interactions, data.n_val_users, data.n_test_users, config.train.seed
-        )
+        split = make_split(dataset.interactions, config.data, config.train.seed)
     try:
         penalties = [float(l2) for l2 in _L2.value]
     except ValueError:
@@ -48,27 +45,27 @@ def main() -> None:
     if len(penalties) > 1 and not split.val.n_users:
         raise InputError("config.data.n_val_users is 0; give one penalty with --l2")
 
-    def judge(score, users, **options):
+    def judge(score, users, held_out_from):
         return evaluate(
             score,
             users,
             split.train.item_ids,
             folds=config.eval.folds,
             seed=config.train.seed,
-            **options,
+            held_out_from=held_out_from,
         )
 
     train = split.train.matrix
-    popularity = judge(popularity_scorer(train), split.test)
+    popularity = judge(popularity_scorer(train), split.test, split.test_from)
     validation, test = {}, {}
     started = time.perf_counter()
     for l2 in penalties:
         score = ease_scorer(ease(train, l2))
         if split.val.n_users:
-            validation[l2] = judge(score, split.val).summary()["ndcg@100"]
+            validation[l2] = judge(score, split.val, split.val_from).summary()["ndcg@100"]
             print(f"EASE, l2 {l2:g}: validation nDCG@100 {validation[l2]:.4f}", flush=True)
         if len(validation) < 2 or validation[l2] == max(validation.values()):
-            best, test = l2, judge(score, split.test).summary()
+            best, test = l2, judge(score, split.test, split.test_from).summary()
     print(
         json.dumps(
             {

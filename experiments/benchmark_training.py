@@ -87,23 +87,25 @@ def celsa_steps(users: sp.csr_matrix):
     import jax
     import jax.numpy as jnp
 
-    from celsa_jax.data.batches import make_chunks, nnz_budget
+    from celsa_jax.data.batches import make_chunks, nnz_budget, shuffled_batches
     from celsa_jax.step import Recipe, create_state, train_chunk
 
     recipe = Recipe(
         relu_cap=6.0, rewind=True, regrow=False, optimizer="nadam", learning_rate=0.01, seed=0
     )
     chunk = jax.device_put(make_chunks(users, 0, 0)[0])
-    key = jax.random.key(_SEED.value)
+    batches = shuffled_batches(jax.random.key(_SEED.value), chunk.n_rows, _BATCH.value)
+    budget = nnz_budget(chunk, batches)
     nnz = jnp.full(_STEPS.value, _N_FACTORS.value, jnp.int32)
     full_rate = jnp.ones(_STEPS.value, jnp.float32)
-    sizes = {"batch_size": _BATCH.value, "budget": nnz_budget(chunk, key, _BATCH.value)}
     state = create_state(recipe, users.shape[1], _N_FACTORS.value)
 
     def run() -> float:
         nonlocal state
         started = time.perf_counter()
-        state, loss = train_chunk(state, chunk, key, nnz, full_rate, recipe=recipe, **sizes)
+        state, loss = train_chunk(
+            state, chunk, batches, nnz, full_rate, recipe=recipe, budget=budget
+        )
         jax.block_until_ready((state, loss))
         return (time.perf_counter() - started) / _STEPS.value
 

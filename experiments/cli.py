@@ -12,8 +12,20 @@ from absl import logging as absl_logging
 from celsa_jax.errors import InputError
 
 
-def run(main: Callable[[], None], required: tuple[str, ...] = (), default_config: str = "") -> None:
-    """Parses flags and runs `main`; bad input ends in one line and exit status 1."""
+def run(
+    main: Callable[..., None],
+    required: tuple[str, ...] = (),
+    default_config: str = "",
+    arguments: tuple[str, ...] = (),
+) -> None:
+    """Parses flags and runs `main`; bad input ends in one line and exit status 1.
+
+    Args:
+      main: the program, called with the values of `arguments`.
+      required: flags that must be given.
+      default_config: what --config is where it is not given.
+      arguments: names of what stands on the command line without a flag.
+    """
     # Not as the flag's default: ml_collections would read that at import, outside of _parse.
     if default_config and not any(a.startswith(("--config=", "-config=")) for a in sys.argv):
         sys.argv.insert(1, f"--config={default_config}")
@@ -24,12 +36,15 @@ def run(main: Callable[[], None], required: tuple[str, ...] = (), default_config
             _fail(f"give {' and '.join(missing)} (--help shows all flags)")
         return rest
 
-    def guarded(arguments: list[str]) -> None:
-        if len(arguments) > 1:
-            _fail(f"unexpected argument '{arguments[1]}'; flags are --NAME=VALUE")
+    def guarded(given: list[str]) -> None:
+        values = given[1:]
+        if len(values) > len(arguments):
+            _fail(f"unexpected argument '{values[len(arguments)]}'; flags are --NAME=VALUE")
+        if len(values) < len(arguments):
+            _fail(f"give {' and '.join(arguments[len(values) :])} (--help shows how)")
         _show_log()
         try:
-            main()
+            main(*values)
         except InputError as error:
             _fail(str(error))
         except OSError as error:  # a full disk, no permission, a --config that cannot be read

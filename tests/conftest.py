@@ -18,6 +18,14 @@ from celsa_jax.data import Interactions
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory):
+    """Nothing is left in the user's own cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["CELSA_JAX_CACHE"] = str(folder)
+    return folder
+
+
 @pytest.fixture
 def small_config():
     """A run of a few seconds on synthetic data."""

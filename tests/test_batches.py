@@ -19,7 +19,7 @@ def test_an_epoch_sees_every_user_once(random_matrix, batch_size):
     (chunk,) = make_chunks(matrix, 0, seed=0)
     key = jax.random.key(3)
     batches = shuffled_batches(key, chunk.n_rows, batch_size)
-    budget = nnz_budget(chunk, key, batch_size)
+    budget = nnz_budget(chunk, batches)
     seen = np.zeros((0, 9))
     for rows in batches:
         batch = take_batch(chunk, rows, budget)
@@ -47,9 +47,7 @@ def test_the_budget_is_that_of_the_largest_batch_not_of_the_longest_user(random_
     (chunk,) = make_chunks(matrix, 0, seed=0)
     batches = shuffled_batches(jax.random.key(0), 40, 8)
     lengths = np.append(matrix.getnnz(axis=1), 0)
-    assert nnz_budget(chunk, jax.random.key(0), 8) == max(
-        lengths[np.asarray(rows)].sum() for rows in batches
-    )
+    assert nnz_budget(chunk, batches) == max(lengths[np.asarray(rows)].sum() for rows in batches)
 
 
 def test_chunks_have_one_shape_and_share_out_the_users(random_matrix):

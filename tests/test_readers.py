@@ -7,7 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 import scipy.sparse as sp
 
-from celsa_jax.data.readers import MAX_ID_LENGTH, Columns, read_ratings, read_text_columns
+from celsa_jax.data.readers import MAX_ID_LENGTH, Columns, read_ratings
+from celsa_jax.data.tables import read_text_columns
 from celsa_jax.errors import InputError
 
 CSV = "user_id,item_id,rating\n007,b,4.5\n7,a,3\n007,a,5\n"
@@ -98,8 +99,8 @@ def test_csr_npz_with_and_without_ratings(tmp_path):
         ("user_id,item_id,rating\n", "no rows"),
         ("user,item_id,rating\nu,i,1\n", r"no column 'user_id' \(columns: user, item_id, rating"),
         ("user_id,user_id,item_id\nu,i,1\n", "more than one column 'user_id'"),
-        ("user_id,item_id,rating\nu,i,1\nu,i\n", "line 3: 2 fields where the header has 3"),
-        ("user_id,item_id,rating\nu,i,1,9\n", "line 2: 4 fields where the header has 3"),
+        ("user_id,item_id,rating\nu,i,1\nu,i\n", "line 3: 2 fields where there should be 3"),
+        ("user_id,item_id,rating\nu,i,1,9\n", "line 2: 4 fields where there should be 3"),
         ("user_id,item_id,rating\nu,i,1\nu,j,good\n", "line 3: the rating 'good'"),
         ("user_id,item_id,rating\nu,i,nan\n", "line 2: the rating 'nan'"),
         ("user_id,item_id,rating\nu,i,1_0\n", "line 2: the rating '1_0'"),

@@ -2,6 +2,6 @@
 
 from celsa_jax.data.datasets import Dataset, load_dataset
 from celsa_jax.data.interactions import Interactions
-from celsa_jax.data.splits import Split, split_users
+from celsa_jax.data.splits import Split, make_split, split_users
 
-__all__ = ["Dataset", "Interactions", "Split", "load_dataset", "split_users"]
+__all__ = ["Dataset", "Interactions", "Split", "load_dataset", "make_split", "split_users"]

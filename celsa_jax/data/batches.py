@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -69,6 +70,7 @@ def make_chunks(matrix: sp.csr_matrix, chunk_users: int, seed: int) -> list[Chun
     ]
 
 
+@functools.partial(jax.jit, static_argnames=("n_rows", "batch_size"))
 def shuffled_batches(key: jax.Array, n_rows: int, batch_size: int) -> jax.Array:
     """[n_batches, batch_size] int32 rows in a random order; the last batch is filled with the
     empty row `n_rows`."""
@@ -96,11 +98,7 @@ def take_batch(chunk: Chunk, rows: jax.Array, budget: int) -> Batch:
     return Batch(jnp.where(used, chunk.indices[source], 0), user, indptr)
 
 
-def nnz_budget(chunk: Chunk, key: jax.Array, batch_size: int) -> int:
-    """Interactions in the largest batch that the key's shuffle gives."""
+def nnz_budget(chunk: Chunk, batches: jax.Array) -> int:
+    """Interactions in the largest of these batches."""
     lengths = np.diff(np.asarray(chunk.indptr))
-    batches = _shuffled_batches_jit(key, chunk.n_rows, batch_size)
     return int(lengths[np.asarray(batches)].sum(axis=1).max())
-
-
-_shuffled_batches_jit = jax.jit(shuffled_batches, static_argnums=(1, 2))

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import logging
+import os
 import pathlib
 from collections.abc import Callable
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from celsa_jax.data import movielens, readers
+from celsa_jax.data import goodbooks, movielens, netflix, prepared
+from celsa_jax.data.download import fetch
 from celsa_jax.data.interactions import Interactions
-from celsa_jax.data.readers import Columns, Ratings
+from celsa_jax.data.readers import Columns, Ratings, read_ratings
 from celsa_jax.data.synthetic import PlantedSegments, synthetic
+from celsa_jax.data.tables import AnyPath, as_folder, find, read_text_columns
 from celsa_jax.errors import InputError
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,16 +32,37 @@ class Dataset:
       metadata: text columns about items, `item_id` first; empty where there are none.
       counts: rows read, kept, and dropped by reason.
       truth: the planted segments of synthetic data.
+      folder: of the prepared form (`celsa_jax.data.prepared`); None where there is none.
     """
 
     interactions: Interactions
     metadata: dict[str, np.ndarray]
     counts: dict[str, int]
     truth: PlantedSegments | None = None
+    folder: pathlib.Path | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """A data set of files.
+
+    Attributes:
+      read: from where the files are and the configuration to ratings and metadata.
+      files: their names, those that must be there first.
+      fetch: downloads them into a folder; None where a person has to.
+      advice: what that person does.
+    """
+
+    read: Callable[[AnyPath, ConfigDict], tuple[Ratings, dict[str, np.ndarray]]]
+    files: tuple[str, ...] = ()
+    fetch: Callable[[pathlib.Path], None] | None = None
+    advice: str = ""
 
 
 def load_dataset(config: ConfigDict, seed: int = 0) -> Dataset:
     """Loads `config.data`; InputError where files or fields are at fault.
+
+    What was read once is kept in its prepared form in `config.data_dir`, and mapped the next time.
 
     Args:
       config: the section `data` (see `celsa_jax.config.default_config`).
@@ -44,12 +72,44 @@ def load_dataset(config: ConfigDict, seed: int = 0) -> Dataset:
         raise InputError(
             f"config.data.name is '{config.name}'; choose one of {', '.join(sorted(DATASETS))}"
         )
-    needs_path = config.name in ("file", "goodbooks")
-    if needs_path and not config.path:
-        raise InputError("config.data.path is empty; give the interactions file or folder")
-    if config.items_path and not needs_path:
+    if config.items_path and config.name not in ("file", "goodbooks"):
         raise InputError(f"config.data.items_path is not used with data.name={config.name}")
-    return DATASETS[config.name](config, seed)
+    if config.name == "synthetic":
+        return _synthetic(config, seed)
+    known = DATASETS[config.name]
+    parent = data_folder(config) / "prepared"
+    settings = _settings(config)
+    source = _source(config, known)
+    if source is None and (folder := prepared.find(parent, config.name, settings)):
+        stored = prepared.load(folder)
+        if stored:
+            log.info("prepared data: %s", folder)
+            return Dataset(*stored, folder=folder)
+    if source is None:
+        source = _fetched(config, known)
+    files = _files(source, known, config)
+    folder = parent / f"{config.name}-{prepared.fingerprint(files, settings)}"
+    if stored := prepared.load(folder):
+        log.info("prepared data: %s", folder)
+        return Dataset(*stored, folder=folder)
+    ratings, metadata = known.read(as_folder(source), config)
+    interactions, counts = filter_ratings(
+        ratings, config.min_rating, config.min_user_interactions, str(source)
+    )
+    try:
+        prepared.save(folder, interactions, metadata, counts, settings)
+    except OSError as error:
+        log.warning("%s: %s; going on without a prepared form", folder, error.strerror or error)
+        folder = None
+    return Dataset(interactions, metadata, counts, folder=folder)
+
+
+def data_folder(config: ConfigDict) -> pathlib.Path:
+    """`config.data_dir`; or $CELSA_JAX_CACHE, or celsa_jax in the user's cache folder."""
+    if chosen := config.data_dir or os.environ.get("CELSA_JAX_CACHE"):
+        return pathlib.Path(chosen)
+    base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(base) / "celsa_jax"
 
 
 def filter_ratings(
@@ -63,7 +123,11 @@ def filter_ratings(
     if ratings.ratings is not None:
         positive = ratings.ratings >= min_rating
     interactions, repeated = Interactions.from_pairs(
-        ratings.users[positive], ratings.items[positive], ratings.user_ids, ratings.item_ids
+        ratings.users[positive],
+        ratings.items[positive],
+        ratings.user_ids,
+        ratings.item_ids,
+        None if ratings.times is None else ratings.times[positive],
     )
     enough = interactions.matrix.getnnz(axis=1) >= min_user_interactions
     kept = interactions.take_users(enough).drop_unused_items()
@@ -85,83 +149,78 @@ def filter_ratings(
     }
 
 
-def _file(config: ConfigDict, seed: int) -> Dataset:
-    columns = Columns(config.user_column, config.item_column, config.rating_column)
-    return _filtered(readers.read_ratings(config.path, columns), config, _own_metadata(config))
+def _settings(config: ConfigDict) -> dict[str, object]:
+    """What decides, beside the source files, what the prepared form holds."""
+    fields = ["name", "min_rating", "min_user_interactions"]
+    if config.name == "file":
+        fields += ["user_column", "item_column", "rating_column", "title_column"]
+    settings = {field: config[field] for field in fields}
+    if config.name == "file":
+        settings["time_column"] = _time_column(config)
+    return settings
 
 
-def _own_metadata(config: ConfigDict) -> dict[str, np.ndarray]:
-    """`items_path` of the user's own data: the item column and a title column."""
-    if not config.items_path:
-        return {}
-    names = [config.item_column, config.title_column]
-    table = readers.read_text_columns(config.items_path, names)
-    return {"item_id": table[names[0]], "title": table[names[1]]}
+def _time_column(config: ConfigDict) -> str | None:
+    """Times of the user's own files are read where they are needed."""
+    return config.time_column if config.split == "temporal" else None
 
 
-def _goodbooks(config: ConfigDict, seed: int) -> Dataset:
-    """Goodbooks-10k: ratings.csv, or a folder with the publisher's files.
-
-    The first release (ratings.csv starts with book_id) limits each book to 100 ratings; there
-    a to-read mark counts as a positive, too.
-    """
-    path = pathlib.Path(config.path)
-    columns = Columns(user="user_id", item="book_id")
-    ratings_path = _find(path, "ratings.csv") if path.is_dir() else path
-    ratings = readers.read_ratings(ratings_path, columns)
-    books = config.items_path
-    if path.is_dir():
-        to_read = _find(path, "to_read.csv", required=False)
-        if to_read and readers.header(ratings_path)[0] == "book_id":
-            if ratings.ratings is None:
-                raise InputError(f"{ratings_path}: no column 'rating'")
-            ratings = _with_marks(ratings, readers.read_ratings(to_read, columns))
-        books = books or _find(path, "books.csv", required=False)
-    metadata = {}
-    if books:
-        item = "id" if "id" in readers.header(pathlib.Path(books)) else "book_id"
-        table = readers.read_text_columns(books, [item, "title", "authors"])
-        metadata = {"item_id": table.pop(item), **table}
-    return _filtered(ratings, config, metadata)
+def _source(config: ConfigDict, known: Published) -> pathlib.Path | None:
+    """The path of the configuration, or what lies in the data folder; None where nothing does."""
+    if config.path:
+        return pathlib.Path(config.path)
+    if config.name == "file":
+        raise InputError("config.data.path is empty; give the interactions file")
+    folder = data_folder(config) / config.name
+    if find(folder, known.files[0], required=False):
+        return folder
+    archives = list(folder.glob("*.zip"))
+    return archives[0] if len(archives) == 1 else None
 
 
-def _with_marks(ratings: Ratings, marks: Ratings) -> Ratings:
-    """Both files' rows over common ids; a mark has an infinitely good rating."""
-    user_ids = np.unique(np.concatenate([ratings.user_ids, marks.user_ids]))
-    item_ids = np.unique(np.concatenate([ratings.item_ids, marks.item_ids]))
-
-    def codes(ids: np.ndarray, all_ids: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        return np.searchsorted(all_ids, ids).astype(np.int32)[rows]
-
-    return Ratings(
-        np.concatenate([codes(r.user_ids, user_ids, r.users) for r in (ratings, marks)]),
-        np.concatenate([codes(r.item_ids, item_ids, r.items) for r in (ratings, marks)]),
-        user_ids,
-        item_ids,
-        np.concatenate([ratings.ratings, np.full(len(marks.users), np.inf)]),
+def _fetched(config: ConfigDict, known: Published) -> pathlib.Path:
+    folder = data_folder(config) / config.name
+    where = (
+        f"put it (or {', '.join(known.files)} out of it) into {folder}{os.sep}, or name it with "
+        "--source (experiments.prepare_data) or --config.data.path"
     )
+    if known.fetch is None:
+        raise InputError(
+            f"{config.name} cannot be downloaded by a program; {known.advice} and {where}"
+        )
+    log.info("%s: downloading into %s", config.name, folder)
+    try:
+        known.fetch(folder)
+    except (InputError, OSError) as error:
+        raise InputError(
+            f"{config.name} could not be downloaded: {error}. {known.advice} by hand and {where}; "
+            "--config.data.name=synthetic needs no network"
+        ) from None
+    return folder
 
 
-def _ml_100k(config: ConfigDict, seed: int) -> Dataset:
-    """The publisher's folder, zip or u.data, another ratings file, or the fetched copy."""
-    path = pathlib.Path(config.path) if config.path else movielens.fetch_ml_100k()
-    if path.name == "u.data":
-        path = path.parent
-    if path.suffix == ".zip" or (path / "u.data").exists():
-        rows, items = movielens.read_grouplens(path)
-        columns = [np.array(column) for column in zip(*rows, strict=True)]
-        user_ids, users = np.unique(columns[0], return_inverse=True)
-        item_ids, codes = np.unique(columns[1], return_inverse=True)
-        ratings = Ratings(users, codes, user_ids, item_ids, columns[2].astype(np.float64))
-        names = ("item_id", "title", "genres")
-        metadata = {n: np.array(c) for n, c in zip(names, zip(*items, strict=True), strict=True)}
-    elif path.is_dir():
-        ratings = readers.read_ratings(_find(path, "ratings.csv"))
-        names = ["item_id", "title", "genres"]
-        metadata = readers.read_text_columns(_find(path, "items.csv"), names)
+def _files(source: pathlib.Path, known: Published, config: ConfigDict) -> list[pathlib.Path]:
+    """The files that the prepared form comes from."""
+    if source.is_dir():
+        files = [find(source, name, required=False) for name in known.files]
     else:
-        ratings, metadata = readers.read_ratings(path), {}
-    return _filtered(ratings, config, metadata)
+        files = [source, *(find(source.parent, n, required=False) for n in known.files[1:])]
+    files.append(pathlib.Path(config.items_path) if config.items_path else None)
+    for path in (source, files[-1]):
+        if path and not path.exists():
+            raise InputError(f"{path}: no such file" + (" or folder" if known.files else ""))
+    return [path for path in files if path]
+
+
+def _file(path: AnyPath, config: ConfigDict) -> tuple[Ratings, dict[str, np.ndarray]]:
+    columns = Columns(
+        config.user_column, config.item_column, config.rating_column, _time_column(config)
+    )
+    if not config.items_path:
+        return read_ratings(path, columns), {}
+    names = [config.item_column, config.title_column]
+    table = read_text_columns(config.items_path, names)
+    return read_ratings(path, columns), {"item_id": table[names[0]], "title": table[names[1]]}
 
 
 def _synthetic(config: ConfigDict, seed: int) -> Dataset:
@@ -174,26 +233,32 @@ def _synthetic(config: ConfigDict, seed: int) -> Dataset:
     return Dataset(interactions, metadata, counts, truth)
 
 
-def _filtered(ratings: Ratings, config: ConfigDict, metadata: dict[str, np.ndarray]) -> Dataset:
-    interactions, counts = filter_ratings(
-        ratings, config.min_rating, config.min_user_interactions, config.path or config.name
+def _movielens(name: str, read: Callable[[AnyPath], movielens.Read]) -> Published:
+    archive = movielens.ARCHIVES[name]
+    return Published(
+        lambda path, config: read(path),
+        archive.members[:2],
+        movielens.fetch_ml_100k if name == "ml-100k" else functools.partial(fetch, archive),
+        f"Download {archive.url} ({archive.size / 1e6:.0f} MB)",
     )
-    return Dataset(interactions, metadata, counts)
 
 
-def _find(folder: pathlib.Path, name: str, required: bool = True) -> pathlib.Path | None:
-    """The file `name` in a folder, plain, .zip or .gz."""
-    for suffix in ("", ".zip", ".gz"):
-        if (folder / (name + suffix)).is_file():
-            return folder / (name + suffix)
-    if required:
-        raise InputError(f"{folder}: no {name} (nor {name}.zip, {name}.gz) in this folder")
-    return None
-
-
-DATASETS: dict[str, Callable[[ConfigDict, int], Dataset]] = {
-    "file": _file,
-    "goodbooks": _goodbooks,
-    "ml-100k": _ml_100k,
-    "synthetic": _synthetic,
+DATASETS: dict[str, Published | None] = {
+    "file": Published(_file),
+    "goodbooks": Published(
+        lambda path, config: goodbooks.read_goodbooks(path, config.items_path),
+        goodbooks.FILES,
+        functools.partial(fetch, goodbooks.ARCHIVE),
+        f"Download {goodbooks.ARCHIVE.url}",
+    ),
+    "ml-100k": _movielens("ml-100k", movielens.read_ml_100k),
+    "ml-1m": _movielens("ml-1m", movielens.read_ml_1m),
+    "ml-20m": _movielens("ml-20m", movielens.read_ml_csv),
+    "ml-25m": _movielens("ml-25m", movielens.read_ml_csv),
+    "netflix": Published(
+        lambda path, config: netflix.read_netflix(path),
+        (*netflix.FILES, netflix.TITLES),
+        advice=f"download archive.zip from {netflix.PAGE} with an account there",
+    ),
+    "synthetic": None,  # made, not read
 }

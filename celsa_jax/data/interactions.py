@@ -16,11 +16,13 @@ class Interactions:
       matrix: CSR [n_users, n_items], float32, every stored value 1, column indices sorted.
       user_ids: [n_users] NumPy text, unique and sorted.
       item_ids: [n_items] NumPy text, unique and sorted.
+      times: [nnz] int64 seconds since 1970 of the stored entries, or None where unknown.
     """
 
     matrix: sp.csr_matrix
     user_ids: np.ndarray
     item_ids: np.ndarray
+    times: np.ndarray | None = None
 
     def __post_init__(self):
         if self.matrix.shape != (len(self.user_ids), len(self.item_ids)):
@@ -28,6 +30,8 @@ class Interactions:
                 f"a matrix of shape {self.matrix.shape} does not fit "
                 f"{len(self.user_ids)} user ids and {len(self.item_ids)} item ids"
             )
+        if self.times is not None and len(self.times) != self.matrix.nnz:
+            raise ValueError(f"{len(self.times)} times for {self.matrix.nnz} interactions")
 
     @property
     def n_users(self) -> int:
@@ -43,7 +47,12 @@ class Interactions:
 
     @classmethod
     def from_pairs(
-        cls, users: np.ndarray, items: np.ndarray, user_ids: np.ndarray, item_ids: np.ndarray
+        cls,
+        users: np.ndarray,
+        items: np.ndarray,
+        user_ids: np.ndarray,
+        item_ids: np.ndarray,
+        times: np.ndarray | None = None,
     ) -> tuple[Interactions, int]:
         """Builds the matrix from codes into the id arrays; each pair is kept once.
 
@@ -53,6 +62,7 @@ class Interactions:
         Args:
           users, items: [n_pairs] integer codes into `user_ids` and `item_ids`.
           user_ids, item_ids: text arrays of unique ids, in any order.
+          times: [n_pairs] int64 seconds since 1970; of a repeated pair the earliest counts.
 
         Returns:
           The interactions and the number of repeated pairs left out.
@@ -61,18 +71,51 @@ class Interactions:
         items, item_ids = _sorted_codes(items, item_ids)
         shape = (len(user_ids), len(item_ids))
         matrix = sp.csr_matrix((np.ones(len(users), np.float32), (users, items)), shape=shape)
-        matrix.sum_duplicates()
-        matrix.data[:] = 1
-        return cls(matrix, user_ids, item_ids), len(users) - matrix.nnz
+        matrix.data[:] = 1  # repeated pairs were added up
+        n_repeated = len(users) - matrix.nnz
+        if times is None:
+            return cls(matrix, user_ids, item_ids), n_repeated
+        if n_repeated:
+            order = np.lexsort((times, items, users))
+            users, items, times = users[order], items[order], times[order]
+            first = np.ones(len(users), bool)
+            first[1:] = (users[1:] != users[:-1]) | (items[1:] != items[:-1])
+            times = times[first]
+        else:
+            stored = sp.csr_matrix((times, (users, items)), shape=shape)
+            stored.sort_indices()
+            times = stored.data
+        return cls(matrix, user_ids, item_ids, times), n_repeated
 
     def take_users(self, rows: np.ndarray) -> Interactions:
         """The given rows (positions or a boolean mask), over the same items."""
-        return Interactions(self.matrix[rows], self.user_ids[rows], self.item_ids)
+        matrix, times = self.matrix[rows], None
+        if self.times is not None:
+            entries = (self.times, self.matrix.indices, self.matrix.indptr)
+            times = sp.csr_matrix(entries, shape=self.matrix.shape)[rows].data
+        return Interactions(matrix, self.user_ids[rows], self.item_ids, times)
+
+    def take_entries(self, kept: np.ndarray) -> Interactions:
+        """The same users and items with some of the stored entries alone.
+
+        Args:
+          kept: [nnz] bool.
+        """
+        starts = np.concatenate([[0], np.cumsum(kept)])[self.matrix.indptr]
+        data = np.ones(int(kept.sum()), np.float32)
+        matrix = sp.csr_matrix((data, self.matrix.indices[kept], starts), self.matrix.shape)
+        times = None if self.times is None else self.times[kept]
+        return Interactions(matrix, self.user_ids, self.item_ids, times)
 
     def drop_unused_items(self) -> Interactions:
         """The same users over the items that at least one of them has."""
-        used = np.flatnonzero(self.matrix.getnnz(axis=0))
-        return Interactions(self.matrix[:, used], self.user_ids, self.item_ids[used])
+        used = np.bincount(self.matrix.indices, minlength=self.n_items) > 0
+        if used.all():
+            return self
+        place = (np.cumsum(used) - 1).astype(self.matrix.indices.dtype)
+        entries = (self.matrix.data, place[self.matrix.indices], self.matrix.indptr)
+        matrix = sp.csr_matrix(entries, shape=(self.n_users, int(used.sum())))
+        return Interactions(matrix, self.user_ids, self.item_ids[used], self.times)
 
 
 def lookup(ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from celsa_jax.data.interactions import lookup
-from celsa_jax.data.readers import column_names, read_text_columns, shown_columns
+from celsa_jax.data.tables import column_names, read_text_columns, shown_columns
 from celsa_jax.errors import InputError
 
 

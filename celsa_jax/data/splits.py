@@ -1,4 +1,4 @@
-"""Splits by user: train, validation and test users are disjoint."""
+"""Splits into train, validation and test: by user, or by time."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import zipfile
 import zlib
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from celsa_jax.data.interactions import Interactions, lookup
 from celsa_jax.errors import InputError
@@ -16,17 +17,24 @@ from celsa_jax.files import atomic_path
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Disjoint sets of users.
+    """What to train on, to validate and to test with.
+
+    By user the three have disjoint sets of users. By time they may share users: of a user to
+    test, what happened before a date is the history, what happened from then on is held out.
 
     Attributes:
       train: training users over the catalogue, the items that at least one of them has.
-      val, test: other users over all items, those outside the catalogue included: held out,
-        such an item counts as a miss.
+      val, test: users over all items, those outside the catalogue included: held out, such an
+        item counts as a miss.
+      val_from, test_from: by time, in seconds since 1970: what `val` and `test` have from then on
+        is held out. None by user, where the evaluation draws folds.
     """
 
     train: Interactions
     val: Interactions
     test: Interactions
+    val_from: int | None = None
+    test_from: int | None = None
 
     def counts(self) -> dict[str, int]:
         """What the split holds, and what lies outside the catalogue."""
@@ -46,14 +54,25 @@ class Split:
         }
 
     def save(self, path: pathlib.Path) -> None:
-        """Writes the external user ids of each part (a NumPy .npz)."""
+        """Writes the external user ids of each part (a NumPy .npz), and the times."""
         with atomic_path(path) as temporary, temporary.open("wb") as stream:
             np.savez_compressed(
                 stream,
                 train=self.train.user_ids,
                 val=self.val.user_ids,
                 test=self.test.user_ids,
+                **({} if self.test_from is None else {"from": [self.val_from, self.test_from]}),
             )
+
+
+def make_split(interactions: Interactions, config: ConfigDict, seed: int) -> Split:
+    """The split of `config.data`."""
+    sizes = (config.n_val_users, config.n_test_users)
+    if config.split == "temporal":
+        return split_by_time(interactions, config.val_from, config.test_from, *sizes, seed)
+    if config.val_from or config.test_from:
+        raise InputError("config.data.val_from and test_from take --config.data.split=temporal")
+    return split_users(interactions, *sizes, seed)
 
 
 def split_users(interactions: Interactions, n_val: int, n_test: int, seed: int) -> Split:
@@ -72,8 +91,71 @@ def split_users(interactions: Interactions, n_val: int, n_test: int, seed: int) 
     return _split(interactions, np.sort(train), np.sort(val), np.sort(test))
 
 
+def split_by_time(
+    interactions: Interactions, val_from: str, test_from: str, n_val: int, n_test: int, seed: int
+) -> Split:
+    """Trains on what happened before `val_from`, validates on what happened until `test_from`.
+
+    Args:
+      interactions: with times.
+      val_from, test_from: ISO dates (2015-03-31) or dates and times, UTC. Without `val_from`
+        there is no validation.
+      n_val, n_test: the most users to validate and to test; drawn from those that have both a
+        history and something held out.
+      seed: of that draw.
+
+    Raises:
+      InputError: no times, or dates that leave a part without interactions.
+    """
+    times = interactions.times
+    if times is None:
+        raise InputError(
+            "config.data.split is temporal, but the data have no times; "
+            "name their column with config.data.time_column"
+        )
+    test_start = _seconds("test_from", test_from)
+    val_start = _seconds("val_from", val_from) if val_from else test_start
+    if val_start > test_start:
+        raise InputError(f"config.data.val_from={val_from} is after test_from={test_from}")
+    train = _with_users(interactions.take_entries(times < val_start))
+    if not train.nnz:
+        first, last = np.array([times.min(), times.max()], "datetime64[s]")
+        raise InputError(
+            f"nothing happened before {val_from or test_from}; the data are from {first} to {last}"
+        )
+    parts = []
+    for name, start, end, n_users in (
+        ("val_from", val_start, test_start, n_val),
+        ("test_from", test_start, None, n_test),
+    ):
+        known = interactions if end is None else interactions.take_entries(times < end)
+        lengths = known.matrix.getnnz(axis=1)
+        n_held_out = known.take_entries(known.times >= start).matrix.getnnz(axis=1)
+        usable = np.flatnonzero((n_held_out > 0) & (n_held_out < lengths))
+        if not len(usable) and n_users and start != end:
+            raise InputError(f"config.data.{name}: no user has interactions before and after it")
+        if len(usable) > n_users:
+            usable = np.sort(np.random.default_rng(seed).choice(usable, n_users, replace=False))
+        parts.append(known.take_users(usable))
+    return Split(train.drop_unused_items(), *parts, val_start, test_start)
+
+
+def _with_users(interactions: Interactions) -> Interactions:
+    return interactions.take_users(np.diff(interactions.matrix.indptr) > 0)
+
+
+def _seconds(field: str, text: str) -> int:
+    try:
+        moment = np.datetime64(text, "s")
+    except ValueError:
+        moment = np.datetime64("NaT")
+    if np.isnat(moment):
+        raise InputError(f"config.data.{field} is '{text}'; give a date such as 2015-03-31")
+    return int(moment.astype(np.int64))
+
+
 def load_split(path: pathlib.Path, interactions: Interactions) -> Split:
-    """The split that `Split.save` wrote, over the same interactions."""
+    """The split by user that `Split.save` wrote, over the same interactions."""
     parts = {name: lookup(interactions.user_ids, ids) for name, ids in read_parts(path).items()}
     n_listed = sum(map(len, parts.values()))
     if any((rows < 0).any() for rows in parts.values()) or n_listed != interactions.n_users:
@@ -85,9 +167,17 @@ def load_split(path: pathlib.Path, interactions: Interactions) -> Split:
 
 
 def read_parts(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """External user ids of the parts `train`, `val` and `test`."""
+    """External user ids of the parts `train`, `val` and `test` of a split by user.
+
+    Raises:
+      InputError: no split file, or one of a split by time.
+    """
     try:
         with np.load(path) as stored:
+            if "from" in stored:
+                raise InputError(
+                    f"{path}: a split by time, where the parts share users; this needs one by user"
+                )
             return {part: stored[part] for part in ("train", "val", "test")}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path}: not a split file: {error}") from None

@@ -1,0 +1,133 @@
+"""Data sets as arrays on disk, mapped into memory, so that a second start reads no text.
+
+A prepared data set is a folder `NAME-FINGERPRINT`. It appears whole or not at all and is never
+changed, so any number of runs can share it. The fingerprint stands for the source files (name,
+size, time of change, first and last bytes) and for everything that decides what becomes of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import pathlib
+import shutil
+
+import numpy as np
+import scipy.sparse as sp
+
+from celsa_jax.data.interactions import Interactions
+from celsa_jax.data.tables import one_line
+from celsa_jax.errors import InputError
+
+log = logging.getLogger(__name__)
+
+_FORMAT = 1
+_SAMPLE = 1 << 16  # bytes from either end of a source
+
+
+def fingerprint(files: list[pathlib.Path], settings: dict[str, object]) -> str:
+    """16 hexadecimal digits. A copy of the files with their times has the same."""
+    digest = hashlib.sha256(json.dumps([_FORMAT, settings], sort_keys=True).encode())
+    for path in files:
+        stat = path.stat()
+        digest.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns}".encode())
+        with path.open("rb") as stream:
+            digest.update(stream.read(_SAMPLE))
+            stream.seek(max(stat.st_size - _SAMPLE, 0))
+            digest.update(stream.read(_SAMPLE))
+    return digest.hexdigest()[:16]
+
+
+def save(
+    folder: pathlib.Path,
+    interactions: Interactions,
+    metadata: dict[str, np.ndarray],
+    counts: dict[str, int],
+    settings: dict[str, object],
+) -> None:
+    """Writes the folder. If another process has written it meanwhile, that one stays."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        arrays = {
+            "indptr": interactions.matrix.indptr,
+            "indices": interactions.matrix.indices,
+            "user_ids": interactions.user_ids,
+            "item_ids": interactions.item_ids,
+        }
+        if interactions.times is not None:
+            arrays["times"] = interactions.times
+        for name, array in arrays.items():
+            with (temporary / f"{name}.npy").open("wb") as stream:
+                np.save(stream, array)
+                os.fsync(stream.fileno())
+        info = {
+            "settings": settings,
+            "counts": counts,
+            "sizes": {name: len(array) for name, array in arrays.items()},
+            "metadata": {name: column.tolist() for name, column in metadata.items()},
+        }
+        (temporary / "info.json").write_text(json.dumps(info), encoding="utf-8")
+        try:
+            temporary.rename(folder)
+        except OSError:
+            if not folder.exists():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def load(
+    folder: pathlib.Path,
+) -> tuple[Interactions, dict[str, np.ndarray], dict[str, int]] | None:
+    """Interactions (mapped, read-only), metadata and counts; None if it is not there or damaged."""
+    if not folder.is_dir():
+        return None
+    try:
+        info = json.loads((folder / "info.json").read_text(encoding="utf-8"))
+        arrays = {
+            name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+            for name in info["sizes"]
+        }
+        for name, size in info["sizes"].items():
+            if len(arrays[name]) != size:
+                raise ValueError(f"{name}.npy has {len(arrays[name])} entries, not {size}")
+        indices, indptr = arrays["indices"], arrays["indptr"]
+        shape = (len(arrays["user_ids"]), len(arrays["item_ids"]))
+        matrix = sp.csr_matrix((np.ones(len(indices), np.float32), indices, indptr), shape=shape)
+        matrix.has_canonical_format = True
+        times = arrays.get("times")
+        ids = (np.array(arrays[name]) for name in ("user_ids", "item_ids"))
+        interactions = Interactions(matrix, *ids, times)
+        metadata = {name: np.array(column, object) for name, column in info["metadata"].items()}
+        return interactions, metadata, info["counts"]
+    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        log.warning("%s is damaged (%s); preparing again", folder, one_line(error))
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
+
+
+def find(parent: pathlib.Path, name: str, settings: dict[str, object]) -> pathlib.Path | None:
+    """A prepared data set of that name and those settings, whatever its source.
+
+    Raises:
+      InputError: there are several, of different sources.
+    """
+    found = []
+    for folder in sorted(parent.glob(f"{name}-{'[0-9a-f]' * 16}")):
+        try:
+            info = json.loads((folder / "info.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if info.get("settings") == settings:
+            found.append(folder)
+    if len(found) > 1:
+        raise InputError(
+            f"{parent}: {len(found)} prepared data sets fit ({', '.join(f.name for f in found)}); "
+            "name the source with --config.data.path, or delete those you do not want"
+        )
+    return found[0] if found else None

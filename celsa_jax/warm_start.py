@@ -1,0 +1,60 @@
+"""Weights for a new run from an earlier one, item by item."""
+
+from __future__ import annotations
+
+import logging
+import pathlib
+
+import numpy as np
+import scipy.sparse as sp
+
+from celsa_jax.data.interactions import Interactions, lookup
+from celsa_jax.errors import InputError
+from celsa_jax.sparse import SparseEmbeddings
+
+log = logging.getLogger(__name__)
+
+
+def warm_weights(workdir: str, train: Interactions, n_factors: int) -> np.ndarray:
+    """Initial weights, float32 [n_items, n_factors].
+
+    Items of the earlier run begin at its embeddings. A new item begins at the mean of its users'
+    latent vectors, x A / |x A|, as the known items give them; the mask keeps what is largest of
+    it. A new item whose users have no known item begins at zero, and is the caller's to fill.
+
+    Args:
+      workdir: of a finished run.
+      train: interactions to train on.
+      n_factors: d of the new run.
+
+    Raises:
+      InputError: no finished run, another number of factors, or no item in common.
+    """
+    path = pathlib.Path(workdir) / "embeddings.npz"
+    if not path.is_file():
+        raise InputError(f"config.train.init_from={workdir}: no finished run, {path} is missing")
+    earlier = SparseEmbeddings.load(path)
+    if earlier.n_factors != n_factors:
+        raise InputError(
+            f"config.train.init_from={workdir}: has {earlier.n_factors} factors, and "
+            f"config.model.n_factors is {n_factors}"
+        )
+    at = lookup(earlier.item_ids, train.item_ids)
+    known = np.flatnonzero(at >= 0)
+    new = np.flatnonzero(at < 0)
+    if not len(known):
+        raise InputError(f"config.train.init_from={workdir}: no item in common; the same ids?")
+    log.info("%d items start from %s, %d are new", len(known), workdir, len(new))
+    rows = earlier.tocsr()[at[known]]
+    weights = np.zeros((train.n_items, n_factors), np.float32)
+    weights[known] = rows.toarray()
+    if len(new):
+        latent = _unit_rows(train.matrix[:, known] @ rows)
+        weights[new] = _unit_rows(train.matrix[:, new].T.tocsr() @ latent).toarray()
+    return weights
+
+
+def _unit_rows(matrix: sp.csr_matrix) -> sp.csr_matrix:
+    norms = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1)).ravel())
+    scale = 1 / np.where(norms > 0, norms, 1)
+    return (sp.diags_array(scale, dtype=np.float32) @ matrix).tocsr()

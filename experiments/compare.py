@@ -1,0 +1,158 @@
+r"""Two runs, user by user: is one better, and by how much?
+
+    python -m experiments.compare RUN_A RUN_B [--data=PATH] [--data_dir=DIR] [--seed=0]
+
+Both are judged on the same held-out interactions of the same users: those that are test users of
+both runs and that neither trained on. The table has the means, the mean paired difference (B - A),
+its 95 % confidence interval (bootstrap over users) and the p-values of a paired t-test and of
+Wilcoxon's signed-rank test. Runs may differ in anything but the data: --data names another
+place of them than RUN_A's configuration does. The last line printed is one JSON object. JAX is not
+needed.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+import numpy as np
+import scipy.stats
+from absl import flags
+from ml_collections import ConfigDict
+
+from celsa_jax.config import default_config
+from celsa_jax.data import load_dataset, make_split
+from celsa_jax.data.interactions import lookup
+from celsa_jax.data.splits import read_parts
+from celsa_jax.errors import InputError
+from celsa_jax.evaluation import Evaluation, evaluate
+from celsa_jax.sparse import SparseEmbeddings, scorer
+from celsa_jax.workdir import Workdir
+from experiments import cli
+
+_DATA = flags.DEFINE_string("data", None, "Where the interactions are now, config.data.path.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where data are kept now, config.data.data_dir.")
+_SEED = flags.DEFINE_integer("seed", 0, "Of the folds and of the bootstrap.", lower_bound=0)
+_N_RESAMPLES = 9999
+
+
+def main(first: str, second: str) -> None:
+    runs = [_Run(first), _Run(second)]
+    config = runs[0].config
+    users, held_out_from = _test_users(runs)
+    results = [
+        evaluate(
+            scorer(run.embeddings.tocsc()),
+            users,
+            run.embeddings.item_ids,
+            folds=config.eval.folds,
+            seed=_SEED.value,
+            held_out_from=held_out_from,
+        )
+        for run in runs
+    ]
+    report = {name: compare(*results, name, _SEED.value) for name in results[0].per_user}
+    print(
+        f"{'':10}  {'A':>7}  {'B':>7}  {'B - A':>8}  {'95 % interval':^18}  {'t-test':>8}  Wilcoxon"
+    )
+    for name, row in report.items():
+        low, high = row["interval"]
+        print(
+            f"{name:10}  {row['a']:7.4f}  {row['b']:7.4f}  {row['difference']:+8.4f}  "
+            f" {low:+8.4f} {high:+8.4f}   {row['p_t']:9.2g}  {row['p_wilcoxon']:8.2g}"
+        )
+    print(json.dumps({"runs": [first, second], "n_users": report["ndcg@100"]["n_users"], **report}))
+
+
+def compare(a: Evaluation, b: Evaluation, metric: str, seed: int) -> dict[str, object]:
+    """Paired statistics of B - A over the users that both can be judged on.
+
+    Raises:
+      InputError: there are fewer than two such users.
+    """
+    both = np.stack([a.per_user[metric], b.per_user[metric]])
+    both = both[:, ~np.isnan(both).any(axis=0)]
+    if both.shape[1] < 2:
+        raise InputError("fewer than two users can be judged in both runs")
+    difference = both[1] - both[0]
+    same = not difference.any()
+    interval = (0.0, 0.0)
+    if np.ptp(difference):
+        interval = scipy.stats.bootstrap(
+            (difference,),
+            np.mean,
+            n_resamples=_N_RESAMPLES,
+            batch=500,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        ).confidence_interval
+    elif not same:
+        interval = (difference[0], difference[0])
+    return {
+        "a": float(both[0].mean()),
+        "b": float(both[1].mean()),
+        "difference": float(difference.mean()),
+        "interval": [float(bound) for bound in interval],
+        "p_t": 1.0 if same else float(scipy.stats.ttest_1samp(difference, 0).pvalue),
+        "p_wilcoxon": 1.0 if same else float(scipy.stats.wilcoxon(difference).pvalue),
+        "better": int((difference > 0).sum()),
+        "worse": int((difference < 0).sum()),
+        "n_users": both.shape[1],
+    }
+
+
+class _Run:
+    """What a finished run left behind."""
+
+    def __init__(self, path: str):
+        self.path = path
+        folder = Workdir(path)
+        if folder.results() is None:
+            raise InputError(f"{path}: no finished run, results.json is missing")
+        self.config = _with_defaults(json.loads(folder.config.read_text(encoding="utf-8")))
+        self.embeddings = SparseEmbeddings.load(folder.path / "embeddings.npz")
+        self.split = folder.split
+
+
+def _with_defaults(stored: dict) -> ConfigDict:
+    """A run's configuration; fields that came later have their defaults."""
+    config = default_config()
+    for section, fields in stored.items():
+        config[section].update(fields)
+    return config
+
+
+def _test_users(runs: list[_Run]):
+    """The users to judge, and from when on their interactions are held out (by time)."""
+    config = runs[0].config
+    data = config.data
+    if _DATA.value is not None:
+        data.path = _DATA.value
+    if _DATA_DIR.value is not None:
+        data.data_dir = _DATA_DIR.value
+    fields = ("name", "split", "test_from")
+    for field in fields:
+        if runs[1].config.data[field] != data[field]:
+            raise InputError(
+                f"{runs[1].path}: config.data.{field} is '{runs[1].config.data[field]}', in "
+                f"{runs[0].path} '{data[field]}'; the runs must be on the same data"
+            )
+    interactions = load_dataset(data, config.train.seed).interactions
+    if data.split == "temporal":
+        split = make_split(interactions, data, config.train.seed)
+        return split.test, split.test_from
+    parts = [read_parts(pathlib.Path(run.split)) for run in runs]
+    shared = np.intersect1d(parts[0]["test"], parts[1]["test"])
+    if not len(shared):
+        raise InputError(f"{runs[0].path} and {runs[1].path} have no test user in common")
+    rows = lookup(interactions.user_ids, shared)
+    if (rows < 0).any():
+        raise InputError(
+            f"user '{shared[np.argmin(rows)]}' of {runs[0].path} is not in the data; "
+            "are they the same? --data=PATH names another file"
+        )
+    return interactions.take_users(np.sort(rows)), None
+
+
+if __name__ == "__main__":
+    cli.run(main, arguments=("RUN_A", "RUN_B"))

@@ -1,0 +1,261 @@
+"""Downloads from a local server that misbehaves."""
+
+import hashlib
+import http.server
+import io
+import threading
+import time
+import zipfile
+
+import pytest
+
+from celsa_jax.config import default_config
+from celsa_jax.data import download, load_dataset, movielens
+from celsa_jax.data.download import Archive, fetch
+from celsa_jax.errors import InputError
+
+MEMBERS = ("ratings.csv", "movies.csv")
+
+
+def zipped(**contents):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, text in contents.items():
+            archive.writestr(name.replace("__", "/").replace("_csv", ".csv"), text)
+    return stream.getvalue()
+
+
+CONTENT = zipped(top__ratings_csv="a,b\n" * 5000, top__movies_csv="c\n", top__other_csv="d\n")
+
+
+class Server:
+    """Answers each request by the next of `script`, then by "whole"."""
+
+    def __init__(self, content):
+        self.content, self.script, self.ranges = content, [], []
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                outer.answer(self)
+
+            def log_message(self, *_):
+                pass
+
+        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_port}/data.zip"
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+
+    def answer(self, request):
+        how = self.script.pop(0) if self.script else "whole"
+        wanted = request.headers.get("Range")
+        self.ranges.append(wanted)
+        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0
+        if how == "moved":
+            request.send_response(302)
+            request.send_header("Location", self.url.replace("data.zip", "elsewhere.zip"))
+            request.end_headers()
+            return
+        if isinstance(how, int):
+            request.send_error(how)
+            return
+        if how == "ignores the range":
+            start = 0
+        if start >= len(self.content):
+            request.send_response(416)
+            request.send_header("Content-Range", f"bytes */{len(self.content)}")
+            request.end_headers()
+            return
+        body = self.content[start:]
+        request.send_response(206 if start else 200)
+        request.send_header("Content-Length", str(len(body)))
+        request.end_headers()
+        if how == "slow":
+            time.sleep(1)
+        request.wfile.write(body[: len(body) // 2] if how == "broken off" else body)
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setattr(download, "_WAIT", 0)
+    server = Server(CONTENT)
+    yield server
+    server.http.shutdown()
+    server.http.server_close()
+
+
+def archive(server, **changes):
+    known = {"size": len(CONTENT), "sha256": hashlib.sha256(CONTENT).hexdigest()}
+    return Archive(**({"url": server.url, "members": MEMBERS} | known | changes))
+
+
+def assert_unpacked(folder):
+    assert sorted(p.name for p in folder.iterdir()) == sorted(MEMBERS)
+    assert (folder / "ratings.csv").read_text() == "a,b\n" * 5000
+    assert (folder / "movies.csv").read_text() == "c\n"
+
+
+def test_an_archive_is_fetched_checked_and_unpacked(server, tmp_path):
+    fetch(archive(server), tmp_path / "deep" / "folder")
+    assert_unpacked(tmp_path / "deep" / "folder")
+
+
+@pytest.mark.parametrize(
+    ("script", "ranges"),
+    [
+        (["broken off"], [None, f"bytes={len(CONTENT) // 2}-"]),
+        (["moved"], [None, None]),
+        ([503, "whole"], [None, None]),
+        (["slow", "whole"], [None, None]),
+        (["broken off", "ignores the range"], [None, f"bytes={len(CONTENT) // 2}-"]),
+    ],
+)
+def test_it_goes_on_where_it_stopped(server, tmp_path, monkeypatch, script, ranges):
+    monkeypatch.setattr(download, "_TIMEOUT", 0.3)
+    server.script = script
+    fetch(archive(server), tmp_path)
+    assert_unpacked(tmp_path)
+    assert server.ranges == ranges
+
+
+def test_a_later_process_goes_on_where_an_earlier_one_stopped(server, tmp_path):
+    (tmp_path / "data.zip.part").write_bytes(CONTENT[:100])
+    fetch(archive(server), tmp_path)
+    assert_unpacked(tmp_path)
+    assert server.ranges == ["bytes=100-"]
+
+
+def test_a_whole_file_is_not_fetched_again(server, tmp_path):
+    (tmp_path / "data.zip.part").write_bytes(CONTENT)
+    fetch(archive(server), tmp_path)
+    assert server.ranges == []
+    # Without a known size the server says that nothing is missing.
+    (tmp_path / "data.zip.part").write_bytes(CONTENT)
+    fetch(archive(server, size=None), tmp_path)
+    assert server.ranges == [f"bytes={len(CONTENT)}-"]
+
+
+def test_left_overs_of_a_longer_file_are_dropped(server, tmp_path):
+    (tmp_path / "data.zip.part").write_bytes(CONTENT + b"more")
+    fetch(archive(server, size=None, sha256=None), tmp_path)
+    assert_unpacked(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("script", "changes", "part"),
+    [
+        ([404], {}, "404 Not Found"),
+        ([503] * 9, {}, "503 Service Unavailable"),
+        (["broken off"] * 9, {}, "are kept for the next attempt"),
+        (["slow"] * 9, {}, "timed out"),
+        ([], {"sha256": "0" * 64}, "SHA-256"),
+        ([], {"size": 7}, r"bytes, not the 7 of"),
+        ([], {"members": ("links.csv",)}, "0 members called links.csv"),
+        ([], {"url": "http://127.0.0.1:1/data.zip"}, "Connection refused"),
+        ([], {"url": "http://no-such-host.invalid/data.zip"}, "no network?"),
+    ],
+)
+def test_what_goes_wrong_is_named(server, tmp_path, monkeypatch, script, changes, part):
+    monkeypatch.setattr(download, "_TIMEOUT", 0.3)
+    server.script = script
+    with pytest.raises(InputError, match=part):
+        fetch(archive(server, **changes), tmp_path)
+    assert not {p.name for p in tmp_path.iterdir()} - {"data.zip.part"}
+    if "sha256" in changes or "size" in changes:
+        assert not (tmp_path / "data.zip.part").exists()
+
+
+def test_members_stay_inside_the_folder(tmp_path):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("../../ratings.csv", "out")
+        archive.writestr("/etc/movies.csv", "out")
+        archive.writestr("__MACOSX/ratings.csv", "no")
+    (tmp_path / "evil.zip").write_bytes(stream.getvalue())
+    (tmp_path / "in").mkdir()
+    download.unpack(tmp_path / "evil.zip", MEMBERS, tmp_path / "in")
+    assert sorted(p.name for p in (tmp_path / "in").iterdir()) == sorted(MEMBERS)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["evil.zip", "in"]
+
+
+def test_a_damaged_archive_is_removed(tmp_path):
+    (tmp_path / "a.zip").write_bytes(CONTENT[:-30])
+    with pytest.raises(InputError, match=r"a\.zip: a damaged archive"):
+        download.unpack(tmp_path / "a.zip", MEMBERS, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_named_before_the_download(server, tmp_path, monkeypatch):
+    usage = type("Usage", (), {"free": 10})()
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(InputError, match="10 bytes free"):
+        fetch(archive(server), tmp_path)
+
+
+def test_a_data_set_without_a_path_is_downloaded_once(server, tmp_path, monkeypatch):
+    rows = "".join(f"{u},{i},5.0,{u + i}\n" for u in range(1, 4) for i in range(1, 7))
+    server.content = zipped(
+        x__ratings_csv="userId,movieId,rating,timestamp\n" + rows,
+        x__movies_csv="movieId,title,genres\n1,One,Drama\n",
+    )
+    own = Archive(server.url, MEMBERS)
+    monkeypatch.setattr(movielens, "ARCHIVES", {"ml-20m": own})
+    from celsa_jax.data import datasets
+
+    published = datasets.Published(
+        lambda path, config: movielens.read_ml_csv(path), MEMBERS, lambda to: fetch(own, to)
+    )
+    monkeypatch.setitem(datasets.DATASETS, "ml-20m", published)
+    config = default_config().data
+    config.update(name="ml-20m", data_dir=str(tmp_path))
+    first = load_dataset(config)
+    assert (first.interactions.n_users, first.interactions.nnz) == (3, 18)
+    assert load_dataset(config).folder == first.folder
+    assert len(server.ranges) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("ml-20m", ["could not be downloaded", "404", "by hand", "ratings.csv, movies.csv"]),
+        ("netflix", ["cannot be downloaded by a program", "kaggle.com", "combined_data_1.txt"]),
+    ],
+)
+def test_without_a_network_it_says_what_to_put_where(server, tmp_path, monkeypatch, name, parts):
+    from celsa_jax.data import datasets
+
+    if name == "ml-20m":
+        server.script = [404]
+        own = Archive(server.url, MEMBERS)
+        published = datasets.Published(
+            None, MEMBERS, lambda to: fetch(own, to), f"Download {own.url}"
+        )
+        monkeypatch.setitem(datasets.DATASETS, name, published)
+    config = default_config().data
+    config.update(name=name, data_dir=str(tmp_path))
+    with pytest.raises(InputError) as caught:
+        load_dataset(config)
+    for part in [*parts, f"into {tmp_path}/{name}/", "--source"]:
+        assert part in str(caught.value)
+
+
+def test_ml_100k_falls_back_to_the_wheel(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        movielens,
+        "_from_wheel",
+        lambda _: ("1\t10\t5\t7\n", f"10|Am\xe9lie (2001)|||{'|0' * 19}\n"),
+    )
+    server.script = [404]
+    movielens.fetch_ml_100k(tmp_path, archive=archive(server))
+    ratings, metadata = movielens.read_ml_100k(tmp_path)
+    assert ratings.times.tolist() == [7]
+    assert metadata["title"].tolist() == ["Amélie (2001)"]
+
+
+def test_ml_100k_that_cannot_be_fetched_names_both_problems(server, tmp_path):
+    server.script = [404]
+    with pytest.raises(InputError, match=r"404.*no-such-package"):
+        movielens.fetch_ml_100k(
+            tmp_path, archive=archive(server), wheel="no-such-package==0.0.0 --no-index"
+        )
+    assert not list(tmp_path.iterdir())
