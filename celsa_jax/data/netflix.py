@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 
 from celsa_jax.data.readers import Ratings, codes, seconds
@@ -110,7 +111,8 @@ def _read_block(
     except pa.ArrowInvalid as error:
         _explain(path, block, first_line, movie)
         raise InputError(f"{path}: {one_line(error)}") from None
-    if table.num_rows != sum(lengths):
+    low, high = pc.min_max(table["rating"]).as_py().values()
+    if table.num_rows != sum(lengths) or (table.num_rows and not 1 <= low <= high <= 5):
         _explain(path, block, first_line, movie)
     return table, movies, lengths
 

@@ -1,0 +1,177 @@
+"""The prepared form: the same data again, without reading them."""
+
+import json
+import os
+import shutil
+import stat
+
+import numpy as np
+import pytest
+
+from celsa_jax.config import default_config
+from celsa_jax.data import datasets, load_dataset, prepared
+from celsa_jax.data.interactions import Interactions
+from celsa_jax.errors import InputError
+
+
+@pytest.fixture
+def config(tmp_path):
+    """MovieLens' form: 6 users of 3 to 8 interactions, and a data folder."""
+    source = tmp_path / "source"
+    source.mkdir()
+    rows = [f"{u},{i},{3.5 + i % 2 / 2},{100 * u + i}" for u in range(1, 7) for i in range(u + 2)]
+    (source / "ratings.csv").write_text("userId,movieId,rating,timestamp\n" + "\n".join(rows))
+    (source / "movies.csv").write_text("movieId,title,genres\n0,Ænima,A|B\n1,,C\n")
+    config = default_config().data
+    config.update(name="ml-20m", path=str(source), data_dir=str(tmp_path / "data"))
+    config.update(min_rating=1.0, min_user_interactions=5)
+    return config
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """How often ratings were read from text."""
+    count = []
+    known = datasets.DATASETS["ml-20m"]
+
+    def read(path, config):
+        count.append(path)
+        return known.read(path, config)
+
+    monkeypatch.setitem(
+        datasets.DATASETS, "ml-20m", datasets.Published(read, known.files, None, "get it")
+    )
+    return count
+
+
+def assert_same(a, b):
+    assert (a.interactions.matrix != b.interactions.matrix).nnz == 0
+    np.testing.assert_array_equal(a.interactions.user_ids, b.interactions.user_ids)
+    np.testing.assert_array_equal(a.interactions.item_ids, b.interactions.item_ids)
+    np.testing.assert_array_equal(a.interactions.times, b.interactions.times)
+    assert a.counts == b.counts
+    assert {n: c.tolist() for n, c in a.metadata.items()} == {
+        n: c.tolist() for n, c in b.metadata.items()
+    }
+
+
+def test_the_second_start_maps_what_the_first_one_wrote(config, reads):
+    first, second = load_dataset(config), load_dataset(config)
+    assert len(reads) == 1
+    assert_same(first, second)
+    assert first.interactions.n_users == 4
+    stored = np.load(first.folder / "indices.npy", mmap_mode="r")
+    base = second.interactions.matrix.indices
+    while not isinstance(base, np.memmap):
+        base = base.base
+    assert base.filename == stored.filename
+    assert not second.interactions.matrix.indices.flags.writeable
+    assert first.folder == second.folder
+
+
+def test_it_is_found_without_its_source(config, reads, tmp_path):
+    first = load_dataset(config)
+    shutil.rmtree(tmp_path / "source")
+    config.path = ""
+    assert_same(first, load_dataset(config))
+    config.min_user_interactions = 6
+    with pytest.raises(InputError, match="get it"):
+        load_dataset(config)
+
+
+@pytest.mark.parametrize(
+    "change", ["min_rating", "min_user_interactions", "content", "time", "metadata"]
+)
+def test_another_source_or_filter_is_another_data_set(config, reads, tmp_path, change):
+    first = load_dataset(config)
+    ratings = tmp_path / "source" / "ratings.csv"
+    if change == "content":  # of the same length, at the same time
+        moment = ratings.stat().st_mtime_ns
+        ratings.write_text(ratings.read_text().replace("\n6,", "\n7,"))
+        os.utime(ratings, ns=(moment, moment))
+    elif change == "time":
+        os.utime(ratings, ns=(1, 1))
+    elif change == "metadata":
+        (tmp_path / "source" / "movies.csv").write_text("movieId,title,genres\n0,Other,A\n")
+    else:
+        config[change] = config[change] + 1
+    assert load_dataset(config).folder != first.folder
+    assert len(reads) == 2
+
+
+def test_a_copy_with_its_times_shares_it(config, reads, tmp_path):
+    first = load_dataset(config)
+    shutil.copytree(tmp_path / "source", tmp_path / "copy")
+    config.path = str(tmp_path / "copy")
+    assert load_dataset(config).folder == first.folder
+    assert len(reads) == 1
+
+
+@pytest.mark.parametrize("damage", ["short", "gone", "info", "lengths"])
+def test_what_is_damaged_is_prepared_again(config, reads, damage, caplog):
+    first = load_dataset(config)
+    if damage == "short":
+        path = first.folder / "indices.npy"
+        path.write_bytes(path.read_bytes()[:-8])
+    elif damage == "gone":
+        (first.folder / "times.npy").unlink()
+    elif damage == "info":
+        (first.folder / "info.json").write_text("{")
+    else:
+        np.save(first.folder / "indices.npy", np.zeros(3, np.int32))
+    assert_same(first, load_dataset(config))
+    assert len(reads) == 2
+    assert "is damaged" in caplog.text
+
+
+def test_two_sources_of_the_same_name_must_be_told_apart(config, reads, tmp_path):
+    load_dataset(config)
+    os.utime(tmp_path / "source" / "ratings.csv", ns=(1, 1))
+    load_dataset(config)
+    config.path = ""
+    with pytest.raises(InputError, match="2 prepared data sets fit"):
+        load_dataset(config)
+
+
+def test_a_folder_that_cannot_be_written_is_done_without(config, reads, tmp_path, caplog):
+    (tmp_path / "data").write_text("a file in its place")
+    dataset = load_dataset(config)
+    assert dataset.folder is None
+    assert dataset.interactions.n_users == 4
+    assert "going on without a prepared form" in caplog.text
+
+
+def test_nothing_half_written_is_left(config, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(prepared.np, "save", full)
+    assert load_dataset(config).folder is None
+    assert not list((tmp_path / "data" / "prepared").iterdir())
+
+
+def test_the_slower_of_two_processes_keeps_the_others(config, reads, monkeypatch):
+    first = load_dataset(config)
+    before = (first.folder / "info.json").stat().st_ino
+    metadata, counts = first.metadata, first.counts
+    prepared.save(first.folder, first.interactions, metadata, counts, {})
+    assert (first.folder / "info.json").stat().st_ino == before
+    assert not [p for p in first.folder.parent.iterdir() if p.name.startswith(".")]
+
+
+def test_ids_are_kept_as_they_are(tmp_path):
+    matrix = np.array([[1, 0], [1, 1]], np.float32)
+    import scipy.sparse as sp
+
+    data = Interactions(
+        sp.csr_matrix(matrix), np.array(["007", "戦"]), np.array(["a b", "é"]), None
+    )
+    prepared.save(tmp_path / "x", data, {}, {"users": 2}, {"a": 1})
+    loaded, metadata, counts = prepared.load(tmp_path / "x")
+    assert loaded.user_ids.tolist() == ["007", "戦"]
+    assert loaded.item_ids.tolist() == ["a b", "é"]
+    np.testing.assert_array_equal(loaded.matrix.toarray(), matrix)
+    assert loaded.times is None
+    assert (metadata, counts) == ({}, {"users": 2})
+    assert json.loads((tmp_path / "x" / "info.json").read_text())["settings"] == {"a": 1}
+    assert stat.S_ISDIR((tmp_path / "x").stat().st_mode)
