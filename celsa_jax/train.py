@@ -77,12 +77,15 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
     log.info("data: %s", dataset.counts)
     split = _split(config, dataset.interactions, folder)
     log.info("split: %s", split.counts())
+    warm = None
+    if config.train.init_from and not folder.has_checkpoint():
+        warm = warm_weights(config.train.init_from, split.train, config.model.n_factors)
     folder.start(config)
     if not folder.split.exists():
         split.save(folder.split)
 
     with Checkpoints(folder.checkpoints, config.checkpoint.keep) as checkpoints:
-        run = _Run(config, split, folder, checkpoints)
+        run = _Run(config, split, folder, checkpoints, warm)
         state, seconds_before = run.train()
 
     embeddings = sparse_embeddings(state)
@@ -166,8 +169,16 @@ def _versions() -> dict[str, str]:
 class _Run:
     """The loop over epochs."""
 
-    def __init__(self, config: ConfigDict, split: Split, folder: Workdir, checkpoints: Checkpoints):
+    def __init__(
+        self,
+        config: ConfigDict,
+        split: Split,
+        folder: Workdir,
+        checkpoints: Checkpoints,
+        warm: np.ndarray | None,
+    ):
         self.config = config
+        self.warm = warm
         self.split = split
         self.folder = folder
         self.checkpoints = checkpoints
@@ -240,10 +251,7 @@ class _Run:
         like = jax.eval_shape(lambda: create_state(self.recipe, n_items, n_factors))
         found = self.checkpoints.restore_latest(like)
         if found is None:
-            warm = None
-            if self.config.train.init_from:
-                warm = warm_weights(self.config.train.init_from, self.split.train, n_factors)
-            return create_state(self.recipe, n_items, n_factors, warm), 0, 0.0
+            return create_state(self.recipe, n_items, n_factors, self.warm), 0, 0.0
         step, state, notes = found
         log.info("resumed at step %d", step)
         self.seconds |= notes["seconds"]

@@ -38,6 +38,10 @@ class Workdir:
                 f"{wanted.get(field)!r} ({len(differing)} fields differ); use another --workdir"
             )
 
+    def has_checkpoint(self) -> bool:
+        """Whether the run has got as far as a finished checkpoint."""
+        return any(step.name.isdigit() for step in self.checkpoints.glob("*"))
+
     def start(self, config: ConfigDict) -> None:
         """Makes the folder and writes the configuration."""
         self.path.mkdir(parents=True, exist_ok=True)

@@ -75,9 +75,9 @@ def compare(a: Evaluation, b: Evaluation, metric: str, seed: int) -> dict[str, o
     if both.shape[1] < 2:
         raise InputError("fewer than two users can be judged in both runs")
     difference = both[1] - both[0]
-    same = not difference.any()
-    interval = (0.0, 0.0)
+    interval, p_t = (difference[0], difference[0]), float(difference[0] == 0)
     if np.ptp(difference):
+        p_t = scipy.stats.ttest_1samp(difference, 0).pvalue
         interval = scipy.stats.bootstrap(
             (difference,),
             np.mean,
@@ -86,15 +86,14 @@ def compare(a: Evaluation, b: Evaluation, metric: str, seed: int) -> dict[str, o
             method="percentile",
             rng=np.random.default_rng(seed),
         ).confidence_interval
-    elif not same:
-        interval = (difference[0], difference[0])
+    p_wilcoxon = scipy.stats.wilcoxon(difference).pvalue if difference.any() else 1.0
     return {
         "a": float(both[0].mean()),
         "b": float(both[1].mean()),
         "difference": float(difference.mean()),
         "interval": [float(bound) for bound in interval],
-        "p_t": 1.0 if same else float(scipy.stats.ttest_1samp(difference, 0).pvalue),
-        "p_wilcoxon": 1.0 if same else float(scipy.stats.wilcoxon(difference).pvalue),
+        "p_t": float(p_t),
+        "p_wilcoxon": float(p_wilcoxon),
         "better": int((difference > 0).sum()),
         "worse": int((difference < 0).sum()),
         "n_users": both.shape[1],

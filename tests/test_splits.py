@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from celsa_jax.data import Interactions, split_users
-from celsa_jax.data.splits import load_split
+from celsa_jax.data.splits import load_split, split_by_time
 from celsa_jax.errors import InputError
 
 
@@ -72,3 +74,122 @@ def test_a_split_of_other_data_is_refused(interactions, tmp_path):
 def test_more_test_users_than_users(interactions):
     with pytest.raises(InputError, match=r"n_test_users = 0 \+ 50.*50 users"):
         split_users(interactions, 0, 50, seed=0)
+
+
+def timed(rows):
+    """Interactions of (user, item, time)."""
+    users, items, times = (np.array(column) for column in zip(*rows, strict=True))
+    user_ids, user = np.unique(users, return_inverse=True)
+    item_ids, item = np.unique(items, return_inverse=True)
+    return Interactions.from_pairs(user, item, user_ids, item_ids, times.astype(np.int64))[0]
+
+
+def entries(data):
+    users = np.repeat(data.user_ids, np.diff(data.matrix.indptr)).tolist()
+    items = data.item_ids[data.matrix.indices].tolist()
+    return set(zip(users, items, data.times.tolist(), strict=True))
+
+
+DAY = 86_400
+ROWS = [  # days 0 to 9 train, 10 to 19 validate, from 20 on test
+    ("ann", "a", 1 * DAY),
+    ("ann", "b", 12 * DAY),
+    ("ann", "c", 25 * DAY),
+    ("bob", "a", 3 * DAY),
+    ("bob", "b", 4 * DAY),
+    ("cas", "c", 15 * DAY),  # no history at validation
+    ("cas", "d", 20 * DAY),  # the first moment of the test
+    ("dan", "a", 21 * DAY),  # no history at all
+]
+DATES = ("1970-01-11", "1970-01-21")
+
+
+def test_by_time_by_hand():
+    split = split_by_time(timed(ROWS), *DATES, 9, 9, seed=0)
+    assert entries(split.train) == {r for r in ROWS if r[2] < 10 * DAY}
+    assert split.train.item_ids.tolist() == ["a", "b"]
+    assert split.train.user_ids.tolist() == ["ann", "bob"]
+    assert entries(split.val) == set(ROWS[:2])
+    assert split.val_from == 10 * DAY
+    assert entries(split.test) == {r for r in ROWS if r[0] in ("ann", "cas")}
+    assert split.test_from == 20 * DAY
+    assert split.counts()["test_interactions_outside_catalogue"] == 3  # c, c and d
+
+
+def test_by_time_without_validation_trains_until_the_test():
+    split = split_by_time(timed(ROWS), "", DATES[1], 9, 9, seed=0)
+    assert entries(split.train) == {r for r in ROWS if r[2] < 20 * DAY}
+    assert split.val.n_users == 0
+
+
+@given(
+    rows=st.lists(st.tuples(st.integers(0, 8), st.integers(0, 12), st.integers(0, 29)), min_size=1),
+    dates=st.tuples(st.integers(1, 29), st.integers(1, 29)).map(sorted),
+)
+@settings(deadline=None)
+def test_by_time_is_what_a_loop_gives(rows, dates):
+    rows = [(f"u{u}", f"i{i}", day * DAY) for u, i, day in rows]
+    earliest = {}
+    for user, item, time in rows:
+        earliest[user, item] = min(time, earliest.get((user, item), time))
+    known = {(u, i, t) for (u, i), t in earliest.items()}
+    val, test = (d * DAY for d in dates)
+    names = [str(np.datetime64(d, "D")) for d in dates]
+    if not any(t < val for _, _, t in known):
+        with pytest.raises(InputError, match="nothing happened before"):
+            split_by_time(timed(rows), *names, 99, 99, seed=0)
+        return
+    wanted = {}
+    for part, start, end in (("val", val, test), ("test", test, 99 * DAY)):
+        users = {
+            u
+            for u in {u for u, _, _ in known}
+            if any(r[0] == u and r[2] < start for r in known)
+            and any(r[0] == u and start <= r[2] < end for r in known)
+        }
+        wanted[part] = {r for r in known if r[0] in users and r[2] < end}
+    if not wanted["test"] or (not wanted["val"] and val < test):
+        with pytest.raises(InputError, match="no user has interactions before and after"):
+            split_by_time(timed(rows), *names, 99, 99, seed=0)
+        return
+    split = split_by_time(timed(rows), *names, 99, 99, seed=0)
+    assert entries(split.train) == {r for r in known if r[2] < val}
+    assert entries(split.val) == wanted["val"]
+    assert entries(split.test) == wanted["test"]
+
+
+def test_by_time_draws_at_most_so_many_users():
+    rows = [
+        (f"u{u:02d}", item, day * DAY) for u in range(30) for item, day in (("a", 0), ("b", 25))
+    ]
+    split = split_by_time(timed(rows), "", DATES[1], 9, 7, seed=0)
+    again, other = (split_by_time(timed(rows), "", DATES[1], 9, 7, seed=s) for s in (0, 1))
+    assert split.test.n_users == 7
+    assert split.test.user_ids.tolist() == again.test.user_ids.tolist()
+    assert split.test.user_ids.tolist() != other.test.user_ids.tolist()
+
+
+@pytest.mark.parametrize(
+    ("dates", "part"),
+    [
+        (("", ""), r"test_from is ''; give a date such as 2015-03-31"),
+        (("soon", DATES[1]), r"val_from is 'soon'"),
+        (DATES[::-1], r"val_from=1970-01-21 is after test_from=1970-01-11"),
+        (("1960-01-01", "1960-01-02"), r"the data are from 1970-01-02T00:00:00 to 1970-01-26"),
+        (("1970-01-05", "2000-01-01"), r"test_from: no user has interactions before and after"),
+    ],
+)
+def test_dates_that_do_not_fit(dates, part):
+    with pytest.raises(InputError, match=part):
+        split_by_time(timed(ROWS), *dates, 9, 9, seed=0)
+
+
+def test_by_time_takes_times(interactions):
+    with pytest.raises(InputError, match=r"the data have no times; name their column"):
+        split_by_time(interactions, *DATES, 9, 9, seed=0)
+
+
+def test_a_split_by_time_is_not_read_as_one_by_user(tmp_path):
+    split_by_time(timed(ROWS), *DATES, 9, 9, seed=0).save(tmp_path / "split.npz")
+    with pytest.raises(InputError, match=r"split\.npz: a split by time"):
+        load_split(tmp_path / "split.npz", timed(ROWS))
