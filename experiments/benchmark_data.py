@@ -4,7 +4,8 @@ r"""Times preparing a file of ratings as large as the publishers', on made-up ra
     python -m experiments.benchmark_data --form=netflix --n_ratings=100000000
 
 Ratings have the shape of the real ones: items by a power law with a long tail, users' activity
-log-normal, as many users and items as the publisher has for that many ratings. The files are
+log-normal, nobody rates an item twice, and as many users and items as the publisher has for that
+many ratings. The files are
 written into --folder (a temporary one by default: 0.5 GB for MovieLens-20M, 2.5 GB for Netflix),
 then `experiments.prepare_data` runs twice in processes of their own. The last line printed is one
 JSON object; memory is the largest resident set of the process.
@@ -53,17 +54,13 @@ def main() -> None:
 
 def _prepare(source: pathlib.Path, data: pathlib.Path) -> dict:
     """Seconds and memory of the whole program, and what it prints."""
-    program = (
-        "import resource, runpy, sys\n"
-        "runpy.run_module('experiments.prepare_data', run_name='__main__', alter_sys=True)"
-    )
     measured = (
         "import resource, subprocess, sys\n"
         "done = subprocess.run(sys.argv[1:])\n"
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)\n"
         "sys.exit(done.returncode)"
     )
-    command = [sys.executable, "-c", measured, sys.executable, "-c", program]
+    command = [sys.executable, "-c", measured, sys.executable, "-m", "experiments.prepare_data"]
     command += [f"--dataset={_FORM.value}", f"--source={source}", f"--data_dir={data}"]
     started = time.perf_counter()
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
@@ -83,16 +80,21 @@ def _ratings(form: str, n_ratings: int, seed: int) -> tuple[np.ndarray, ...]:
     n_users = max(int(n_users * n_ratings / full), 10)
     n_items = max(int(n_items * min(1, (n_ratings / full) ** 0.5)), 10)
     activity = np.exp(rng.normal(0, 1.2, n_users))
-    lengths = np.maximum(np.floor(activity / activity.sum() * n_ratings), 1).astype(np.int64)
-    lengths[np.argmax(lengths)] += n_ratings - lengths.sum()
-    users = np.repeat(np.arange(n_users, dtype=np.int32), lengths)
     popularity = 1 / (np.arange(n_items) + 20.0) ** 1.1
     edges = np.cumsum(popularity / popularity.sum())
-    items = np.minimum(np.searchsorted(edges, rng.random(n_ratings)), n_items - 1)
+    pairs, n_drawn = np.empty(0, np.int64), n_ratings
+    while len(pairs) < n_ratings:
+        n_drawn = int(1.3 * n_drawn)
+        lengths = np.ceil(activity / activity.sum() * n_drawn).astype(np.int64)
+        pairs = np.minimum(np.searchsorted(edges, rng.random(lengths.sum())), n_items - 1)
+        pairs += n_items * np.repeat(np.arange(n_users), lengths)
+        pairs = np.unique(pairs)
+    pairs = np.sort(rng.choice(pairs, n_ratings, replace=False))
+    users, items = (part.astype(np.int32) for part in np.divmod(pairs, n_items))
     ratings = rng.choice(
         np.arange(1, 6, dtype=np.int8), n_ratings, p=[0.06, 0.11, 0.26, 0.35, 0.22]
     )
-    return users, items.astype(np.int32), ratings, rng.integers(0, 2000, n_ratings, np.int32)
+    return users, items, ratings, rng.integers(0, 2000, n_ratings, np.int32)
 
 
 def _write_movielens(folder: pathlib.Path, n_ratings: int, seed: int) -> int:

@@ -69,7 +69,7 @@ def main() -> None:
         "items_with_metadata": _n_described(dataset),
         "times": dataset.interactions.times is not None,
         "folder": str(dataset.folder),
-        "seconds": round(time.perf_counter() - started, 2),
+        "seconds": round(time.perf_counter() - started, 3),
     }
     print(json.dumps(report))
 

@@ -1,0 +1,74 @@
+r"""How many epochs a warm start saves when new items arrive.
+
+    python -m experiments.benchmark_warm_start --config=configs/goodbooks.py --workdir=runs/warm \
+        [--config.a.b=value ...] [--share=0.05] [--epochs=10]
+
+A share of the items, drawn at random, is taken out of the training users' interactions, and a model
+is trained on the rest (`earlier`). Then all interactions are trained on twice: from scratch, as
+the configuration says (`cold`), and from the earlier run for --epochs epochs at the target
+(`warm`). The test users are the same, and none of the runs has seen them. The last line printed
+is one JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from celsa_jax.data import Interactions, load_dataset, make_split
+from celsa_jax.files import write_text
+from celsa_jax.train import train_and_evaluate
+from experiments import cli
+
+_CONFIG = config_flags.DEFINE_config_file("config", help_string="Configuration file.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder for the three runs.")
+_SHARE = flags.DEFINE_float("share", 0.05, "Of the items are new.", 0, 1)
+_EPOCHS = flags.DEFINE_integer("epochs", 10, "Of the warm start.", lower_bound=1)
+
+
+def main() -> None:
+    config, folder = _CONFIG.value, pathlib.Path(_WORKDIR.value)
+    folder.mkdir(parents=True, exist_ok=True)
+    interactions = load_dataset(config.data, config.train.seed).interactions
+    train = make_split(interactions, config.data, config.train.seed).train
+    rng = np.random.default_rng(config.train.seed)
+    n_new = round(_SHARE.value * train.n_items)
+    new = np.zeros(train.n_items, bool)
+    new[rng.choice(train.n_items, n_new, replace=False)] = True
+    path = folder / "without_new_items.csv"
+    _write(path, train.take_entries(~new[train.matrix.indices]))
+
+    earlier = ConfigDict(config.to_dict())
+    earlier.data.update(name="file", path=str(path), n_val_users=0, n_test_users=0)
+    earlier.data.update(user_column="user_id", item_column="item_id", min_user_interactions=1)
+    train_and_evaluate(earlier, folder / "earlier")
+    cold = train_and_evaluate(config, folder / "cold")
+    warm = ConfigDict(config.to_dict())
+    warm.train.update(init_from=str(folder / "earlier"), n_epochs=0, n_final_epochs=_EPOCHS.value)
+    warm.eval.every_epochs = 1
+    warm = train_and_evaluate(warm, folder / "warm")
+    print(
+        json.dumps(
+            {
+                "new_items": n_new,
+                "cold": {"epochs": config.train.n_epochs + config.train.n_final_epochs}
+                | cold["test"],
+                "warm": {"epochs": _EPOCHS.value} | warm["test"],
+            }
+        )
+    )
+
+
+def _write(path: pathlib.Path, data: Interactions) -> None:
+    users = np.repeat(data.user_ids, np.diff(data.matrix.indptr)).tolist()
+    items = data.item_ids[data.matrix.indices].tolist()
+    rows = "".join(f"{user},{item}\n" for user, item in zip(users, items, strict=True))
+    write_text(path, "user_id,item_id\n" + rows)
+
+
+if __name__ == "__main__":
+    cli.run(main, required=("config", "workdir"))
