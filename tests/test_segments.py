@@ -1,4 +1,4 @@
-"""Groups, terms, names, merging, recommending, explaining and judging, by hand and by loops."""
+"""Groups, terms, names, merging and segments, by hand and by loops."""
 
 import itertools
 
@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from celsa_jax.data.synthetic import synthetic
 from celsa_jax.errors import InputError
 from celsa_jax.segments import (
-    SegmentRecommender,
     SentenceEmbedder,
     TfidfEmbedder,
     extract,
@@ -21,21 +20,10 @@ from celsa_jax.segments import (
     load_segments,
     save_segments,
 )
-from celsa_jax.segments.coherence import (
-    coherence,
-    compare,
-    compared_columns,
-    metadata_vectors,
-    overlap,
-    purity,
-    stability,
-)
 from celsa_jax.segments.groups import by_strength
 from celsa_jax.segments.merging import merge_groups
 from celsa_jax.segments.naming import Name, distinct, name_groups
-from celsa_jax.segments.recommend import FOR_YOU, OTHER
-from celsa_jax.segments.segments import Segment, Segments
-from celsa_jax.sparse import Recommender, SparseEmbeddings
+from celsa_jax.sparse import SparseEmbeddings
 
 
 def text(*cells):
@@ -346,224 +334,6 @@ def test_embeddings_without_weights_are_refused():
     empty = sp.csr_matrix((3, 4), dtype=np.float32)
     with pytest.raises(InputError, match="no item of the embeddings has weights"):
         find_segments(empty, np.array(["a", "b", "c"]), item_terms({}))
-
-
-# Recommending
-
-
-@pytest.fixture(params=["scipy", "numba"])
-def products(request):
-    """Random embeddings with random segments of their pairs, some pairs in none."""
-    dense = random_rows(60, 12, 4)
-    ids = np.arange(60).astype(np.str_)
-    rng = np.random.default_rng(1)
-    owner = rng.integers(-1, 7, 24)
-    owner[1::2] = np.where(owner[1::2] == owner[::2], -1, owner[1::2])  # no opposite signs
-    segments = tuple(
-        Segment(
-            Name(f"S{s}"),
-            tuple((p // 2, 1 - 2 * (p % 2)) for p in np.flatnonzero(owner == s).tolist()),
-            np.array([], int),
-        )
-        for s in range(7)
-    )
-    recommender = Recommender(SparseEmbeddings.from_dense(dense, ids), engine=request.param)
-    histories = (rng.random((9, 60)) < 0.15).astype(np.float32)
-    histories[8] = 0
-    segmented = SegmentRecommender(recommender, Segments(segments, ids, 12))
-    return segmented, dense, sp.csr_matrix(histories)
-
-
-def ranked_by_loop(product, dense, history, n_items):
-    """(score, segment) of those that are positive and can fill a row, best first."""
-    seen = history.toarray()[0] > 0
-    latent = history.toarray()[0] @ dense
-    result = []
-    for at, segment in enumerate(product.segments.segments):
-        vector = np.zeros(dense.shape[1])
-        for factor, sign in segment.pairs:
-            vector[factor] = sign / np.sqrt(len(segment.pairs))
-        unseen = [i for i in range(len(dense)) if dense[i] @ vector > 0 and not seen[i]]
-        if latent @ vector > 0 and len(unseen) >= n_items:
-            result.append((latent @ vector, at, unseen))
-    return sorted(result, key=lambda entry: (-entry[0], entry[1]))
-
-
-@pytest.mark.parametrize("n_items", [1, 12, 20])
-def test_segments_are_ranked_as_a_loop_ranks_them(products, n_items):
-    product, dense, histories = products
-    found, scores = product.recommend_segments(histories, 4, n_items=n_items)
-    assert (found[8] == -1).all()
-    assert found.dtype == np.int32
-    assert scores.dtype == np.float32
-    for user in range(8):
-        expected = ranked_by_loop(product, dense, histories[user], n_items)[:4]
-        n = len(expected)
-        assert found[user, :n].tolist() == [at for _, at, _ in expected]
-        np.testing.assert_allclose(scores[user, :n], [s for s, _, _ in expected], atol=1e-5)
-        assert (found[user, n:] == -1).all()
-        assert np.isneginf(scores[user, n:]).all()
-
-
-def best(items, scores):
-    return sorted(items, key=lambda item: (-scores[item], item))
-
-
-@pytest.mark.parametrize("repeat_items", [False, True])
-def test_homepages_are_those_of_a_loop(products, repeat_items):
-    product, dense, histories = products
-    pages = product.homepage(histories, 4, 5, repeat_items=repeat_items)
-    assert pages[8] == []
-    for user in range(8):
-        scores = dense @ (histories[user].toarray()[0] @ dense)
-        unseen = np.flatnonzero(histories[user].toarray()[0] == 0)
-        expected = [(FOR_YOU, best(unseen, scores)[:5])]
-        used = set(expected[0][1])
-        for _, at, candidates in ranked_by_loop(product, dense, histories[user], 5):
-            left = candidates if repeat_items else [i for i in candidates if i not in used]
-            if len(left) >= 5 and len(expected) < 4:
-                expected.append((f"S{at}", best(left, scores)[:5]))
-                used |= set(expected[-1][1])
-        assert [(row.title, row.items.tolist()) for row in pages[user]] == expected
-        for row in pages[user]:
-            np.testing.assert_allclose(row.scores, scores[row.items], atol=1e-5)
-    shown = [i for row in pages[0] for i in row.items]
-    if not repeat_items:
-        assert len(set(shown)) == len(shown)
-
-
-def test_an_explanation_adds_up_to_the_score(products):
-    product, dense, histories = products
-    rng = np.random.default_rng(0)
-    others = 0
-    for _ in range(1000):
-        user, item = rng.integers(0, 9), rng.integers(0, 60)
-        history = histories[[user]]
-        why = product.explain(history, item)
-        x = history.toarray()[0].astype(np.float64)
-        score = x @ dense.astype(np.float64) @ dense[item]
-        assert why.score == pytest.approx(score, abs=1e-6)
-        assert sum(part for _, part in why.segments) == pytest.approx(score, abs=1e-6)
-        assert sum(part for _, part in why.history) == pytest.approx(score, abs=1e-6)
-        for position, part in why.history:
-            assert part == pytest.approx(x[position] * dense[position] @ dense[item], abs=1e-6)
-        by_segment = dict.fromkeys([*product.segments.names, OTHER], 0.0)
-        for factor, weight in enumerate(dense[item]):
-            owners = [
-                s.name.name
-                for s in product.segments.segments
-                if weight and (factor, np.sign(weight)) in s.pairs
-            ]
-            by_segment[owners[0] if owners else OTHER] += (x @ dense[:, factor]) * weight
-        for name, part in why.segments:
-            assert part == pytest.approx(by_segment[name], abs=1e-5)
-        others += OTHER in dict(why.segments)
-    assert others
-
-
-def test_recommending_refuses_what_does_not_fit(products):
-    product, _, histories = products
-    with pytest.raises(InputError, match="60 is no item position"):
-        product.explain(histories[[0]], 60)
-    with pytest.raises(InputError, match="explain takes one history, not 9"):
-        product.explain(histories, 0)
-    with pytest.raises(InputError, match="k is 0"):
-        product.recommend_segments(histories, 0)
-    with pytest.raises(InputError, match="n_rows is 0"):
-        product.homepage(histories, 0)
-    with pytest.raises(InputError, match="histories have 3 items"):
-        product.homepage(sp.csr_matrix((1, 3)))
-    other = SparseEmbeddings.from_dense(np.eye(3, 12, dtype=np.float32))
-    with pytest.raises(InputError, match="not of these embeddings"):
-        SegmentRecommender(Recommender(other), product.segments)
-
-
-# Judging
-
-
-def test_coherence_is_the_mean_cosine_of_pairs():
-    rng = np.random.default_rng(0)
-    vectors = unit(rng.random((30, 5)))
-    vectors[7] = 0  # no metadata: does not count
-    labels = rng.integers(-1, 6, 30)
-    result = coherence(labels, sp.csr_matrix(vectors), 6)
-    total = weight = 0
-    for at in range(6):
-        items = [i for i in range(30) if labels[i] == at and i != 7]
-        cosines = [vectors[i] @ vectors[j] for i, j in itertools.combinations(items, 2)]
-        assert result.n_items[at] == len(items)
-        assert result.by_cluster[at] == pytest.approx(np.mean(cosines))
-        if len(items) >= 3:
-            total += len(items) * np.mean(cosines)
-            weight += len(items)
-    assert result.mean == pytest.approx(total / weight)
-    alone = coherence(np.arange(30), sp.csr_matrix(vectors), 30)
-    assert alone.mean is None
-    assert np.isnan(alone.by_cluster).all()
-
-
-def test_compared_are_columns_of_lists_or_all():
-    columns = {"title": text("One", "Two"), "genres": text("a|b", "b|c")}
-    lists = item_terms(columns, list_columns=("genres",))
-    assert compared_columns(lists) == ["genres"]
-    assert compared_columns(item_terms(columns, list_columns=())) == ["title", "genres"]
-    cosine = (metadata_vectors(lists)[0] @ metadata_vectors(lists)[1].T).toarray()[0, 0]
-    rare, common = np.log(3 / 2) + 1, 1.0  # smoothed idf of one and of two of two items
-    assert cosine == pytest.approx(common**2 / (common**2 + rare**2))
-
-
-def test_partitions_of_planted_segments_compare_as_they_should():
-    """Signed unit vectors: the sign matters, chance does not, k-means finds the same."""
-    rng = np.random.default_rng(0)
-    planted = rng.integers(0, 8, 400)
-    rows = rng.normal(0, 0.02, (400, 4)).astype(np.float32)
-    rows[np.arange(400), planted // 2] = 1 - 2 * (planted % 2)
-    genres = text(*(f"g{p}|all" for p in planted))
-    vectors = metadata_vectors(item_terms({"genres": genres}, list_columns=("genres",)))
-    result = compare(sp.csr_matrix(rows), extract(sp.csr_matrix(rows)), vectors)
-    assert result["coherence"] == pytest.approx(1)
-    assert result["coherence_kmeans"] > 0.7
-    assert result["coherence_unsigned"] == pytest.approx(0.5, abs=0.1)
-    assert result["coherence_random"] < 0.3
-    assert result["coherence_items"] == 400
-
-
-def test_large_catalogues_are_compared_on_a_sample(monkeypatch):
-    monkeypatch.setattr("celsa_jax.segments.coherence.MOST_ITEMS", 100)
-    rows = sp.csr_matrix(random_rows(300, 6, 2))
-    terms = item_terms({"g": text(*(f"a|{i % 7}" for i in range(300)))}, list_columns=("g",))
-    result = compare(rows, extract(rows), metadata_vectors(terms))
-    assert result["coherence_items"] == 100
-
-
-def test_purity_counts_the_largest_class_of_groups_of_three():
-    labels = np.array([0, 0, 0, 0, 1, 1, 2, 2, 2, -1])
-    truth = np.array([5, 5, 5, 1, 2, 2, 3, 4, 3, 0])
-    assert purity(labels, truth) == (5 / 7, 7)
-    assert purity(np.array([0, 0]), np.array([1, 1])) == (None, 0)
-
-
-def test_stability_of_a_permuted_model_is_complete():
-    rows = random_rows(200, 10, 3)
-    same = stability(sp.csr_matrix(rows), sp.csr_matrix(-rows[:, ::-1]))
-    assert same["adjusted_rand"] == same["kept_pairs"] == 1
-    first, second = extract(sp.csr_matrix(rows)), extract(sp.csr_matrix(random_rows(200, 10, 3, 1)))
-    different = stability(sp.csr_matrix(rows), sp.csr_matrix(random_rows(200, 10, 3, 1)))
-    together = [
-        (first.of_item[i] == first.of_item[j], second.of_item[i] == second.of_item[j])
-        for i, j in itertools.combinations(range(200), 2)
-    ]
-    a, b = np.array(together).T
-    assert different["kept_pairs"] == pytest.approx((a & b).sum() / a.sum())
-    assert different["kept_pairs_by_chance"] == pytest.approx(b.mean())
-    assert abs(different["adjusted_rand"]) < 0.05
-
-
-def test_overlap_of_lists():
-    lists = np.array([[1, 1, 0], [1, 1, 0], [1, 0, 0], [0, 0, 1]], np.float32)
-    result = overlap(sp.csc_matrix(lists))
-    assert result["segments_per_item"] == 6 / 4
-    assert result["nearest_jaccard"] == pytest.approx((2 / 3 + 2 / 3 + 0) / 3)
 
 
 def test_synthetic_metadata_reads_as_titles_and_genres():
