@@ -8,6 +8,7 @@ import pyarrow.parquet
 import pytest
 
 from celsa_jax.data.metadata import read_metadata
+from celsa_jax.data.tables import read_text_columns
 from celsa_jax.errors import InputError
 
 IDS = np.array(["7", "007", "b", "c"])
@@ -53,7 +54,12 @@ def test_several_tables_each_with_its_own_id_column(tmp_path):
 
 def test_parquet_brings_numbers_nulls_and_lists(tmp_path):
     table = pa.table(
-        {"id": ["c", "b"], "year": [1999, None], "genres": [["a", "b c"], None], "raw": [{}, {}]},
+        {
+            "id": ["c", "b", "7"],
+            "year": [1999, None, None],
+            "genres": [["a", "b c"], None, ["x", None, "y"]],
+            "raw": [{}, {}, {}],
+        },
         schema=pa.schema(
             [
                 ("id", pa.string()),
@@ -66,10 +72,20 @@ def test_parquet_brings_numbers_nulls_and_lists(tmp_path):
     pa.parquet.write_table(table, tmp_path / "items.parquet")
     path = str(tmp_path / "items.parquet")
     metadata = read_metadata([path], ["id"], ["year", "genres"], IDS)
-    assert metadata.columns["genres"].tolist() == ["", "", "", "a|b c"]
+    assert metadata.columns["genres"].tolist() == ["x|y", "", "", "a|b c"]
     assert metadata.columns["year"].tolist() == ["", "", "", "1999"]
     with pytest.raises(InputError, match="column 'raw' is no text"):
         read_metadata([path], ["id"], ["raw"], IDS)
+
+
+def test_parquet_lists_lose_nothing_but_nulls(tmp_path):
+    rng = np.random.default_rng(0)
+    words = [None, "", "a", "b c", "é"]
+    lists = [None if n > 4 else [words[i] for i in rng.integers(0, 5, n)] for n in range(6)] * 9
+    table = pa.table({"genres": pa.array(lists, pa.large_list(pa.string()))})
+    pa.parquet.write_table(table, tmp_path / "items.parquet", row_group_size=7)
+    read = read_text_columns(tmp_path / "items.parquet", ["genres"])["genres"]
+    assert read.tolist() == ["|".join(e for e in cell or [] if e is not None) for cell in lists]
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
@@ -93,6 +109,31 @@ def test_a_repeated_row_is_counted_and_a_contradiction_refused(tmp_path):
         read_metadata([str(path)], ["id"], ["title", "other"], IDS)
 
 
+def test_only_rows_of_the_catalogue_must_agree_and_blanks_make_no_difference(tmp_path):
+    path = tmp_path / "items.csv"
+    path.write_text(
+        "id,title\n,No id\nz,Else\nb,Bee  hive\nz,Else again\n,None\nb, Bee hive \nc,Sea\n"
+    )
+    metadata = read_metadata([str(path)], ["id"], ["title"], IDS)
+    assert metadata.columns["title"].tolist() == ["", "", "Bee hive", "Sea"]
+    assert metadata.counts["items_by_table"] == {str(path): 2}
+    assert metadata.counts["metadata_rows_repeated"] == 1
+    assert metadata.counts["metadata_rows_outside_catalogue"] == 4
+    path.write_text("id,title\nz,Else\nb,Bee\nz,Else again\nb,Wasp\n")
+    with pytest.raises(InputError, match="rows 2 and 4 are both of item 'b'"):
+        read_metadata([str(path)], ["id"], ["title"], IDS)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_column_named_twice_is_read_once(tmp_path, suffix):
+    path = tmp_path / f"items.{suffix}"
+    path.write_text("id,title\n7,Seven\n")
+    if suffix == "parquet":
+        pa.parquet.write_table(pa.table({"id": ["7"], "title": ["Seven"]}), path)
+    metadata = read_metadata([str(path)], ["id"], ["title", "title"], IDS)
+    assert {n: c.tolist() for n, c in metadata.columns.items()} == {"title": ["Seven", "", "", ""]}
+
+
 def test_no_metadata_is_no_error():
     metadata = read_metadata([], ["item_id"], [], IDS)
     assert metadata.columns == {}
@@ -101,6 +142,8 @@ def test_no_metadata_is_no_error():
 
 
 def test_text_columns_must_be_named(tmp_path):
+    with pytest.raises(InputError, match=r"--text_columns=title,genres: .*Give --metadata"):
+        read_metadata([], ["id"], ["title", "genres"], IDS)
     (tmp_path / "a.csv").write_text("id,title\n7,Seven\n")
     with pytest.raises(InputError, match="name those to read"):
         read_metadata([str(tmp_path / "a.csv")], ["id"], [], IDS)

@@ -42,14 +42,19 @@ def read_metadata(
     Args:
       paths: the tables; each row is an item.
       id_columns: the column of item ids, one for all tables or one each.
-      text_columns: columns to read, each from the only table that has it.
+      text_columns: columns to read, each from the only table that has it, and once.
       item_ids: [n_items] text ids of the catalogue.
       encoding: of CSV and TSV files.
 
     Raises:
-      InputError: a column that no table or more than one has; an id with two different rows; a
-        table of other items.
+      InputError: a column that no table or more than one has; an item with two different rows; a
+        table of other items; columns without a table.
     """
+    text_columns = list(dict.fromkeys(text_columns))
+    if not paths and text_columns:
+        raise InputError(
+            f"--text_columns={','.join(text_columns)}: of which table? Give --metadata"
+        )
     if not paths:
         return Metadata({}, {"items_with_metadata": 0, "items_without_metadata": len(item_ids)})
     if len(id_columns) not in (1, len(paths)):
@@ -70,21 +75,22 @@ def read_metadata(
             path, [id_column, *(n for n in wanted if n != id_column)], encoding
         )
         ids = table[id_column].astype(np.str_)
-        rows = _unique_rows(path, ids, table)
-        at = lookup(item_ids, ids[rows])
-        if not (at >= 0).any():
+        at = lookup(item_ids, ids)
+        rows = np.flatnonzero(at >= 0)
+        if not len(rows):
             theirs, ours = (", ".join(some[:3].tolist()) for some in (ids, item_ids))
             raise InputError(
                 f"{path}: no item of the catalogue in column '{id_column}' (it has {theirs} ..., "
                 f"the catalogue {ours} ...); is --id_column right?"
             )
-        counts["items_by_table"][str(path)] = int((at >= 0).sum())
-        counts["metadata_rows_repeated"] += len(ids) - len(rows)
-        counts["metadata_rows_outside_catalogue"] += int((at < 0).sum())
+        counts["metadata_rows_outside_catalogue"] += len(ids) - len(rows)
         for name in wanted:
-            columns[name][at[at >= 0]] = table[name][rows[at >= 0]]
-    for cells in columns.values():
-        cells[:] = [" ".join(cell.split()) for cell in cells.tolist()]
+            table[name][rows] = [" ".join(cell.split()) for cell in table[name][rows].tolist()]
+        first = _first_rows(path, ids, rows, {name: table[name] for name in wanted})
+        counts["items_by_table"][str(path)] = len(first)
+        counts["metadata_rows_repeated"] += len(rows) - len(first)
+        for name in wanted:
+            columns[name][at[first]] = table[name][first]
     known = np.zeros(len(item_ids), bool)
     for cells in columns.values():
         known |= cells != ""
@@ -114,15 +120,18 @@ def _sources(
     return [[name for name in text_columns if name in names] for names in found]
 
 
-def _unique_rows(path: str, ids: np.ndarray, table: dict[str, np.ndarray]) -> np.ndarray:
-    """The first row of each id; InputError where another row of the same id says otherwise."""
-    _, first, inverse = np.unique(ids, return_index=True, return_inverse=True)
-    for row in np.flatnonzero(first[inverse] != np.arange(len(ids))):
-        other = first[inverse[row]]
+def _first_rows(
+    path: str, ids: np.ndarray, rows: np.ndarray, table: dict[str, np.ndarray]
+) -> np.ndarray:
+    """Those of the rows that are first of their id; InputError where another says otherwise."""
+    _, first, inverse = np.unique(ids[rows], return_index=True, return_inverse=True)
+    first = rows[first]
+    others = first[inverse]
+    for row, other in zip(rows[rows != others], others[rows != others], strict=True):
         for name, cells in table.items():
             if cells[row] != cells[other]:
                 raise InputError(
                     f"{path}: rows {other + 1} and {row + 1} are both of item '{ids[row]}' but "
                     f"differ in column '{name}'; keep one row an item"
                 )
-    return np.sort(first)
+    return first

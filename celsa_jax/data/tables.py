@@ -203,10 +203,20 @@ def _table_kind(path: AnyPath) -> str:
 def _as_text(path: AnyPath, name: str, column: pa.ChunkedArray) -> np.ndarray:
     try:
         if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
-            column = pc.binary_join(column.cast(pa.list_(pa.string())), "|")
+            lists = column.cast(pa.list_(pa.string()))
+            column = pa.chunked_array([_joined(chunk) for chunk in lists.chunks], pa.string())
         return column.cast(pa.string()).fill_null("").to_numpy()
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise InputError(f"{path}: column '{name}' is no text: {one_line(error)}") from None
+
+
+def _joined(lists: pa.ListArray) -> pa.StringArray:
+    """The elements of each list with | between; nulls are left out."""
+    values = lists.flatten()
+    n_valid = np.concatenate([[0], np.cumsum(values.is_valid())])
+    ends = np.cumsum(pc.list_value_length(lists).fill_null(0))
+    offsets = n_valid[np.concatenate([[0], ends])].astype(np.int32)
+    return pc.binary_join(pa.ListArray.from_arrays(offsets, values.drop_null()), "|")
 
 
 def _wrong_encoding(path: AnyPath, encoding: str) -> InputError:
