@@ -8,12 +8,13 @@ import re
 import numpy as np
 import scipy.sparse as sp
 
-from celsa_jax.segments.terms import ItemTerms, squeezed
+from celsa_jax.segments.terms import MARKS, ItemTerms, squeezed
 
 N_TERMS = 10
 LEAST_SHARE = 0.5
 _MOST_WORDS = 5
 _UNCOMMON = 1e-3
+_WORD = re.compile(rf"[\w{MARKS}]+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,8 +118,13 @@ def _without_parts(labels: list[str], share: np.ndarray) -> list[int]:
 
 def repeats(said: str, term: str) -> bool:
     """Whether a term has a word of what is said already, or one that begins alike."""
-    stems = [{word[:5] for word in re.findall(r"\w+", text.casefold())} for text in (said, term)]
+    stems = [{word[:5] for word in _WORD.findall(text.casefold())} for text in (said, term)]
     return bool(stems[0] & stems[1]) or squeezed(said) in squeezed(term)
+
+
+def printable(text: str) -> str:
+    """The text with a blank for each character that cannot be seen: of control, or of direction."""
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def distinct(names: list[Name], sizes: np.ndarray) -> list[Name]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import json
 import re
+import unicodedata
 
 import numpy as np
 import scipy.sparse as sp
@@ -17,8 +20,11 @@ LONGEST_PHRASE = 3
 EXCLUDED = ("to read", "currently reading", "favorites", "favourites", "favorite", "owned")
 _NUMBERING = {"vol", "volume", "volumes", "book", "books", "part", "no", "edition", "series", "set"}
 _STOP_WORDS = ENGLISH_STOP_WORDS | _NUMBERING
-_WORD = re.compile(r"[^\W_]+(?:['\u2019.][^\W_]+)*\.?", re.UNICODE)
-_PIECES = re.compile(r"[^\w\s'\u2019.&-]+")
+# Combining marks, for classes of characters: to `re` the vowel signs of Hindi are of no word.
+MARKS = "".join(c for c in map(chr, range(0x300, 0x1F000)) if unicodedata.category(c)[0] == "M")
+_WORD = re.compile(rf"\w[\w{MARKS}]*(?:['\u2019.]\w[\w{MARKS}]*)*\.?")  # of texts without _
+_PIECES = re.compile(rf"[^\w\s'\u2019.&{MARKS}-]+")
+_NOT_COMPARED = re.compile(rf"[^\w+#{MARKS}]+|_+")
 _ABBREVIATIONS = set("ya sf uk us usa tv ii iii iv ww1 ww2 lgbt diy".split())
 _SAMPLE = 20_000
 
@@ -38,10 +44,6 @@ class ItemTerms:
     labels: np.ndarray
     columns: np.ndarray
     kinds: dict[str, str]
-
-    @property
-    def n_terms(self) -> int:
-        return len(self.labels)
 
     def of_columns(self, names: list[str]) -> ItemTerms:
         """The terms of some of the columns."""
@@ -66,7 +68,7 @@ def item_terms(
     Args:
       columns: [n_items] text each; "" where there is nothing.
       list_columns: names of the columns of lists, delimited by |, ; or a comma, or written like
-        ["a", "b"]. None finds them: short elements, many of which recur.
+        ["a, b", "c"]. None finds them: short elements, many of which recur.
       excluded: words or phrases; a term with one of them in it is left out.
       n_items: needed only where there are no columns.
 
@@ -123,17 +125,31 @@ def _most_common_delimiter(cells: np.ndarray) -> str:
 
 def _elements(cell: str, delimiter: str) -> dict[str, str]:
     """The elements of a cell: how a term is compared, to how it is written."""
-    if cell.startswith("[") and cell.endswith("]"):
-        cell = cell[1:-1]
-    written = (part.strip().strip("'\"") for part in cell.split(delimiter))
+    written = _quoted_elements(cell)
+    if written is None:
+        if cell.startswith("[") and cell.endswith("]"):
+            cell = cell[1:-1]
+        written = [part.strip().strip("'\"") for part in cell.split(delimiter)]
     keyed = {squeezed(element): element for element in written}
     keyed.pop("", None)
     return keyed
 
 
+def _quoted_elements(cell: str) -> list[str] | None:
+    """The elements of a list in JSON or Python with quoted texts; None for any other cell."""
+    if not cell.startswith("[") or not cell.endswith("]") or not ("'" in cell or '"' in cell):
+        return None
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            return [str(element).strip() for element in parse(cell) if element is not None]
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            continue
+    return None
+
+
 def squeezed(text: str) -> str:
     """Its letters and digits alone: sci-fi and scifi, children's and children-s are one."""
-    return "".join(c for c in text.casefold() if c.isalnum() or c in "+#")
+    return _NOT_COMPARED.sub("", text.casefold())
 
 
 def _list_terms(cells: np.ndarray, delimiter: str) -> tuple[sp.csr_matrix, list[str]]:
