@@ -9,6 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from celsa_jax.data.tables import one_line
 from celsa_jax.errors import InputError
 
 
@@ -36,8 +37,15 @@ class TfidfEmbedder:
     threshold = 0.65
 
     def embed(self, texts: list[str]) -> sp.csr_matrix:
+        words = TfidfVectorizer(stop_words="english").build_analyzer()
+
+        def analyze(text: str) -> list[str]:
+            # "It" and "The Who" have no word to go by: the whole is one, so that namesakes merge.
+            whole = text.casefold().strip(" :,")
+            return words(text) or ([whole] if whole else [])
+
         try:
-            return TfidfVectorizer(stop_words="english", sublinear_tf=True).fit_transform(texts)
+            return TfidfVectorizer(analyzer=analyze, sublinear_tf=True).fit_transform(texts)
         except ValueError:  # no word in any text
             return sp.csr_matrix((len(texts), 1))
 
@@ -71,7 +79,12 @@ class SentenceEmbedder:
         folders = [part.casefold() for part in path.resolve().parts[-2:]]
         known = [THRESHOLDS[part] for part in folders if part in THRESHOLDS]
         self.threshold = threshold if threshold is not None else next(iter(known), None)
-        self._model = SentenceTransformer(str(path), device=None, local_files_only=True)
+        try:
+            self._model = SentenceTransformer(str(path), device=None, local_files_only=True)
+        except Exception as error:  # the loaders of its many files raise whatever they like
+            raise InputError(
+                f"{path}: cannot be read as a sentence-transformers model: {one_line(error)}"
+            ) from None
 
     def embed(self, texts: list[str]) -> np.ndarray:
         return self._model.encode(

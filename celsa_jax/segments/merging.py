@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Iterator
 
 import numpy as np
 import scipy.sparse as sp
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.sparse.csgraph import connected_components
-from scipy.spatial.distance import squareform
 
 from celsa_jax.errors import InputError
 
@@ -48,6 +48,9 @@ def merge_groups(
     share a segment: their vectors would cancel. The result does not depend on the order
     in which groups are given; equal cosines go to the lower pairs.
 
+    Memory: 9 n^2 bytes, where n groups hang together by cosines of at least the threshold (half of
+    it is SciPy's copy of their distances): 0.6 GB if n is 8,192, 2.4 GB if n is 16,384.
+
     Args:
       vectors: [n_groups, size] unit rows, dense or sparse: what the names mean.
       pairs: [n_groups] int, unique: 2 f for (factor f, +), 2 f + 1 for (f, -).
@@ -61,10 +64,9 @@ def merge_groups(
     order = np.argsort(pairs)
     mergeable = np.ones(n_groups, bool) if mergeable is None else mergeable
     vectors, mergeable = vectors[order], mergeable[order]
-    close = _close(vectors, threshold, mergeable)
-    n_parts, part = connected_components(close, directed=False)
+    part = _linked(vectors, threshold, mergeable)
     by_part = np.argsort(part, kind="stable")
-    starts = np.searchsorted(part[by_part], np.arange(n_parts + 1))
+    starts = np.searchsorted(part[by_part], np.arange(part.max(initial=-1) + 2))
     segment = np.empty(n_groups, np.int64)
     merges: list[tuple[float, int, int]] = []  # cosine, first group on each side
     n_segments = 0
@@ -79,20 +81,43 @@ def merge_groups(
     return Merge(_renumbered(labels, pairs), _tree(merges, order, n_groups))
 
 
-def _close(vectors, threshold: float, mergeable: np.ndarray) -> sp.csr_matrix:
-    """CSR, 1 where two mergeable groups reach the threshold (float32 rounding allowed for)."""
-    rows, columns = [], []
+def _cosines(vectors) -> Iterator[tuple[int, np.ndarray]]:
+    """Rows of vectors @ vectors.T, dense, so many at once; each block with its first row."""
+    for first in range(0, vectors.shape[0], _ROWS_AT_ONCE):
+        block = vectors[first : first + _ROWS_AT_ONCE] @ vectors.T
+        yield first, block.toarray() if sp.issparse(block) else np.asarray(block)
+
+
+def _linked(vectors, threshold: float, mergeable: np.ndarray) -> np.ndarray:
+    """[n_groups] parts, numbered by their first groups, between which no two groups can merge.
+
+    Mergeable groups that reach the threshold are of one part (float32 rounding allowed for).
+    """
     n_groups = vectors.shape[0]
-    for first in range(0, n_groups, _ROWS_AT_ONCE):
-        cosines = vectors[first : first + _ROWS_AT_ONCE] @ vectors.T
-        cosines = cosines.toarray() if sp.issparse(cosines) else cosines
+    part = np.arange(n_groups)
+    for first, cosines in _cosines(vectors):
         row, column = np.nonzero(cosines >= threshold - 1e-6)
-        rows.append(row + first)
-        columns.append(column)
-    row, column = np.concatenate(rows or [[]]), np.concatenate(columns or [[]])
-    both = mergeable[row.astype(int)] & mergeable[column.astype(int)]
-    row, column = row[both].astype(int), column[both].astype(int)
-    return sp.csr_matrix((np.ones(len(row), bool), (row, column)), (n_groups, n_groups))
+        row += first
+        both = mergeable[row] & mergeable[column]
+        ends = (part[row[both]], part[column[both]])
+        links = sp.csr_matrix((np.ones(len(ends[0]), bool), ends), (n_groups, n_groups))
+        part = connected_components(links, directed=False)[1][part]  # numbered by first groups
+    return part
+
+
+def _distances(vectors, pairs: np.ndarray) -> np.ndarray:
+    """[n (n - 1) / 2] float64, 1 - cosine of each two groups, as SciPy's linkage takes them."""
+    factors = pairs // 2
+    n_groups = len(pairs)
+    distances = np.empty(n_groups * (n_groups - 1) // 2)
+    end = 0
+    for first, cosines in _cosines(vectors):
+        for at, row in enumerate(cosines, first):
+            start, end = end, end + n_groups - at - 1
+            later = np.clip(1 - row[at + 1 :].astype(np.float64), 0, 2)
+            later[factors[at + 1 :] == factors[at]] = _NEVER
+            distances[start:end] = later
+    return distances
 
 
 def _complete_linkage(vectors, pairs, threshold) -> tuple[np.ndarray, list]:
@@ -100,12 +125,7 @@ def _complete_linkage(vectors, pairs, threshold) -> tuple[np.ndarray, list]:
     n_groups = len(pairs)
     if n_groups == 1:
         return np.zeros(1, np.int64), []
-    cosines = vectors @ vectors.T
-    cosines = cosines.toarray() if sp.issparse(cosines) else np.asarray(cosines)
-    distances = np.clip(1 - cosines.astype(np.float64), 0, 2)
-    distances[np.equal.outer(pairs // 2, pairs // 2)] = _NEVER
-    np.fill_diagonal(distances, 0)
-    tree = linkage(squareform(distances, checks=False), "complete")
+    tree = linkage(_distances(vectors, pairs), "complete")
     cut = 1 - threshold + 1e-6
     first = list(range(n_groups))
     merges = []
