@@ -6,15 +6,19 @@ import contextlib
 import csv
 import json
 import pathlib
+import zipfile
+import zlib
 from collections.abc import Iterator
 
 import numpy as np
 import scipy.sparse as sp
 
 from celsa_jax.data.interactions import lookup
+from celsa_jax.data.tables import one_line
 from celsa_jax.errors import InputError
 from celsa_jax.files import atomic_path, write_json
 from celsa_jax.segments.find import Found
+from celsa_jax.segments.groups import shown_pair
 from celsa_jax.segments.naming import Name
 from celsa_jax.segments.segments import Segment, Segments
 
@@ -50,7 +54,7 @@ def save_segments(folder: pathlib.Path, found: Found) -> None:
                 writer.writerow([item, factors[group], signs[group], f"{strength:.7g}", segment])
     with _csv_writer(folder / "merges.csv") as writer:
         writer.writerow(["node", "left", "right", "cosine"])
-        nodes = [f"{f}{'+' if s > 0 else '-'}" for f, s in zip(factors, signs, strict=True)]
+        nodes = [shown_pair(*pair) for pair in zip(factors, signs, strict=True)]
         for at, (left, right, cosine) in enumerate(found.tree):
             nodes.append(f"merge {at}")
             writer.writerow([nodes[-1], nodes[left], nodes[right], cosine])
@@ -60,27 +64,28 @@ def load_segments(folder: str | pathlib.Path, item_ids: np.ndarray) -> Segments:
     """Reads what `save_segments` wrote, over the items of a catalogue.
 
     Raises:
-      InputError: a file is missing or damaged, or names items that the catalogue does not have.
+      InputError: a file is missing or damaged, the two are not of one run, or they name items
+        that the catalogue does not have.
     """
     path = pathlib.Path(folder) / "segments.json"
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        vectors = sp.load_npz(path.with_name("segment_vectors.npz"))
+    with _reading(path):
         read = [
             (
                 Name(entry["name"], tuple(entry["terms"])),
                 tuple((int(factor), int(sign)) for factor, sign in entry["pairs"]),
                 np.array(entry["items"], np.str_),
             )
-            for entry in stored
+            for entry in json.loads(path.read_text(encoding="utf-8"))
         ]
-    except OSError as error:
+    vectors_path = path.with_name("segment_vectors.npz")
+    with _reading(vectors_path):
+        n_segments, n_factors = sp.load_npz(vectors_path).shape
+    if n_segments != len(read):
         raise InputError(
-            f"{error.filename or path}: {error.strerror or error}; "
-            "give the folder that experiments.segments wrote"
-        ) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: damaged: {error}; run experiments.segments again") from None
+            f"{vectors_path}: {n_segments} vectors for the {len(read)} segments of {path}; "
+            "run experiments.segments again"
+        )
+    _check_pairs(path, [pair for _, pairs, _ in read for pair in pairs], n_factors)
     segments = []
     for name, pairs, ids in read:
         items = lookup(item_ids, ids)
@@ -90,7 +95,41 @@ def load_segments(folder: str | pathlib.Path, item_ids: np.ndarray) -> Segments:
                 "are the segments of these embeddings?"
             )
         segments.append(Segment(name, pairs, items))
-    return Segments(tuple(segments), item_ids, vectors.shape[1])
+    return Segments(tuple(segments), item_ids, n_factors)
+
+
+@contextlib.contextmanager
+def _reading(path: pathlib.Path) -> Iterator[None]:
+    """Makes an InputError that names the file of whatever reading it raises."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{path}: {error.strerror or error}; give the folder that experiments.segments wrote"
+        ) from None
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        EOFError,
+        NotImplementedError,  # a zip or a sparse matrix of a kind that is unknown here
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        problem = one_line(error)
+        raise InputError(f"{path}: damaged: {problem}; run experiments.segments again") from None
+
+
+def _check_pairs(path: pathlib.Path, pairs: list[tuple[int, int]], n_factors: int) -> None:
+    """InputError for a pair that the embeddings cannot have, or one that is there twice."""
+    taken = set()
+    for factor, sign in pairs:
+        if not 0 <= factor < n_factors or sign not in (1, -1) or (factor, sign) in taken:
+            raise InputError(
+                f"{path}: damaged: the pair [{factor}, {sign}] (factors are 0 to {n_factors - 1}, "
+                "signs 1 or -1, each pair is there once); run experiments.segments again"
+            )
+        taken.add((factor, sign))
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import scipy.sparse as sp
 
 from celsa_jax.errors import InputError
 from celsa_jax.segments.embedders import Embedder, TfidfEmbedder
-from celsa_jax.segments.groups import Groups, by_strength, extract
+from celsa_jax.segments.groups import Groups, by_strength, extract, shown_pair
 from celsa_jax.segments.language_model import LanguageModelNamer, Outcome
 from celsa_jax.segments.merging import merge_groups
 from celsa_jax.segments.naming import Name, distinct, name_groups
@@ -59,11 +59,17 @@ def find_segments(
       titles: [n_items] what a language model is shown of the items; their ids if None.
       embedder: of names with their terms; `TfidfEmbedder` if None.
       threshold: merge from this cosine on; the embedder's own if None.
-      namer: a language model to name the groups; class-based TF-IDF alone if None.
+      namer: a language model to name the groups that have terms; class-based TF-IDF alone if None.
 
     Raises:
-      InputError: no item has weights; the embedder has no threshold of its own and none is given.
+      InputError: no item has weights; the embedder has no threshold of its own and none is given;
+        ids, terms or titles are of another number of items than the embeddings.
     """
+    shown = item_ids.tolist() if titles is None else titles
+    given = {"ids": len(item_ids), "terms": terms.matrix.shape[0], "titles": len(shown)}
+    for what, n_items in given.items():
+        if n_items != embeddings.shape[0]:
+            raise InputError(f"{what} of {n_items} items for embeddings of {embeddings.shape[0]}")
     embedder = TfidfEmbedder() if embedder is None else embedder
     threshold = embedder.threshold if threshold is None else threshold
     if threshold is None:
@@ -75,9 +81,9 @@ def find_segments(
     names = name_groups(groups.of_item, n_groups, terms)
     outcome = None
     if namer is not None:
-        shown = item_ids.tolist() if titles is None else titles
         members = by_strength(groups.of_item, groups.strength, n_groups)
-        names, outcome = namer.rename(names, [[shown[i] for i in items] for items in members])
+        examples = [[shown[i] for i in items] for items in members]
+        names, outcome = _renamed(namer, names, examples)
     named = np.array([bool(name.name) for name in names])
     merged = merge_groups(
         embedder.embed([name.text for name in names]), groups.pairs, threshold, named
@@ -105,6 +111,18 @@ def find_segments(
     return Found(found, groups, names, labels, merged.tree, threshold, outcome)
 
 
+def _renamed(
+    namer: LanguageModelNamer, names: list[Name], examples: list[list[str]]
+) -> tuple[list[Name], Outcome]:
+    """A language model's names where metadata gave terms; of bare ids it could say nothing."""
+    known = [at for at, name in enumerate(names) if name.terms]
+    renamed, outcome = namer.rename([names[at] for at in known], [examples[at] for at in known])
+    result = list(names)
+    for at, name in zip(known, renamed, strict=True):
+        result[at] = name
+    return result, outcome
+
+
 def _of_largest(
     names: list[Name], of_segment: list[Name], sizes: np.ndarray, labels: np.ndarray
 ) -> list[Name]:
@@ -119,4 +137,4 @@ def _of_largest(
 
 def _unnamed(pairs: np.ndarray) -> str:
     """What a segment without metadata is called: "Segment 12+"."""
-    return f"Segment {pairs[0] // 2}{'-' if pairs[0] % 2 else '+'}"
+    return f"Segment {shown_pair(pairs[0] // 2, 1 - 2 * (pairs[0] % 2))}"

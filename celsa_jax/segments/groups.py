@@ -44,15 +44,20 @@ class Groups:
         return np.bincount(self.of_item[self.of_item >= 0], minlength=len(self.pairs))
 
 
+def shown_pair(factor: int, sign: int) -> str:
+    """A (factor, sign) as people read it: "12+"."""
+    return f"{factor}{'+' if sign > 0 else '-'}"
+
+
 def extract(embeddings: sp.spmatrix | sp.sparray) -> Groups:
     """Puts each item where its weight is largest in size: (argmax_f |A_if|, sign of that entry).
 
     Ties go to the lower factor.
 
     Args:
-      embeddings: A, items x factors, sparse.
+      embeddings: A, items x factors, sparse; used as float32.
     """
-    lists = split_signs(sp.csr_matrix(embeddings).sorted_indices())
+    lists = split_signs(sp.csr_matrix(embeddings, dtype=np.float32).sorted_indices())
     lists.eliminate_zeros()
     n_items = lists.shape[0]
     rows = np.repeat(np.arange(n_items), np.diff(lists.indptr))

@@ -34,8 +34,8 @@ def judge(
         Merging reads metadata, so the latter says less of the model.
       segments_per_item, nearest_jaccard: `celsa_jax.segments.coherence.overlap`.
       segments: of each, size; candidates, items with a positive product with its vector;
-        coverage, the share of the catalogue that these are; coherence; term_share, the share of
-        its items with the first term.
+        coverage, the share of the catalogue that these are; coherence; term_share, of
+        its items with metadata the share that have the first term.
     """
     segments, groups = found.segments, found.groups
     n_items, n_groups = len(segments.item_ids), len(groups.pairs)

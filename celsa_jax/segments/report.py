@@ -11,6 +11,8 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.manifold import TSNE
 
 from celsa_jax.files import write_text
+from celsa_jax.segments.groups import shown_pair
+from celsa_jax.segments.naming import printable
 from celsa_jax.segments.recommend import Row
 from celsa_jax.segments.segments import Segments
 
@@ -38,7 +40,8 @@ def write_report(
 ) -> None:
     """Writes the page: sizes, coherence beside the baselines, a map, the largest segments.
 
-    All text is escaped. Nothing is loaded from elsewhere.
+    All text is escaped, and blanks take the place of characters that cannot be seen. Nothing is
+    loaded from elsewhere.
 
     Args:
       path: the file.
@@ -52,6 +55,7 @@ def write_report(
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("celsa_jax.segments", ""),
         autoescape=True,
+        finalize=_shown,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -60,7 +64,7 @@ def write_report(
         {
             **figures,
             "terms": segment.name.terms,
-            "pairs": [f"{f}{'+' if s > 0 else '-'}" for f, s in segment.pairs],
+            "pairs": [shown_pair(*pair) for pair in segment.pairs],
             "titles": [titles[i] for i in segment.items[:_N_ITEMS]],
         }
         for segment, figures in zip(
@@ -82,6 +86,11 @@ def write_report(
         homepages=pages,
     )
     write_text(path, text)
+
+
+def _shown(value: object) -> object:
+    """What the page prints of a value; what is HTML already (a macro's) is left as it is."""
+    return printable(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
 def _size_classes(sizes: np.ndarray) -> list[tuple[str, int, int]]:
