@@ -8,7 +8,9 @@ import scipy.sparse as sp
 from test_segments import random_rows, text, unit
 
 from celsa_jax.segments import (
+    SegmentRecommender,
     extract,
+    find_segments,
     item_terms,
 )
 from celsa_jax.segments.coherence import (
@@ -20,6 +22,9 @@ from celsa_jax.segments.coherence import (
     purity,
     stability,
 )
+from celsa_jax.segments.judge import judge
+from celsa_jax.segments.report import write_report
+from celsa_jax.sparse import Recommender, SparseEmbeddings
 
 
 def test_coherence_is_the_mean_cosine_of_pairs():
@@ -69,12 +74,23 @@ def test_partitions_of_planted_segments_compare_as_they_should():
     assert result["coherence_items"] == 400
 
 
-def test_large_catalogues_are_compared_on_a_sample(monkeypatch):
-    monkeypatch.setattr("celsa_jax.segments.coherence.MOST_ITEMS", 100)
-    rows = sp.csr_matrix(random_rows(300, 6, 2))
+@pytest.mark.parametrize("most_items", [100, 50_000])
+def test_large_catalogues_are_compared_on_a_sample_and_the_page_says_so(
+    monkeypatch, tmp_path, most_items
+):
+    monkeypatch.setattr("celsa_jax.segments.coherence.MOST_ITEMS", most_items)
+    embeddings = SparseEmbeddings.from_dense(random_rows(300, 6, 2))
     terms = item_terms({"g": text(*(f"a|{i % 7}" for i in range(300)))}, list_columns=("g",))
-    result = compare(rows, extract(rows), metadata_vectors(terms))
-    assert result["coherence_items"] == 100
+    rows, ids, vectors = embeddings.tocsr(), embeddings.item_ids, metadata_vectors(terms)
+    result = compare(rows, extract(rows), vectors)
+    assert result["coherence_items"] == min(most_items, 300)
+    found = find_segments(rows, ids, terms)
+    candidates = SegmentRecommender(Recommender(embeddings), found.segments).candidates
+    report = judge(found, rows, vectors, candidates) | {"coherence_columns": ["g"]}
+    assert {name: report[name] for name in result} == result
+    write_report(tmp_path / "report.html", found.segments, report, rows, ids.tolist())
+    page = (tmp_path / "report.html").read_text()
+    assert ("On a random sample of 100 items" in page) == (most_items == 100)
 
 
 def test_purity_counts_the_largest_class_of_groups_of_three():
@@ -105,3 +121,19 @@ def test_overlap_of_lists():
     result = overlap(sp.csc_matrix(lists))
     assert result["segments_per_item"] == 6 / 4
     assert result["nearest_jaccard"] == pytest.approx((2 / 3 + 2 / 3 + 0) / 3)
+
+
+def test_overlap_of_many_items_is_of_a_sample(monkeypatch):
+    monkeypatch.setattr("celsa_jax.segments.coherence.MOST_ITEMS", 500)
+    lists = np.random.default_rng(0).random((2000, 5)) < [0.1, 0.3, 0.3, 0.5, 0.7]
+    lists[:, 1] = lists[:, 0]  # alike in any sample
+    result = overlap(sp.csc_matrix(lists.astype(np.float32)))
+    assert result["segments_per_item"] == lists.sum() / 2000  # of all items
+
+    def nearest(rows):
+        pairs = itertools.permutations(rows.T, 2)
+        jaccard = np.array([(a & b).sum() / (a | b).sum() for a, b in pairs])
+        return jaccard.reshape(5, 4).max(axis=1).mean()
+
+    assert result["nearest_jaccard"] == pytest.approx(nearest(lists), abs=0.03)
+    assert result["nearest_jaccard"] != pytest.approx(nearest(lists), abs=1e-9)

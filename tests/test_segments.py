@@ -1,6 +1,8 @@
 """Groups, terms, names, merging and segments, by hand and by loops."""
 
 import itertools
+import json
+import tracemalloc
 
 import hypothesis.strategies as st
 import numpy as np
@@ -22,7 +24,7 @@ from celsa_jax.segments import (
 )
 from celsa_jax.segments.groups import by_strength
 from celsa_jax.segments.merging import merge_groups
-from celsa_jax.segments.naming import Name, distinct, name_groups
+from celsa_jax.segments.naming import Name, distinct, name_groups, printable, repeats
 from celsa_jax.sparse import SparseEmbeddings
 
 
@@ -57,11 +59,16 @@ def test_each_item_goes_to_its_strongest_factor_and_sign():
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(0, 10**6), st.integers(1, 30), st.integers(1, 9))
-def test_groups_agree_with_a_loop(seed, n_items, n_factors):
+@given(
+    st.integers(0, 10**6),
+    st.integers(1, 30),
+    st.integers(1, 9),
+    st.sampled_from([np.float32, np.float64]),
+)
+def test_groups_agree_with_a_loop(seed, n_items, n_factors, dtype):
     rng = np.random.default_rng(seed)
-    # Few distinct values, so that ties and empty rows occur.
-    rows = rng.integers(-2, 3, (n_items, n_factors)).astype(np.float32)
+    # Few distinct values, so that ties and empty rows occur, and none that a float32 can hold.
+    rows = (rng.integers(-2, 3, (n_items, n_factors)) * 0.1).astype(dtype)
     groups = extract(sp.csr_matrix(rows))
     for item, row in enumerate(rows):
         if not row.any():
@@ -70,7 +77,7 @@ def test_groups_agree_with_a_loop(seed, n_items, n_factors):
         factor = max(range(n_factors), key=lambda f: (abs(row[f]), -f))
         at = groups.of_item[item]
         assert (groups.factors[at], groups.signs[at]) == (factor, np.sign(row[factor]))
-        assert groups.strength[item] == abs(row[factor])
+        assert groups.strength[item] == np.float32(abs(row[factor]))
     assert (groups.sizes > 0).all()
 
 
@@ -117,6 +124,37 @@ def test_terms_of_lists_that_differ_in_punctuation_are_one():
     assert sorted(terms.labels) == ["A", "Children's", "J.K. Rowling", "Sci Fi"]
     assert terms.matrix.toarray().sum(axis=1).tolist() == [2, 2, 2, 1]
     assert "To Read" in item_terms({"g": cells}, ("g",), excluded=()).labels
+
+
+@pytest.mark.parametrize(
+    ("cell", "labels"),
+    [
+        ('["Foo, Bar", "Baz"]', {"Foo, Bar", "Baz"}),
+        ("['Foo, Bar', \"It's\", None]", {"Foo, Bar", "It's"}),
+        ('["Caf\\u00e9", null, 7]', {"Café", "7"}),
+        ('["Foo, Bar"', {'["Foo', "Bar"}),  # no list: split as before
+        ("['Foo, 'Bar']", {"Foo", "Bar"}),
+        ("[Foo, Bar]", {"Foo", "Bar"}),
+        ("['" + "[" * 5_000 + "']", set()),
+        ("[" * 5_000 + "'" + "]" * 5_000, set()),  # too deep for either parser
+    ],
+)
+def test_quoted_elements_keep_their_commas(cell, labels):
+    terms = item_terms({"g": text(cell, "Other")}, list_columns=("g",))
+    assert {label.strip("'") for label in terms.labels[terms.matrix[0].indices]} == labels
+
+
+def test_marks_are_part_of_words():
+    """The vowel signs of Hindi, and accents that stand behind their letters."""
+    titles = text("हिन्दी किताब: कहानी", "Cafe\u0301 Noir")
+    terms = item_terms({"title": titles}, list_columns=())
+    rows = [set(terms.labels[row > 0]) for row in terms.matrix.toarray()]
+    assert rows[0] == {"हिन्दी", "किताब", "हिन्दी किताब", "कहानी"}
+    assert rows[1] == {"Cafe\u0301", "Noir", "Cafe\u0301 Noir"}
+    lists = item_terms({"g": text("किताब, कीताब", "किताब")}, list_columns=("g",))
+    assert lists.labels.tolist() == ["किताब", "कीताब"]
+    assert not repeats("किताब", "तारा")
+    assert repeats("नई किताब", "किताब")
 
 
 def test_phrases_neither_begin_nor_end_with_stop_words():
@@ -203,9 +241,16 @@ def as_sets(labels):
     return {frozenset(np.flatnonzero(labels == at).tolist()) for at in set(labels.tolist())}
 
 
+@pytest.fixture(scope="module", params=[4, 1024])
+def rows_at_once(request):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("celsa_jax.segments.merging._ROWS_AT_ONCE", request.param)
+        yield
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10**6), st.integers(2, 14), st.floats(0.2, 0.95))
-def test_merging_is_complete_linkage_in_any_order(seed, n_groups, threshold):
+def test_merging_is_complete_linkage_in_any_order(rows_at_once, seed, n_groups, threshold):
     rng = np.random.default_rng(seed)
     vectors = unit(rng.normal(size=(n_groups, 3)))
     pairs = rng.choice(2 * n_groups, n_groups, replace=False)
@@ -243,6 +288,19 @@ def test_the_tree_leads_from_groups_to_segments():
     assert {frozenset(s) for n, s in enumerate(nodes) if n not in used} == as_sets(merged.labels)
 
 
+def test_merging_takes_little_memory_beside_the_distances(monkeypatch):
+    """All groups are alike, so that they are one part: 9 n^2 bytes and a block of rows."""
+    monkeypatch.setattr("celsa_jax.segments.merging._ROWS_AT_ONCE", 64)
+    n_groups = 1500
+    vectors = unit(np.random.default_rng(0).random((n_groups, 8)).astype(np.float32) + 5)
+    tracemalloc.start()
+    merged = merge_groups(vectors, np.arange(0, 2 * n_groups, 2), 0.5)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert merged.n_segments == 1
+    assert peak < 12 * n_groups**2
+
+
 def test_what_is_not_mergeable_stays_alone():
     merged = merge_groups(np.ones((3, 1)), np.array([0, 2, 4]), 0.5, np.array([True, False, True]))
     assert merged.labels.tolist() == [0, 1, 0]
@@ -252,8 +310,18 @@ def test_what_is_not_mergeable_stays_alone():
 
 def test_tfidf_embedder_gives_unit_rows():
     vectors = TfidfEmbedder().embed(["Nordic Crime: crime, noir", "Nordic Noir: crime", "of the: "])
-    np.testing.assert_allclose(sp.linalg.norm(vectors, axis=1), [1, 1, 0], atol=1e-6)
-    assert TfidfEmbedder().embed(["", "of"]).shape[0] == 2
+    np.testing.assert_allclose(sp.linalg.norm(vectors, axis=1), [1, 1, 1], atol=1e-6)
+    assert TfidfEmbedder().embed(["", ": "]).nnz == 0
+
+
+def test_namesakes_of_stop_words_and_letters_are_the_same_to_the_tfidf_embedder():
+    texts = ["It: It", "C: C", "The Who: ", "it: it", "C: C", "Nordic Crime: It", ": "]
+    vectors = TfidfEmbedder().embed(texts)
+    alike = (vectors @ vectors.T).toarray()
+    expected = np.eye(7)
+    expected[0, 3] = expected[3, 0] = expected[1, 4] = expected[4, 1] = 1
+    expected[6, 6] = 0  # no name at all
+    np.testing.assert_allclose(alike, expected, atol=1e-6)
 
 
 def test_sentence_embedder_reads_a_local_model():
@@ -268,6 +336,15 @@ def test_sentence_embedder_reads_a_local_model():
     assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2] + 0.1
     with pytest.raises(InputError, match="not the folder of a sentence-transformers model"):
         SentenceEmbedder("no/such/folder")
+
+
+@pytest.mark.parametrize("modules", ["[]", "x{"])
+def test_a_damaged_sentence_model_is_named(tmp_path, modules):
+    (tmp_path / "modules.json").write_text(modules)
+    with pytest.raises(InputError, match="cannot be read as a sentence-transformers") as caught:
+        SentenceEmbedder(tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path}: ")
+    assert "\n" not in str(caught.value)
 
 
 # From embeddings to segments
@@ -330,10 +407,54 @@ def test_segments_survive_saving_and_loading(found, tmp_path):
         load_segments(tmp_path / "nowhere", found.segments.item_ids)
 
 
+@pytest.mark.parametrize("share", [0, 0.5, 0.95])
+def test_cut_off_segment_vectors_are_refused(found, tmp_path, share):
+    save_segments(tmp_path, found)
+    path = tmp_path / "segment_vectors.npz"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(InputError, match=r"segment_vectors\.npz: damaged: .*; run experiments\."):
+        load_segments(tmp_path, found.segments.item_ids)
+
+
+@pytest.mark.parametrize("pairs", [[[4, 1]], [[-1, 1]], [[1, 0]], [[1, 2]], [[2, 1]]])
+def test_segments_with_impossible_pairs_are_refused(found, tmp_path, pairs):
+    save_segments(tmp_path, found)  # 4 factors; 2+ is of the first segment
+    path = tmp_path / "segments.json"
+    stored = json.loads(path.read_text())
+    stored[-1]["pairs"] = pairs
+    path.write_text(json.dumps(stored))
+    with pytest.raises(InputError, match=r"segments\.json: damaged: the pair .*factors are 0 to 3"):
+        load_segments(tmp_path, found.segments.item_ids)
+
+
+def test_segments_and_vectors_of_two_runs_are_refused(found, tmp_path):
+    save_segments(tmp_path, found)
+    sp.save_npz(tmp_path / "segment_vectors.npz", found.segments.vectors[:2])
+    with pytest.raises(InputError, match=r"segment_vectors\.npz: 2 vectors for the 3 segments of"):
+        load_segments(tmp_path, found.segments.item_ids)
+
+
 def test_embeddings_without_weights_are_refused():
     empty = sp.csr_matrix((3, 4), dtype=np.float32)
     with pytest.raises(InputError, match="no item of the embeddings has weights"):
-        find_segments(empty, np.array(["a", "b", "c"]), item_terms({}))
+        find_segments(empty, np.array(["a", "b", "c"]), item_terms({}, n_items=3))
+
+
+def test_ids_terms_and_titles_must_be_of_the_embeddings(catalogue):
+    embeddings, terms = catalogue
+    rows, ids = embeddings.tocsr(), embeddings.item_ids
+    with pytest.raises(InputError, match="ids of 21 items for embeddings of 22"):
+        find_segments(rows, ids[:21], terms)
+    with pytest.raises(InputError, match="terms of 2 items for embeddings of 22"):
+        find_segments(rows, ids, item_terms({}, n_items=2))
+    with pytest.raises(InputError, match="titles of 1 items for embeddings of 22"):
+        find_segments(rows, ids, terms, ["One"])
+
+
+def test_characters_that_cannot_be_seen_become_blanks():
+    assert printable("a\x00b\u202ec\x1b[31md\te") == "a b c [31md e"
+    assert printable("Ünï किताब 戦争 é") == "Ünï किताब 戦争 é"
 
 
 def test_synthetic_metadata_reads_as_titles_and_genres():
