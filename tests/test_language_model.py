@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+import tqdm
 
 from celsa_jax.errors import InputError
 from celsa_jax.segments.language_model import LanguageModelNamer, parse_name
@@ -20,6 +21,7 @@ class Stub:
 
     def __init__(self):
         self.requests = []
+        self.headers = {"Content-Type": "application/json"}
         self.paths = []
         self.answer = lambda prompt, attempt: "Nordic Crime"
         stub = self
@@ -45,7 +47,8 @@ class Stub:
                 data = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
                 try:
                     self.send_response(status)
-                    self.send_header("Content-Type", "application/json")
+                    for header in stub.headers.items():
+                        self.send_header(*header)
                     self.send_header("Content-Length", str(len(data)))
                     self.end_headers()
                     self.wfile.write(data)
@@ -121,6 +124,8 @@ def test_answers_are_kept_and_asked_for_once(stub, namer, tmp_path):
         (200, {"choices": [{"message": {"content": None}}]}),
         (200, "I'm sorry, but I can't help with naming these items."),
         (200, '{"title": "Nordic Crime"}'),
+        (200, b"null"),
+        (200, b"\xff{"),
     ],
 )
 def test_passing_faults_are_repeated(stub, namer, fault):
@@ -131,17 +136,21 @@ def test_passing_faults_are_repeated(stub, namer, fault):
     assert len(stub.requests) == 3
 
 
-def test_a_refusal_leaves_the_name_and_is_counted(stub, namer, tmp_path):
+def test_a_refusal_leaves_the_name_and_is_counted(stub, namer, tmp_path, caplog):
     refusal = "I cannot assist with that request."
     stub.answer = lambda prompt, _: refusal if prompt["items"] == ["Odes"] else "Nordic Crime"
-    names, outcome = namer(n_tries=2).rename(NAMES, TITLES)
+    with caplog.at_level(logging.WARNING):
+        names, outcome = namer(n_tries=2).rename(NAMES, TITLES)
     assert [name.name for name in names] == ["Nordic Crime", "Poetry", "Nordic Crime"]
+    assert "1 groups got no usable answer and keep their names" in caplog.text
+    assert f"the last reason: no name: {refusal}" in caplog.text
     assert vars(outcome) == {"cached": 0, "asked": 2, "not_named": 1}
     assert "cannot" not in (tmp_path / "names.jsonl").read_text()
 
 
-def test_a_refused_request_is_not_repeated(stub, namer):
-    stub.answer = lambda *_: (400, {"error": "content policy"})
+@pytest.mark.parametrize("status", [302, 400, 402, 413, 422])
+def test_a_refused_request_is_not_repeated(stub, namer, status):
+    stub.answer = lambda *_: (status, {"error": "content policy"})
     names, outcome = namer().rename(NAMES[:1], TITLES[:1])
     assert (names[0].name, outcome.not_named, len(stub.requests)) == ("Crime", 1, 1)
 
@@ -163,7 +172,7 @@ def test_a_dead_endpoint_ends_the_run_and_the_next_goes_on(stub, namer):
     stub.answer = lambda prompt, _: (
         "Nordic Crime" if prompt["items"][0] in ("Title 0", "Title 1") else (503, {})
     )
-    with pytest.raises(InputError, match="does not answer; what it answered before is in"):
+    with pytest.raises(InputError, match=r"does not answer \(Int.*503\); what it answered before"):
         namer(n_tries=1).rename(names, titles)
     asked = len(stub.requests)
     assert asked < 12  # it gives up early
@@ -174,8 +183,83 @@ def test_a_dead_endpoint_ends_the_run_and_the_next_goes_on(stub, namer):
 
 
 @pytest.mark.parametrize(
+    ("fault", "reason", "n_requests"),
+    [
+        ((400, {"error": {"message": "no max_tokens here"}}), "BadRequestError.*no max_tokens", 5),
+        ((402, {"error": {"message": f"{KEY} is out of credit"}}), r".*402.*\*\*\* is out of", 5),
+        ((200, b"<html>\nLog in\x1b[2J"), "no chat completion: <html> Log in ", 10),
+        ((200, "I cannot help"), "no name: I cannot help", 10),
+    ],
+)
+def test_an_endpoint_that_names_nothing_ends_the_run_with_the_reason(
+    stub, namer, fault, reason, n_requests
+):
+    names = [Name(f"G{i}") for i in range(40)]
+    titles = [[f"Title {i}"] for i in range(40)]
+    stub.answer = lambda *_: fault
+    with pytest.raises(InputError, match=rf"{stub.url} (gives|does) no.*\({reason}") as caught:
+        namer(n_tries=2).rename(names, titles)
+    assert KEY not in str(caught.value)
+    assert str(caught.value).isprintable()
+    assert n_requests <= len(stub.requests) < 40
+    if fault[0] == 402:  # of no single request
+        return
+    # Where something was named, ever so many others may be refused.
+    stub.answer = lambda prompt, _: "Nordic Crime" if prompt["items"] == ["Title 0"] else fault
+    for cached in (0, 1):
+        _, outcome = namer(n_tries=1).rename(names, titles)
+        assert vars(outcome) == {"cached": cached, "asked": 1 - cached, "not_named": 39}
+
+
+def test_a_pause_that_the_server_asks_for_is_kept_up_to_a_minute(stub, namer, monkeypatch):
+    stub.answer = lambda _, attempt: (429, {}) if attempt < 3 else "Nordic Crime"
+    waiting = namer(pause=2.0)
+    pauses = []
+    monkeypatch.setattr(waiting._stopped, "wait", pauses.append)
+    own = [2, 4, 8]
+    expected = {"7": [7, 7, 8], "86400": [60] * 3, "soon": own, "nan": own, "-1": own}
+    for asked, result in expected.items():
+        stub.headers["Retry-After"] = asked
+        pauses.clear()
+        waiting.rename([Name("", (asked,))], TITLES[:1])
+        assert pauses == result
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_answers_under_way_are_kept_when_a_run_breaks_off(
+    stub, namer, tmp_path, monkeypatch, interrupted
+):
+    running = namer(n_workers=2)
+    under_way = threading.Event()
+
+    def answer(prompt, _):
+        if prompt["items"] == ["Odes"]:
+            under_way.set()
+            running._stopped.wait(10)  # until the run breaks off
+            return "Gentle Poetry"
+        under_way.wait(10)
+        return "Nordic Crime" if interrupted else (401, {})
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    stub.answer = answer
+    if interrupted:
+        monkeypatch.setattr(tqdm.tqdm, "update", interrupt)
+    with pytest.raises(KeyboardInterrupt if interrupted else InputError):
+        running.rename(NAMES[:2], TITLES[:2])
+    lines = (tmp_path / "names.jsonl").read_text().splitlines()
+    kept = [json.loads(line)["name"] for line in lines]
+    assert kept == (["Nordic Crime", "Gentle Poetry"] if interrupted else ["Gentle Poetry"])
+
+
+@pytest.mark.parametrize(
     ("status", "part"),
-    [(401, "refuses the key in OPENAI_API_KEY"), (404, "no such address or no model 'stub'")],
+    [
+        (401, "refuses the key in OPENAI_API_KEY"),
+        (403, "refuses the key in OPENAI_API_KEY"),
+        (404, "no such address or no model 'stub'"),
+    ],
 )
 def test_settings_at_fault_are_named_and_the_key_is_not(stub, namer, status, part):
     stub.answer = lambda *_: (status, {"error": {"message": f"bad key {KEY}"}})
@@ -185,15 +269,15 @@ def test_settings_at_fault_are_named_and_the_key_is_not(stub, namer, status, par
 
 
 def test_the_key_is_nowhere_in_logs_and_files(stub, namer, tmp_path, caplog, capfd):
-    stub.answer = lambda _, attempt: (500, {"error": KEY}) if attempt == 0 else "Nordic Crime"
+    stub.answer = lambda _, attempt: (500, {}) if attempt == 0 else "Nordic Crime"
     with caplog.at_level(logging.DEBUG):
         namer().rename(NAMES, TITLES)
     written = "".join(path.read_text() for path in tmp_path.iterdir())
     output = capfd.readouterr()
     assert "Nordic Crime" in written
-    # The stub's own answer is the one place where a server could give the key away.
-    ours = [r.getMessage() for r in caplog.records if r.name.startswith("celsa_jax")]
-    assert KEY not in written + output.out + output.err + "".join(ours)
+    assert {"openai", "httpcore"} & {r.name.partition(".")[0] for r in caplog.records}
+    logged = "".join(r.getMessage() for r in caplog.records)  # of all libraries
+    assert KEY not in written + output.out + output.err + logged
 
 
 def test_orders_inside_a_title_go_out_as_data_and_do_not_come_back(stub, namer):
@@ -224,6 +308,32 @@ def test_orders_inside_a_title_go_out_as_data_and_do_not_come_back(stub, namer):
         ('"Nordic Crime."', "Nordic Crime"),
         ("**Sci-Fi & Fantasy**", "Sci-Fi & Fantasy"),
         ("推理小说", "推理小说"),
+        ("हिन्दी कहानियाँ", "हिन्दी कहानियाँ"),
+        ('Sure:\n{"name": "Nordic Crime"}', "Nordic Crime"),
+        ('<think>{"items": []} Hm.</think>\n{"name": "nordic crime"}', "Nordic Crime"),
+        ('{"name": "Nordic Crime"} or {"name": "I cannot help"}', ""),
+        ("I cannot help", ""),
+        ("I can't help", ""),
+        ("I\u2019m sorry", ""),
+        ("i'm sorry", ""),
+        ("Sorry", ""),
+        ("No", ""),
+        ("None", ""),
+        ("N/A", ""),
+        ("unknown", ""),
+        ("Cannot say", ""),
+        ("Can't say", ""),
+        ("Not Possible", ""),
+        ('{"name": "I cannot help"}', ""),
+        ("No-Bake Desserts", "No-Bake Desserts"),
+        ("Icelandic Crime", "Icelandic Crime"),
+        ("Nonfiction Notes", "Nonfiction Notes"),
+        ("Visit Evil.com/x", ""),
+        ("evil.com", ""),
+        ("/etc/passwd", ""),
+        ("Crime/Thriller", "Crime/Thriller"),
+        ("J.R.R. Tolkien", "J.R.R. Tolkien"),
+        ("St. Mary Mysteries", "St. Mary Mysteries"),
         ("One two three four five", ""),
         ("Here is a name:\nNordic Crime", ""),
         ('{"name": ["Nordic"]}', ""),
@@ -248,3 +358,43 @@ def test_missing_settings_are_named(tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "none")
     with pytest.raises(InputError, match="needs OPENAI_MODEL in the environment"):
         LanguageModelNamer(tmp_path / "names.jsonl")
+
+
+@pytest.mark.parametrize("key", ["sk-gehe\u00efm", "sk-one\nsk-two", "sk-\x07"])
+def test_a_key_that_is_none_is_refused_and_not_shown(tmp_path, key):
+    with pytest.raises(InputError, match="OPENAI_API_KEY has characters that no key has") as caught:
+        LanguageModelNamer(tmp_path / "n", base_url="http://127.0.0.1:9", model="m", key=key)
+    assert "sk-" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["127.0.0.1:9/v1", "ftp://127.0.0.1", "http://", "http://[::1/v1", "http://a:b:c/v1"]
+)
+def test_an_address_that_is_none_is_refused(tmp_path, url):
+    with pytest.raises(InputError, match="OPENAI_BASE_URL is no address; set it to one such as"):
+        LanguageModelNamer(tmp_path / "n", base_url=url, model="m", key=KEY)
+
+
+def test_settings_may_end_in_line_feeds(stub, tmp_path):
+    settings = {"base_url": f"{stub.url}\n", "model": "stub\n", "key": f"{KEY}\n"}
+    LanguageModelNamer(tmp_path / "n", **settings).rename(NAMES, TITLES)
+    assert set(stub.paths) == {("/v1/chat/completions", f"Bearer {KEY}")}
+    assert stub.requests[0]["model"] == "stub"
+
+
+def test_a_password_in_the_address_is_not_shown(stub, tmp_path):
+    url = stub.url.replace("http://", "http://user:hunter2@")
+    namer = LanguageModelNamer(tmp_path / "n", base_url=f"{url}?token=hunter3", model="m", key=KEY)
+    stub.answer = lambda *_: (401, {})
+    with pytest.raises(InputError, match=f"^{stub.url} refuses the key") as caught:
+        namer.rename(NAMES, TITLES)
+    assert "hunter" not in str(caught.value)
+
+
+def test_refusals_that_an_earlier_version_kept_are_asked_for_again(stub, namer, tmp_path):
+    namer().rename(NAMES[:2], TITLES[:2])
+    cache = tmp_path / "names.jsonl"
+    cache.write_text(cache.read_text().replace("Nordic Crime", "I Cannot Help", 1))
+    names, outcome = namer().rename(NAMES[:2], TITLES[:2])
+    assert vars(outcome) == {"cached": 1, "asked": 1, "not_named": 0}
+    assert [name.name for name in names] == ["Nordic Crime"] * 2
