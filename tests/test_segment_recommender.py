@@ -6,9 +6,7 @@ import scipy.sparse as sp
 from test_segments import random_rows
 
 from celsa_jax.errors import InputError
-from celsa_jax.segments import (
-    SegmentRecommender,
-)
+from celsa_jax.segments import SegmentRecommender
 from celsa_jax.segments.naming import Name
 from celsa_jax.segments.recommend import FOR_YOU, OTHER
 from celsa_jax.segments.segments import Segment, Segments
@@ -54,7 +52,8 @@ def ranked_by_loop(product, dense, history, n_items):
 
 
 @pytest.mark.parametrize("n_items", [1, 12, 20])
-def test_segments_are_ranked_as_a_loop_ranks_them(products, n_items):
+def test_segments_are_ranked_as_a_loop_ranks_them(products, n_items, monkeypatch):
+    monkeypatch.setattr("celsa_jax.segments.recommend._USERS_AT_ONCE", 4)
     product, dense, histories = products
     found, scores = product.recommend_segments(histories, 4, n_items=n_items)
     assert (found[8] == -1).all()
@@ -74,7 +73,8 @@ def best(items, scores):
 
 
 @pytest.mark.parametrize("repeat_items", [False, True])
-def test_homepages_are_those_of_a_loop(products, repeat_items):
+def test_homepages_are_those_of_a_loop(products, repeat_items, monkeypatch):
+    monkeypatch.setattr("celsa_jax.segments.recommend._USERS_AT_ONCE", 4)
     product, dense, histories = products
     pages = product.homepage(histories, 4, 5, repeat_items=repeat_items)
     assert pages[8] == []
@@ -94,6 +94,54 @@ def test_homepages_are_those_of_a_loop(products, repeat_items):
     shown = [i for row in pages[0] for i in row.items]
     if not repeat_items:
         assert len(set(shown)) == len(shown)
+
+
+def test_homepages_are_made_of_a_block_of_users_at_a_time(products, monkeypatch):
+    """Users x segments would be a large dense matrix for many users."""
+    monkeypatch.setattr("celsa_jax.segments.recommend._USERS_AT_ONCE", 4)
+    product, _, histories = products
+    heights = []
+    of_block = sp.csr_matrix.toarray
+
+    def toarray(matrix):
+        heights.append(matrix.shape[0])
+        return of_block(matrix)
+
+    monkeypatch.setattr(sp.csr_matrix, "toarray", toarray)
+    assert len(product.homepage(histories, 4, 5)) == 9
+    assert max(heights) == 4
+
+
+@pytest.mark.parametrize("kind", [sp.csr_array, sp.csc_array, sp.coo_array, sp.csc_matrix])
+def test_histories_may_be_of_any_sparse_kind(products, kind):
+    product, _, histories = products
+    other = kind(histories)
+    for ours, theirs in zip(product.homepage(histories), product.homepage(other), strict=True):
+        assert [row.title for row in ours] == [row.title for row in theirs]
+        for expected, row in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(row.items, expected.items)
+    for expected, result in zip(
+        product.recommend_segments(histories), product.recommend_segments(other), strict=True
+    ):
+        np.testing.assert_array_equal(result, expected)
+    assert product.explain(kind(histories[[0]]), 3) == product.explain(histories[[0]], 3)
+
+
+def test_histories_that_say_or_leave_nothing_have_an_empty_page(products):
+    product, dense, histories = products
+    dense = dense.copy()
+    dense[7] = 0  # an item without weights
+    embeddings = SparseEmbeddings.from_dense(dense, product.segments.item_ids)
+    recommender = Recommender(embeddings, engine=product.recommender.engine)
+    product = SegmentRecommender(recommender, product.segments)
+    zeros = sp.csr_matrix(([0.0, 0.0], ([0, 0], [1, 2])), (1, 60))
+    weightless = sp.csr_matrix(([1.0], ([0], [7])), (1, 60))
+    everything = sp.csr_matrix(np.ones((1, 60)))
+    all_but_one = sp.csr_matrix((np.arange(60) != 3).astype(float))
+    pages = product.homepage(sp.vstack([zeros, weightless, everything, all_but_one, histories[0]]))
+    assert pages[:3] == [[], [], []]
+    assert [row.items.tolist() for row in pages[3]] == [[3]]
+    assert pages[4][0].title == FOR_YOU
 
 
 def test_an_explanation_adds_up_to_the_score(products):
@@ -129,6 +177,8 @@ def test_recommending_refuses_what_does_not_fit(products):
     product, _, histories = products
     with pytest.raises(InputError, match="60 is no item position"):
         product.explain(histories[[0]], 60)
+    with pytest.raises(InputError, match="True is no item position"):
+        product.explain(histories[[0]], True)
     with pytest.raises(InputError, match="explain takes one history, not 9"):
         product.explain(histories, 0)
     with pytest.raises(InputError, match="k is 0"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -90,15 +90,12 @@ class SegmentRecommender:
         _check_count("k", k)
         _check_count("n_items", n_items)
         latent = self.recommender.encode(user_items)
-        n_users = latent.shape[0]
-        found = np.full((n_users, k), -1, np.int32)
-        scores = np.full((n_users, k), -np.inf, np.float32)
-        for first in range(0, n_users, _USERS_AT_ONCE):
-            rows = slice(first, first + _USERS_AT_ONCE)
-            ranked = self._ranked(user_items.tocsr()[rows], latent[rows], n_items)
-            for user, (segments, values) in enumerate(ranked, first):
-                best = segments[:k]
-                found[user, : len(best)], scores[user, : len(best)] = best, values[:k]
+        found = np.full((latent.shape[0], k), -1, np.int32)
+        scores = np.full((latent.shape[0], k), -np.inf, np.float32)
+        ranked = self._ranked(sp.csr_matrix(user_items), latent, n_items)
+        for user, (segments, values) in enumerate(ranked):
+            best = segments[:k]
+            found[user, : len(best)], scores[user, : len(best)] = best, values[:k]
         return found, scores
 
     def homepage(
@@ -122,15 +119,19 @@ class SegmentRecommender:
           repeat_items: let an item be in several rows.
 
         Returns:
-          A list of rows for each user; none for a user without history.
+          A list of rows for each user; none for a history without any item of weight (nothing to
+          go by) and for one of the whole catalogue (nothing left).
         """
         _check_count("n_rows", n_rows)
         _check_count("n_items", n_items)
         latent = self.recommender.encode(user_items)
-        histories = user_items.tocsr()
+        histories = sp.csr_matrix(user_items)  # a row of a sparse array would be no matrix
         ranked = self._ranked(histories, latent, n_items)
+        says_something = np.asarray(abs(latent).sum(axis=1)).ravel() > 0
         return [
             self._page(histories[user], segments, n_rows, n_items, repeat_items)
+            if says_something[user]
+            else []
             for user, (segments, _) in enumerate(ranked)
         ]
 
@@ -145,7 +146,8 @@ class SegmentRecommender:
           InputError: more than one history, or no such item.
         """
         n_items = len(self.segments.item_ids)
-        if not isinstance(item, int | np.integer) or not 0 <= item < n_items:
+        is_position = isinstance(item, int | np.integer) and not isinstance(item, bool)
+        if not is_position or not 0 <= item < n_items:
             raise InputError(f"{item!r} is no item position; positions are 0 to {n_items - 1}")
         if user_items.shape[0] != 1:
             raise InputError(f"explain takes one history, not {user_items.shape[0]}")
@@ -184,24 +186,24 @@ class SegmentRecommender:
     def _candidates_by_item(self) -> sp.csr_matrix:
         return self.candidates.tocsr()
 
-    def _ranked(self, histories, latent, n_items: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    def _ranked(self, histories, latent, n_items: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """For each user the segments that can fill a row, best first, and their scores."""
-        scores = (latent @ self.segments.vectors.T).toarray()
-        seen = histories.astype(bool).astype(np.float32) @ self._candidates_by_item
-        unseen = np.diff(self.candidates.indptr) - seen.toarray()
-        scores[unseen < n_items] = -np.inf
-        ranked = []
-        for row in scores:
-            positive = np.flatnonzero(row > 0)
-            order = positive[np.argsort(-row[positive], kind="stable")]
-            ranked.append((order, row[order]))
-        return ranked
+        n_candidates = np.diff(self.candidates.indptr)
+        for first in range(0, latent.shape[0], _USERS_AT_ONCE):  # users x segments is dense
+            users = slice(first, first + _USERS_AT_ONCE)
+            scores = (latent[users] @ self.segments.vectors.T).toarray()
+            seen = histories[users].astype(bool).astype(np.float32) @ self._candidates_by_item
+            scores[n_candidates - seen.toarray() < n_items] = -np.inf
+            for row in scores:
+                positive = np.flatnonzero(row > 0)
+                order = positive[np.argsort(-row[positive], kind="stable")]
+                yield order, row[order]
 
     def _page(self, history, segments, n_rows: int, n_items: int, repeat_items: bool) -> list[Row]:
-        if not history.nnz:
-            return []
         items, scores = self.recommender.recommend(history, n_items)
         found = items[0] >= 0
+        if not found.any():
+            return []
         page = [Row(FOR_YOU, -1, items[0, found], scores[0, found])]
         used = items[0, found]
         for segment in segments:
