@@ -42,7 +42,13 @@ def main() -> None:
         raise InputError(f"--workdir={workdir}: a run on {config.data.name}, not on synthetic data")
     embeddings, item_ids = load_embeddings(workdir / "embeddings.npz")
     groups = extract(embeddings)
-    primary = truth.primary[lookup(truth.item_ids, item_ids)]
+    rows = lookup(truth.item_ids, item_ids)
+    if (rows < 0).any():
+        raise InputError(
+            f"{workdir / 'items.txt'}: '{item_ids[np.argmin(rows)]}' is no item of the data of "
+            f"{workdir / 'config.json'}; give the folder of one run, as training left it"
+        )
+    primary = truth.primary[rows]
     found, n_items = purity(groups.of_item, primary)
     random, _ = purity(np.random.default_rng(seed).permutation(groups.of_item), primary)
     report = {

@@ -1,5 +1,6 @@
 """experiments.segments and experiments.purity, driven as a user drives them."""
 
+import collections
 import csv
 import html.parser
 import json
@@ -11,6 +12,9 @@ import scipy.sparse as sp
 from test_cli import WITHOUT_JAX, assert_fails, program
 from test_language_model import KEY, stub  # noqa: F401  (a fixture)
 
+from celsa_jax.data.synthetic import synthetic
+
+STRANGE_USER = "<u>9</u>&amp;\u202e"
 TITLE = '<img src=x onerror="alert(1)"> & <b>Bold</b>'
 
 
@@ -36,6 +40,7 @@ def catalogue(tmp_path_factory):
     with (folder / "users.csv").open("w") as stream:
         stream.write("user_id,item_id\n")
         stream.writelines(f"u{u},i{i}\n" for u in range(4) for i in range(u, 60, 10))
+        stream.writelines(f"{STRANGE_USER},i{i}\n" for i in (0, 10))
         stream.write("stranger,elsewhere\n")
     return folder
 
@@ -113,21 +118,36 @@ def test_segments_writes_all_its_files_without_jax(catalogue, tmp_path):
     assert list(rows[59].values()) == ["i59", "", "", "", ""]
 
     pages = json.loads((output / "homepages.json").read_text())
-    assert [page["user_id"] for page in pages] == ["stranger", "u0", "u1", "u2", "u3"]
-    assert pages[0]["rows"] == []
-    for page in pages[1:]:
+    users = [STRANGE_USER, "stranger", "u0", "u1", "u2", "u3"]
+    assert [page["user_id"] for page in pages] == users
+    assert pages[1]["rows"] == []
+    for page in [pages[0], *pages[2:]]:
         assert page["rows"][0]["title"] == "Recommended for you"
         shown = [item for row in page["rows"] for item in row["items"]]
         assert len(set(shown)) == len(shown)
         assert all(len(row["items"]) == 3 for row in page["rows"])
 
-    page = Page((output / "report.html").read_text())
+    html_text = (output / "report.html").read_text()
+    page = Page(html_text)
     assert TITLE in page.data
     assert page.tags.count("svg") == 1
     assert page.tags.count("circle") == len(segments)
     assert page.tags.count("script") == 1
     assert "img" not in page.tags  # the title is text
     assert page.sources == []
+    assert "u" not in page.tags  # nor is the id of a user
+    shown = [text for text in page.data if text.startswith("User ")]
+    # Five of them; without the mark that turns the direction of what follows.
+    assert shown == [f"User {user}" for user in ["<u>9</u>&amp; ", *users[1:5]]]
+    assert "\u202e" not in html_text
+    assert page.data.count("This history leads to no recommendation.") == 1
+    strips = iter([text for text in page.data if text.strip()])
+    assert "User u0" in strips  # and passes over what is before
+    for row in pages[2]["rows"]:
+        assert next(strips) == row["title"]
+        for item in row["items"]:
+            title = item if item.endswith("9") else f"Title {item[1:]}"  # 9: without metadata
+            assert next(strips) == (TITLE if item == "i0" else title)
 
 
 def test_segments_without_metadata_are_numbered(catalogue, tmp_path):
@@ -161,10 +181,11 @@ def test_a_language_model_names_them_and_the_key_stays_out(catalogue, tmp_path, 
             del os.environ[name]
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
-    assert report["language_model"] == {"cached": 0, "asked": 10, "not_named": 0}
+    assert report["language_model"] == {"cached": 0, "asked": 9, "not_named": 0}
     names = [entry["name"] for entry in json.loads((tmp_path / "segments.json").read_text())]
-    assert all(name.startswith("About ") for name in names)
-    assert "About Nothing" in names
+    # Of the group without metadata a model could not know anything.
+    assert [name for name in names if not name.startswith("About ")] == ["Segment 4-"]
+    assert "About Nothing" not in names
     written = "".join(p.read_text(errors="replace") for p in tmp_path.iterdir())
     assert KEY not in written + done.stdout + done.stderr
 
@@ -184,6 +205,7 @@ def test_a_language_model_names_them_and_the_key_stays_out(catalogue, tmp_path, 
             ["split.npz: none of its test users is in"],
         ),
         ({"homepage_for": "{folder}/split.npz"}, ["split.npz: not a SciPy sparse matrix (scipy"]),
+        ({"metadata": None}, ["--text_columns=title,genres: of which table? Give --metadata"]),
         ({"text_columns": "title,author"}, ["no metadata file has the column 'author'"]),
         ({"list_columns": "tags"}, ["list column 'tags' is none of title, genres"]),
         ({"coherence_columns": "tags"}, ["--coherence_columns: 'tags'"]),
@@ -207,6 +229,7 @@ def test_segments_names_what_is_wrong(catalogue, tmp_path, changes, parts):
 
 
 def test_purity_of_a_run_on_synthetic_data(tmp_path):
+    config = tmp_path / "config.json"
     run = ["--config=configs/synthetic.py", f"--workdir={tmp_path}"]
     run += [f"--config.data.synthetic.{n}" for n in ("n_users=400", "n_items=100", "n_segments=4")]
     run += ["--config.data.n_val_users=0", "--config.data.n_test_users=40"]
@@ -217,6 +240,26 @@ def test_purity_of_a_run_on_synthetic_data(tmp_path):
     done = program("purity", f"--workdir={tmp_path}", code=WITHOUT_JAX)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
-    assert 1 >= report["purity"] > report["purity_random"] > 0
-    (tmp_path / "config.json").unlink()
+    _, _, planted = synthetic(400, 100, 4, seed=json.loads(config.read_text())["train"]["seed"])
+    rows = sp.load_npz(tmp_path / "embeddings.npz").toarray()
+    ids = (tmp_path / "items.txt").read_text().split()
+    groups = collections.defaultdict(list)
+    for item, row in zip(ids, rows, strict=True):
+        if row.any():
+            factor = np.abs(row).argmax()
+            segment = planted.primary[planted.item_ids.tolist().index(item)]
+            groups[factor, row[factor] > 0].append(segment)
+    large = [group for group in groups.values() if len(group) >= 3]
+    n_items = sum(map(len, large))
+    n_pure = sum(max(collections.Counter(group).values()) for group in large)
+    assert report["n_groups"] == len(groups)
+    assert report["n_groups_of_three"] == len(large)
+    assert report["items_in_these"] == n_items
+    assert report["purity"] == pytest.approx(n_pure / n_items)
+    assert report["purity"] > 0.6
+    # By chance the largest of four classes of a group of a few.
+    assert 0.25 < report["purity_random"] < 0.6
+    (tmp_path / "items.txt").write_text("\n".join([*ids[:-1], "i999999"]))
+    assert_fails(program("purity", f"--workdir={tmp_path}"), "'i999999' is no item of the data of")
+    config.unlink()
     assert_fails(program("purity", f"--workdir={tmp_path}"), "config.json")
