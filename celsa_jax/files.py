@@ -6,13 +6,21 @@ import contextlib
 import json
 import os
 import pathlib
+import secrets
+import shutil
+import time
 from collections.abc import Iterator
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
 
 
 @contextlib.contextmanager
 def atomic_path(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """A temporary path beside `path`, moved onto it (and flushed to disk) on success."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(path)
     try:
         yield temporary
         with temporary.open("rb") as stream:
@@ -20,6 +28,40 @@ def atomic_path(path: pathlib.Path) -> Iterator[pathlib.Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_beside(path: pathlib.Path) -> pathlib.Path:
+    """A hidden path that no other process uses, on this host or another."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+
+
+def remove_left_overs(folder: pathlib.Path, older_than: float = 0) -> None:
+    """Removes the temporary paths of processes that were killed.
+
+    Args:
+      folder: where they are.
+      older_than: seconds without a change, where living processes may write there, too.
+    """
+    for path in folder.glob(".*.tmp"):
+        with contextlib.suppress(FileNotFoundError):  # another process removed it
+            if time.time() - path.stat().st_mtime < older_than:
+                continue
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink()
+
+
+@contextlib.contextmanager
+def locked(path: pathlib.Path) -> Iterator[None]:
+    """Waits until no other process holds the lock on this file, which is made and stays."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as stream:
+        # A file system without locks is done without; then processes may do the work twice.
+        with contextlib.suppress(OSError):
+            if fcntl:
+                fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

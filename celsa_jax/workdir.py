@@ -8,7 +8,7 @@ import pathlib
 from ml_collections import ConfigDict
 
 from celsa_jax.errors import InputError
-from celsa_jax.files import write_json, write_text
+from celsa_jax.files import remove_left_overs, write_json, write_text
 
 
 class Workdir:
@@ -45,8 +45,7 @@ class Workdir:
     def start(self, config: ConfigDict) -> None:
         """Makes the folder and writes the configuration."""
         self.path.mkdir(parents=True, exist_ok=True)
-        for left_over in self.path.glob(".*.tmp"):  # of a process that was killed
-            left_over.unlink()
+        remove_left_overs(self.path)
         if not self.config.exists():
             write_text(self.config, config.to_json(indent=2) + "\n")
 

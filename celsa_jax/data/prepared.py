@@ -20,10 +20,12 @@ import scipy.sparse as sp
 from celsa_jax.data.interactions import Interactions
 from celsa_jax.data.tables import one_line
 from celsa_jax.errors import InputError
+from celsa_jax.files import remove_left_overs, temporary_beside
 
 log = logging.getLogger(__name__)
 
 _FORMAT = 1
+_ABANDONED = 24 * 3600  # seconds after which nobody is writing any more
 _SAMPLE = 1 << 16  # bytes from either end of a source
 
 
@@ -49,8 +51,8 @@ def save(
 ) -> None:
     """Writes the folder. If another process has written it meanwhile, that one stays."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    remove_left_overs(folder.parent, _ABANDONED)
+    temporary = temporary_beside(folder)
     temporary.mkdir()
     try:
         arrays = {
@@ -84,11 +86,17 @@ def save(
 def load(
     folder: pathlib.Path,
 ) -> tuple[Interactions, dict[str, np.ndarray], dict[str, int]] | None:
-    """Interactions (mapped, read-only), metadata and counts; None if it is not there or damaged."""
+    """Interactions (mapped, read-only), metadata and counts; None if it is not there.
+
+    What is damaged is removed, as if it had not been there.
+
+    Raises:
+      InputError: it is there, but cannot be read now.
+    """
     if not folder.is_dir():
         return None
     try:
-        info = json.loads((folder / "info.json").read_text(encoding="utf-8"))
+        info = _info(folder)
         arrays = {
             name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
             for name in info["sizes"]
@@ -105,10 +113,19 @@ def load(
         interactions = Interactions(matrix, *ids, times)
         metadata = {name: np.array(column, object) for name, column in info["metadata"].items()}
         return interactions, metadata, info["counts"]
-    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
         log.warning("%s is damaged (%s); preparing again", folder, one_line(error))
         shutil.rmtree(folder, ignore_errors=True)
         return None
+    except OSError as error:  # it may be sound, and others may be reading it
+        raise InputError(f"{folder}: cannot be read: {error.strerror or error}") from None
+
+
+def _info(folder: pathlib.Path) -> dict:
+    info = json.loads((folder / "info.json").read_text(encoding="utf-8"))
+    if not isinstance(info, dict):
+        raise ValueError("info.json is not an object")
+    return info
 
 
 def find(parent: pathlib.Path, name: str, settings: dict[str, object]) -> pathlib.Path | None:
@@ -120,7 +137,7 @@ def find(parent: pathlib.Path, name: str, settings: dict[str, object]) -> pathli
     found = []
     for folder in sorted(parent.glob(f"{name}-{'[0-9a-f]' * 16}")):
         try:
-            info = json.loads((folder / "info.json").read_text(encoding="utf-8"))
+            info = _info(folder)
         except (OSError, ValueError):
             continue
         if info.get("settings") == settings:
