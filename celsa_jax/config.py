@@ -7,6 +7,7 @@ import math
 from ml_collections import ConfigDict, config_dict
 
 from celsa_jax.data.datasets import DATASETS
+from celsa_jax.data.splits import seconds
 from celsa_jax.errors import InputError
 from celsa_jax.evaluation import FOLD_KINDS
 from celsa_jax.schedules import SCHEDULES
@@ -31,7 +32,7 @@ def default_config() -> ConfigDict:
                 "title_column": "title",
                 "time_column": "timestamp",
                 "min_rating": 4.0,
-                "min_user_interactions": 5,
+                "min_user_interactions": 5,  # temporal: those after test_from count, too
                 "split": "users",  # or temporal: the users' future is predicted
                 "val_from": "",  # temporal: dates, 2015-03-31
                 "test_from": "",
@@ -46,7 +47,8 @@ def default_config() -> ConfigDict:
             "sparsity": {
                 "schedule": "cubic",
                 "target_nnz": 16,
-                "rewind": True,  # survivors go back to their initial values after an update
+                # Survivors go back to their initial values after an update; not with init_from.
+                "rewind": True,
                 "regrow": False,  # score all weights, not the survivors alone
                 "update_every": 1,  # epochs; 0 = every step
             },
@@ -117,6 +119,9 @@ def validate(config: ConfigDict) -> None:
         )
     if math.isnan(config.data.min_rating):
         raise InputError("config.data.min_rating is nan; give a number")
+    for field in ("val_from", "test_from") if config.data.split == "temporal" else ():
+        if config.data[field] or field == "test_from":
+            seconds(field, config.data[field])
     sparsity = config.sparsity
     if sparsity.regrow and sparsity.rewind and sparsity.update_every == 0:
         raise InputError(

@@ -174,6 +174,10 @@ def test_by_time_draws_at_most_so_many_users():
     [
         (("", ""), r"test_from is ''; give a date such as 2015-03-31"),
         (("soon", DATES[1]), r"val_from is 'soon'"),
+        (("", "today"), r"test_from is 'today'"),
+        (("", "20150331"), r"test_from is '20150331'"),
+        (("", "1420070400"), r"test_from is '1420070400'"),
+        (("", "2015-02-30"), r"test_from is '2015-02-30'"),
         (DATES[::-1], r"val_from=1970-01-21 is after test_from=1970-01-11"),
         (("1960-01-01", "1960-01-02"), r"the data are from 1970-01-02T00:00:00 to 1970-01-26"),
         (("1970-01-05", "2000-01-01"), r"test_from: no user has interactions before and after"),
@@ -185,7 +189,9 @@ def test_dates_that_do_not_fit(dates, part):
 
 
 def test_by_time_takes_times(interactions):
-    with pytest.raises(InputError, match=r"the data have no times; name their column"):
+    with pytest.raises(
+        InputError, match=r"have no times \(goodbooks, synthetic and \.npz.*split=users"
+    ):
         split_by_time(interactions, *DATES, 9, 9, seed=0)
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import datetime
 import io
 import math
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +34,7 @@ from celsa_jax.errors import InputError
 
 # An id goes into fixed-width NumPy text, so one runaway id would cost every row its width.
 MAX_ID_LENGTH = 256
+_END_OF_TIME = 2.0**63  # seconds that int64 cannot hold
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,9 +182,7 @@ def _problem(
             return f"the rating '{one_line(rating)}' is not a finite number"
     if columns.time:
         time = row[names.index(columns.time)]
-        try:
-            pa.array([time]).cast(types[columns.time])
-        except pa.ArrowInvalid:
+        if not _is_time(time, types[columns.time]):
             return f"the time '{one_line(time)}' is no {_TIME_NAMES[types[columns.time]]}"
     return ""
 
@@ -191,6 +192,24 @@ _TIME_NAMES = {
     pa.float64(): "number of seconds, as the first one is",
     pa.timestamp("s"): "number of seconds and no ISO date (2015-03-31 or 2015-03-31 23:59:59)",
 }
+
+
+_SECONDS = re.compile(r"-?[0-9]{1,18}")
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([ T][0-9]{2}:[0-9]{2}:[0-9]{2})?")
+
+
+def _is_time(text: str, kind: pa.DataType) -> bool:
+    if pa.types.is_floating(kind):
+        return _is_number(text) and abs(float(text)) < _END_OF_TIME
+    if pa.types.is_integer(kind) and _SECONDS.fullmatch(text):
+        return True
+    try:
+        if _DATE.fullmatch(text) and pa.types.is_timestamp(kind):
+            return bool(datetime.datetime.fromisoformat(text))
+        # Arrow has the last word, but asked for every row it would take minutes.
+        return bool(pa.array([text]).cast(kind))
+    except ValueError:  # ArrowInvalid is one
+        return False
 
 
 def _is_number(text: str) -> bool:
@@ -264,6 +283,8 @@ def seconds(path: AnyPath, column: pa.ChunkedArray, name: str) -> np.ndarray:
         values = column.to_numpy()
         if not (finite := np.isfinite(values)).all():
             raise InputError(f"{path}: row {np.argmin(finite) + 1}: the time is not finite")
+        if not (fits := np.abs(values) < _END_OF_TIME).all():
+            raise InputError(f"{path}: row {np.argmin(fits) + 1}: the time is out of range")
         return np.floor(values).astype(np.int64)
     if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
         column = column.cast(pa.timestamp("s"), safe=False)

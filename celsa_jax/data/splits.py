@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import re
 import zipfile
 import zlib
 
@@ -13,6 +14,8 @@ from ml_collections import ConfigDict
 from celsa_jax.data.interactions import Interactions, lookup
 from celsa_jax.errors import InputError
 from celsa_jax.files import atomic_path
+
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([ T][0-9]{2}:[0-9]{2}(:[0-9]{2})?)?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,11 +113,12 @@ def split_by_time(
     times = interactions.times
     if times is None:
         raise InputError(
-            "config.data.split is temporal, but the data have no times; "
-            "name their column with config.data.time_column"
+            "config.data.split is temporal, but the data have no times (goodbooks, synthetic and "
+            ".npz have none); use --config.data.split=users, or a table of your own with "
+            "config.data.time_column"
         )
-    test_start = _seconds("test_from", test_from)
-    val_start = _seconds("val_from", val_from) if val_from else test_start
+    test_start = seconds("test_from", test_from)
+    val_start = seconds("val_from", val_from) if val_from else test_start
     if val_start > test_start:
         raise InputError(f"config.data.val_from={val_from} is after test_from={test_from}")
     train = _with_users(interactions.take_entries(times < val_start))
@@ -144,14 +148,16 @@ def _with_users(interactions: Interactions) -> Interactions:
     return interactions.take_users(np.diff(interactions.matrix.indptr) > 0)
 
 
-def _seconds(field: str, text: str) -> int:
+def seconds(field: str, text: str) -> int:
+    """Seconds since 1970 of a date, or a date and a time, of `config.data`."""
     try:
-        moment = np.datetime64(text, "s")
+        if not _DATE.fullmatch(text):
+            raise ValueError
+        return int(np.datetime64(text, "s").astype(np.int64))
     except ValueError:
-        moment = np.datetime64("NaT")
-    if np.isnat(moment):
-        raise InputError(f"config.data.{field} is '{text}'; give a date such as 2015-03-31")
-    return int(moment.astype(np.int64))
+        raise InputError(
+            f"config.data.{field} is '{text}'; give a date such as 2015-03-31"
+        ) from None
 
 
 def load_split(path: pathlib.Path, interactions: Interactions) -> Split:
