@@ -1,5 +1,6 @@
 """Downloads from a local server that misbehaves."""
 
+import concurrent.futures
 import hashlib
 import http.server
 import io
@@ -68,6 +69,10 @@ class Server:
             return
         body = self.content[start:]
         request.send_response(206 if start else 200)
+        if start:
+            first = 0 if how == "another range" else start
+            end = len(self.content)
+            request.send_header("Content-Range", f"bytes {first}-{end - 1}/{end}")
         request.send_header("Content-Length", str(len(body)))
         request.end_headers()
         if how == "slow":
@@ -108,6 +113,7 @@ def test_an_archive_is_fetched_checked_and_unpacked(server, tmp_path):
         ([503, "whole"], [None, None]),
         (["slow", "whole"], [None, None]),
         (["broken off", "ignores the range"], [None, f"bytes={len(CONTENT) // 2}-"]),
+        (["broken off", "another range"], [None, f"bytes={len(CONTENT) // 2}-", None]),
     ],
 )
 def test_it_goes_on_where_it_stopped(server, tmp_path, monkeypatch, script, ranges):
@@ -161,7 +167,7 @@ def test_what_goes_wrong_is_named(server, tmp_path, monkeypatch, script, changes
     with pytest.raises(InputError, match=part):
         fetch(archive(server, **changes), tmp_path)
     assert not {p.name for p in tmp_path.iterdir()} - {"data.zip.part"}
-    if "sha256" in changes or "size" in changes:
+    if {"sha256", "size", "members"} & set(changes):
         assert not (tmp_path / "data.zip.part").exists()
 
 
@@ -185,6 +191,43 @@ def test_a_damaged_archive_is_removed(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_bytes_that_do_not_unpack_are_a_damaged_archive(tmp_path):
+    packed = zipped(ratings_csv="a,b\n" * 5000, movies_csv="c\n")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in MEMBERS:
+            archive.writestr(name, packed)
+    content = bytearray((tmp_path / "a.zip").read_bytes())
+    content[60:70] = b"\xff" * 10  # within the first member's deflated bytes
+    (tmp_path / "a.zip").write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.zip: a damaged archive"):
+        download.unpack(tmp_path / "a.zip", MEMBERS, tmp_path)
+    assert not (tmp_path / "a.zip").exists()
+
+
+def test_an_encrypted_archive_is_refused(tmp_path):
+    content = bytearray(zipped(ratings_csv="a", movies_csv="b"))
+    content[content.index(b"PK\1\2") + 8] |= 1  # the flag of the central directory
+    (tmp_path / "a.zip").write_bytes(content)
+    with pytest.raises(InputError, match="encrypted"):
+        download.unpack(tmp_path / "a.zip", MEMBERS, tmp_path)
+
+
+def test_a_member_in_fewer_folders_is_meant(tmp_path):
+    content = zipped(t__samples__ratings_csv="no", t__ratings_csv="yes", movies_csv="yes")
+    (tmp_path / "a.zip").write_bytes(content)
+    download.unpack(tmp_path / "a.zip", MEMBERS, tmp_path)
+    assert [(tmp_path / name).read_text() for name in MEMBERS] == ["yes", "yes"]
+    (tmp_path / "a.zip").write_bytes(zipped(t__ratings_csv="no", u__ratings_csv="no"))
+    with pytest.raises(InputError, match=r"2 members called ratings\.csv"):
+        download.unpack(tmp_path / "a.zip", MEMBERS[:1], tmp_path)
+
+
+def test_left_overs_of_the_killed_are_removed(server, tmp_path):
+    (tmp_path / ".ratings.csv.0.tmp").touch()
+    fetch(archive(server), tmp_path)
+    assert_unpacked(tmp_path)
+
+
 def test_a_full_disk_is_named_before_the_download(server, tmp_path, monkeypatch):
     usage = type("Usage", (), {"free": 10})()
     monkeypatch.setattr(download.shutil, "disk_usage", lambda _: usage)
@@ -192,14 +235,15 @@ def test_a_full_disk_is_named_before_the_download(server, tmp_path, monkeypatch)
         fetch(archive(server), tmp_path)
 
 
-def test_a_data_set_without_a_path_is_downloaded_once(server, tmp_path, monkeypatch):
+@pytest.fixture
+def ml_20m(server, tmp_path, monkeypatch):
+    """The section `data` of a configuration whose publisher is the local server."""
     rows = "".join(f"{u},{i},5.0,{u + i}\n" for u in range(1, 4) for i in range(1, 7))
     server.content = zipped(
         x__ratings_csv="userId,movieId,rating,timestamp\n" + rows,
         x__movies_csv="movieId,title,genres\n1,One,Drama\n",
     )
     own = Archive(server.url, MEMBERS)
-    monkeypatch.setattr(movielens, "ARCHIVES", {"ml-20m": own})
     from celsa_jax.data import datasets
 
     published = datasets.Published(
@@ -208,10 +252,46 @@ def test_a_data_set_without_a_path_is_downloaded_once(server, tmp_path, monkeypa
     monkeypatch.setitem(datasets.DATASETS, "ml-20m", published)
     config = default_config().data
     config.update(name="ml-20m", data_dir=str(tmp_path))
-    first = load_dataset(config)
+    return config
+
+
+def test_a_data_set_without_a_path_is_downloaded_once(server, ml_20m):
+    first = load_dataset(ml_20m)
     assert (first.interactions.n_users, first.interactions.nnz) == (3, 18)
-    assert load_dataset(config).folder == first.folder
+    assert load_dataset(ml_20m).folder == first.folder
     assert len(server.ranges) == 1
+
+
+def test_what_was_half_unpacked_is_not_taken_for_whole(server, ml_20m, tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    unpacked = []
+
+    def killed_after_the_first(source, target, size):
+        if unpacked:
+            raise Killed
+        unpacked.append(source)
+        target.write(source.read())
+
+    with monkeypatch.context() as patched:
+        patched.setattr(download.shutil, "copyfileobj", killed_after_the_first)
+        with pytest.raises(Killed):
+            load_dataset(ml_20m)
+    assert sorted(p.name for p in (tmp_path / "ml-20m").iterdir()) == [
+        "data.zip.part",
+        "movies.csv",
+    ]
+    assert load_dataset(ml_20m).interactions.nnz == 18
+    assert load_dataset(ml_20m).metadata["title"].tolist() == ["One"]
+
+
+def test_several_that_start_at_once_download_once(server, ml_20m):
+    server.script = ["slow"]
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: load_dataset(ml_20m), range(4)))
+    assert len(server.ranges) == 1
+    assert len({dataset.folder for dataset in found}) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,14 @@
 """The prepared form: the same data again, without reading them."""
 
+import concurrent.futures
+import dataclasses
+import errno
 import json
 import os
 import shutil
 import stat
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -107,7 +112,7 @@ def test_a_copy_with_its_times_shares_it(config, reads, tmp_path):
     assert len(reads) == 1
 
 
-@pytest.mark.parametrize("damage", ["short", "gone", "info", "lengths"])
+@pytest.mark.parametrize("damage", ["short", "gone", "info", "list", "lengths"])
 def test_what_is_damaged_is_prepared_again(config, reads, damage, caplog):
     first = load_dataset(config)
     if damage == "short":
@@ -117,11 +122,56 @@ def test_what_is_damaged_is_prepared_again(config, reads, damage, caplog):
         (first.folder / "times.npy").unlink()
     elif damage == "info":
         (first.folder / "info.json").write_text("{")
+    elif damage == "list":
+        (first.folder / "info.json").write_text("[]")
+        assert prepared.find(first.folder.parent, "ml-20m", {}) is None
     else:
         np.save(first.folder / "indices.npy", np.zeros(3, np.int32))
     assert_same(first, load_dataset(config))
     assert len(reads) == 2
     assert "is damaged" in caplog.text
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE, errno.EACCES])
+def test_what_cannot_be_read_now_is_left_alone(config, reads, monkeypatch, number):
+    first = load_dataset(config)
+
+    def fails(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(prepared.np, "load", fails)
+        with pytest.raises(InputError, match=os.strerror(number)):
+            load_dataset(config)
+    assert_same(first, load_dataset(config))
+    assert len(reads) == 1
+
+
+def test_other_metadata_are_not_those_prepared_before(tmp_path):
+    """Without the source, too, where it would have to be downloaded again."""
+    folder = tmp_path / "data" / "goodbooks"
+    folder.mkdir(parents=True)
+    (folder / "ratings.csv").write_text("user_id,book_id,rating\n9,1,5\n")
+    (folder / "books.csv").write_text("book_id,title,authors\n1,One,A\n")
+    (tmp_path / "own.csv").write_text("book_id,title,authors\n1,Eins,A\n")
+    config = default_config().data
+    config.update(name="goodbooks", data_dir=str(tmp_path / "data"), min_user_interactions=1)
+    assert load_dataset(config).metadata["title"].tolist() == ["One"]
+    shutil.rmtree(folder)
+    assert load_dataset(config).metadata["title"].tolist() == ["One"]
+
+    def fetch(to):
+        to.mkdir()
+        (to / "ratings.csv").write_text("user_id,book_id,rating\n9,1,5\n")
+
+    known = dataclasses.replace(datasets.DATASETS["goodbooks"], fetch=fetch)
+    config.items_path = str(tmp_path / "own.csv")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(datasets.DATASETS, "goodbooks", known)
+        assert load_dataset(config).metadata["title"].tolist() == ["Eins"]
+    shutil.rmtree(folder)
+    config.items_path = ""
+    assert load_dataset(config).metadata["title"].tolist() == ["One"]
 
 
 def test_two_sources_of_the_same_name_must_be_told_apart(config, reads, tmp_path):
@@ -157,6 +207,36 @@ def test_the_slower_of_two_processes_keeps_the_others(config, reads, monkeypatch
     prepared.save(first.folder, first.interactions, metadata, counts, {})
     assert (first.folder / "info.json").stat().st_ino == before
     assert not [p for p in first.folder.parent.iterdir() if p.name.startswith(".")]
+
+
+def test_several_that_prepare_at_once_agree(config, reads, monkeypatch):
+    """Four threads, as four processes of the same number on four hosts."""
+    together = threading.Barrier(4)
+    save = prepared.save
+
+    def save_at_once(*given):
+        together.wait()
+        save(*given)
+
+    monkeypatch.setattr(prepared, "save", save_at_once)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: load_dataset(config), range(4)))
+    assert len(reads) == 4
+    assert len({dataset.folder for dataset in found}) == 1
+    assert [p.name for p in found[0].folder.parent.iterdir()] == [found[0].folder.name]
+    assert_same(found[0], load_dataset(config))
+    assert len(reads) == 4
+
+
+def test_left_overs_of_the_killed_are_removed_in_time(config, tmp_path):
+    parent = tmp_path / "data" / "prepared"
+    for name, age in ((".old.tmp", 2 * 24 * 3600), (".new.tmp", 60)):
+        (parent / name).mkdir(parents=True)
+        (parent / name / "indices.npy").touch()
+        moment = time.time() - age
+        os.utime(parent / name, (moment, moment))
+    folder = load_dataset(config).folder
+    assert {p.name for p in parent.iterdir()} == {".new.tmp", folder.name}
 
 
 def test_ids_are_kept_as_they_are(tmp_path):

@@ -77,13 +77,51 @@ def test_a_folder_an_archive_and_the_ratings_file_are_read_alike(published, tmp_
     name, folder = published
     archive = shutil.make_archive(tmp_path / "archive", "zip", folder.parent, name)
     flat = shutil.make_archive(tmp_path / "flat", "zip", folder)
-    for path in (folder, archive, flat, folder / next(iter(FILES[name]))):
-        dataset = load_dataset(config_for(path, name))
+    paths = [folder, archive, flat, folder / next(iter(FILES[name]))]
+    for number, path in enumerate(paths):  # each with a data folder of its own, or one is read
+        dataset = load_dataset(config_for(path, name, data_dir=str(tmp_path / f"data{number}")))
         assert triples(dataset) == expected(name)
         assert dataset.metadata["title"].tolist()[:2] == ["Amélie (2001)", "Mission: x"]
         if name != "netflix":
             assert dataset.metadata["genres"].tolist() == ["Comedy", "Comedy"]
         assert dataset.counts["dropped_below_min_rating"] == dataset.counts["rows"] - 2
+
+
+def test_any_file_of_netflix_is_the_whole_of_it(tmp_path):
+    for file, text in FILES["netflix"].items():
+        (tmp_path / file).write_text(text, encoding="latin-1")
+    first = load_dataset(config_for(tmp_path / "combined_data_2.txt", "netflix"))
+    assert triples(first) == expected("netflix")
+    (tmp_path / "combined_data_1.txt").write_text("10:\n1,5,1970-01-09\n")
+    second = load_dataset(config_for(tmp_path / "combined_data_2.txt", "netflix"))
+    assert ("1", "10", 8 * DAY) in triples(second)
+
+
+def test_goodbooks_as_a_folder_and_as_a_file_are_kept_apart(tmp_path):
+    (tmp_path / "ratings.csv").write_text("book_id,user_id,rating\n1,9,5\n")
+    (tmp_path / "to_read.csv").write_text("user_id,book_id\n7,2\n")
+    (tmp_path / "books.csv").write_text("id,title,authors\n1,One,A\n")
+    for _ in range(2):  # read, then mapped
+        whole = load_dataset(config_for(tmp_path, "goodbooks"))
+        alone = load_dataset(config_for(tmp_path / "ratings.csv", "goodbooks"))
+        assert (whole.interactions.nnz, alone.interactions.nnz) == (2, 1)
+        assert (len(whole.metadata["title"]), alone.metadata) == (1, {})
+    (tmp_path / "to_read.csv").unlink()  # not read, so of no account
+    again = load_dataset(config_for(tmp_path / "ratings.csv", "goodbooks"))
+    assert again.folder == alone.folder
+
+
+def test_goodbooks_in_the_zips_of_its_release(tmp_path):
+    for name, text in (
+        ("ratings", "book_id,user_id,rating\n1,9,5\n"),
+        ("to_read", "user_id,book_id\n7,2\n"),
+        ("books", "id,title,authors\n1,One,A\n"),
+    ):
+        with zipfile.ZipFile(tmp_path / f"{name}.zip", "w") as archive:
+            archive.writestr(f"{name}.csv", text)
+    dataset = load_dataset(config_for(tmp_path, "goodbooks"))
+    assert dataset.interactions.nnz == 2
+    assert dataset.metadata["title"].tolist() == ["One"]
 
 
 def test_an_archive_put_into_the_data_folder_is_found(published, tmp_path):
@@ -127,6 +165,11 @@ def test_goodbooks_brings_its_genres(tmp_path):
         ("netflix", "combined_data_1.txt", "x:\n1,5,2000-01-01\n", ["line 1: 'x:' is neither"]),
         ("netflix", "combined_data_1.txt", "1:\n1,7,2000-01-01\n", ["line 2: '1,7,2000-01-01'"]),
         ("netflix", "movie_titles.csv", "1,2000\n", ["movie_titles.csv: line 1: not movie, year"]),
+        ("netflix", "movie_titles.csv", "", ["movie_titles.csv: the file is empty"]),
+        ("ml-100k", "u.item", "", ["u.item: the file is empty"]),
+        ("ml-100k", "u.data", "", ["u.data: "]),
+        ("ml-1m", "movies.dat", "", ["movies.dat: the file is empty"]),
+        ("ml-1m", "ratings.dat", "1::2::3::4\n1:x:3::5::3\n", ["ratings.dat: line 2: not four"]),
     ],
 )
 def test_faults_are_named(tmp_path, name, file, text, parts):
@@ -141,6 +184,30 @@ def test_faults_are_named(tmp_path, name, file, text, parts):
         load_dataset(config_for(tmp_path, name))
     for part in parts:
         assert part in str(caught.value)
+
+
+def test_empty_files_of_netflix(tmp_path):
+    for name in netflix.FILES:
+        (tmp_path / name).touch()
+    with pytest.raises(InputError, match=r"combined_data_\*\.txt: no ratings"):
+        load_dataset(config_for(tmp_path, "netflix"))
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_titles_with_bytes_that_some_take_for_line_ends(tmp_path, newline):
+    """0x85 is an ellipsis in Windows' encoding."""
+    lines = ["10::Wait\x85 (2001)::Comedy", "20::A\x1cB\x0cC::Drama"]
+    (tmp_path / "movies.dat").write_bytes((newline.join(lines) + newline).encode("latin-1"))
+    (tmp_path / "ratings.dat").write_text(FILES["ml-1m"]["ratings.dat"])
+    metadata = load_dataset(config_for(tmp_path, "ml-1m")).metadata
+    assert metadata["title"].tolist() == ["Wait\x85 (2001)", "A\x1cB\x0cC"]
+    assert metadata["genres"].tolist() == ["Comedy", "Drama"]
+    for name in netflix.FILES:
+        (tmp_path / name).write_text("10:\n1,5,2000-01-01\n")
+    title = f"10,2001,Wait\x85 what{newline}".encode("latin-1")
+    (tmp_path / netflix.TITLES).write_bytes(title)
+    metadata = load_dataset(config_for(tmp_path, "netflix")).metadata
+    assert metadata["title"].tolist() == ["Wait\x85 what"]
 
 
 def test_paths_that_are_not_the_publishers(tmp_path):
@@ -201,6 +268,14 @@ def test_a_zip_of_one_file_is_a_file(tmp_path):
     assert load_dataset(config_for(tmp_path / "r.csv.zip", "file")).interactions.nnz == 1
 
 
+def test_a_zip_of_several_files_is_no_file_of_your_own(tmp_path):
+    with zipfile.ZipFile(tmp_path / "r.zip", "w") as archive:
+        archive.writestr("a.csv", "user_id,item_id\na,b\n")
+        archive.writestr("b.csv", "user_id,item_id\na,b\n")
+    with pytest.raises(InputError, match=r"r\.zip: holds 2 files; give a zip with one"):
+        load_dataset(config_for(tmp_path / "r.zip", "file"))
+
+
 def own_file(tmp_path, header, *rows):
     (tmp_path / "r.csv").write_text("\n".join([header, *rows]) + "\n")
     return config_for(tmp_path / "r.csv", "file", split="temporal")
@@ -237,12 +312,27 @@ def test_of_a_repeated_pair_the_earliest_time_counts(tmp_path):
         (["a,b,1.5", "a,c,x"], "line 3: the time 'x' is no number of seconds"),
         (["a,b,yesterday"], "line 2: the time 'yesterday' is no number of seconds and no ISO date"),
         (["a,b,"], "line 2: the time '' is no"),
+        (["a,b,1.5", "a,c,1e30"], "line 3: the time '1e30' is no number of seconds"),
+        (["a,b,2015-03-31", "a,c,2015-02-30"], "line 3: the time '2015-02-30' is no"),
     ],
 )
 def test_times_that_cannot_be_read(tmp_path, rows, part):
     with pytest.raises(InputError) as caught:
         load_dataset(own_file(tmp_path, "user_id,item_id,timestamp", *rows))
     assert part in str(caught.value)
+
+
+def test_a_fault_far_down_is_found_without_asking_arrow_row_by_row(tmp_path, monkeypatch):
+    from celsa_jax.data import readers
+
+    asked = []
+    array = readers.pa.array
+    monkeypatch.setattr(readers.pa, "array", lambda values: asked.append(values) or array(values))
+    for good in ("1420070400", "1.5", "2015-03-31", "2015-03-31 23:59:59"):
+        config = own_file(tmp_path, "user_id,item_id,timestamp", *[f"a,b,{good}"] * 99, "a,b,x")
+        with pytest.raises(InputError, match="line 101: the time 'x'"):
+            load_dataset(config)
+    assert all(values == ["x"] for values in asked)
 
 
 def test_times_in_parquet(tmp_path):
@@ -266,6 +356,7 @@ def test_times_in_parquet(tmp_path):
         (pa.array(["x"]), "times are seconds or dates"),
         (pa.array([None], pa.int64()), "row 1: column 'timestamp' is null"),
         (pa.array([np.nan]), "row 1: the time is not finite"),
+        (pa.array([1e30]), "row 1: the time is out of range"),
     ):
         table = pa.table({"user_id": ["a"], "item_id": ["b"], "timestamp": column})
         pa.parquet.write_table(table, tmp_path / "r.parquet")

@@ -7,6 +7,7 @@ import functools
 import logging
 import os
 import pathlib
+import zipfile
 from collections.abc import Callable
 
 import numpy as np
@@ -19,6 +20,7 @@ from celsa_jax.data.readers import Columns, Ratings, read_ratings
 from celsa_jax.data.synthetic import PlantedSegments, synthetic
 from celsa_jax.data.tables import AnyPath, as_folder, find, read_text_columns
 from celsa_jax.errors import InputError
+from celsa_jax.files import locked
 
 log = logging.getLogger(__name__)
 
@@ -51,12 +53,14 @@ class Published:
       files: their names, those that must be there first.
       fetch: downloads them into a folder; None where a person has to.
       advice: what that person does.
+      alone: whether the first file is read by itself where it is named, without those beside it.
     """
 
     read: Callable[[AnyPath, ConfigDict], tuple[Ratings, dict[str, np.ndarray]]]
     files: tuple[str, ...] = ()
     fetch: Callable[[pathlib.Path], None] | None = None
     advice: str = ""
+    alone: bool = False
 
 
 def load_dataset(config: ConfigDict, seed: int = 0) -> Dataset:
@@ -78,21 +82,23 @@ def load_dataset(config: ConfigDict, seed: int = 0) -> Dataset:
         return _synthetic(config, seed)
     known = DATASETS[config.name]
     parent = data_folder(config) / "prepared"
-    settings = _settings(config)
     source = _source(config, known)
-    if source is None and (folder := prepared.find(parent, config.name, settings)):
-        stored = prepared.load(folder)
-        if stored:
+    # Which metadata were given cannot be told without reading them.
+    if source is None and not config.items_path:
+        folder = prepared.find(parent, config.name, _settings(config, as_folder=True))
+        if folder and (stored := prepared.load(folder)):
             log.info("prepared data: %s", folder)
             return Dataset(*stored, folder=folder)
     if source is None:
         source = _fetched(config, known)
-    files = _files(source, known, config)
+    place = _place(source, known)
+    settings = _settings(config, as_folder=place.is_dir())
+    files = _files(source, place, known, config)
     folder = parent / f"{config.name}-{prepared.fingerprint(files, settings)}"
     if stored := prepared.load(folder):
         log.info("prepared data: %s", folder)
         return Dataset(*stored, folder=folder)
-    ratings, metadata = known.read(as_folder(source), config)
+    ratings, metadata = known.read(place, config)
     interactions, counts = filter_ratings(
         ratings, config.min_rating, config.min_user_interactions, str(source)
     )
@@ -149,12 +155,13 @@ def filter_ratings(
     }
 
 
-def _settings(config: ConfigDict) -> dict[str, object]:
+def _settings(config: ConfigDict, as_folder: bool) -> dict[str, object]:
     """What decides, beside the source files, what the prepared form holds."""
     fields = ["name", "min_rating", "min_user_interactions"]
     if config.name == "file":
         fields += ["user_column", "item_column", "rating_column", "title_column"]
     settings = {field: config[field] for field in fields}
+    settings |= {"as_folder": as_folder, "own_metadata": bool(config.items_path)}
     if config.name == "file":
         settings["time_column"] = _time_column(config)
     return settings
@@ -190,7 +197,10 @@ def _fetched(config: ConfigDict, known: Published) -> pathlib.Path:
         )
     log.info("%s: downloading into %s", config.name, folder)
     try:
-        known.fetch(folder)
+        with locked(folder.with_name(f".{config.name}.lock")):
+            if source := _source(config, known):
+                return source  # another process was faster
+            known.fetch(folder)
     except (InputError, OSError) as error:
         raise InputError(
             f"{config.name} could not be downloaded: {error}. {known.advice} by hand and {where}; "
@@ -199,16 +209,29 @@ def _fetched(config: ConfigDict, known: Published) -> pathlib.Path:
     return folder
 
 
-def _files(source: pathlib.Path, known: Published, config: ConfigDict) -> list[pathlib.Path]:
+def _place(source: pathlib.Path, known: Published) -> AnyPath:
+    """What to read: a file, a folder or an archive; of a publisher's file, the folder it is in."""
+    if not source.exists():
+        raise InputError(f"{source}: no such file" + (" or folder" if known.files else ""))
+    place = as_folder(source) if known.files else source
+    if known.alone or place.is_dir():
+        return place
+    if not any(find(source.parent, name, required=False) == source for name in known.files):
+        raise InputError(f"{source}: not {known.files[0]}; give the publisher's folder or archive")
+    return source.parent
+
+
+def _files(
+    source: pathlib.Path, place: AnyPath, known: Published, config: ConfigDict
+) -> list[pathlib.Path]:
     """The files that the prepared form comes from."""
-    if source.is_dir():
-        files = [find(source, name, required=False) for name in known.files]
-    else:
-        files = [source, *(find(source.parent, n, required=False) for n in known.files[1:])]
-    files.append(pathlib.Path(config.items_path) if config.items_path else None)
-    for path in (source, files[-1]):
-        if path and not path.exists():
-            raise InputError(f"{path}: no such file" + (" or folder" if known.files else ""))
+    files = [source]
+    if place.is_dir() and not isinstance(place, zipfile.Path):
+        files = [find(place, name, required=False) for name in known.files]
+    if config.items_path:
+        files.append(pathlib.Path(config.items_path))
+        if not files[-1].exists():
+            raise InputError(f"{files[-1]}: no such file")
     return [path for path in files if path]
 
 
@@ -244,12 +267,13 @@ def _movielens(name: str, read: Callable[[AnyPath], movielens.Read]) -> Publishe
 
 
 DATASETS: dict[str, Published | None] = {
-    "file": Published(_file),
+    "file": Published(_file, alone=True),
     "goodbooks": Published(
         lambda path, config: goodbooks.read_goodbooks(path, config.items_path),
         goodbooks.FILES,
         functools.partial(fetch, goodbooks.ARCHIVE),
         f"Download {goodbooks.ARCHIVE.url}",
+        alone=True,
     ),
     "ml-100k": _movielens("ml-100k", movielens.read_ml_100k),
     "ml-1m": _movielens("ml-1m", movielens.read_ml_1m),

@@ -17,9 +17,9 @@ import zipfile
 
 import tqdm
 
-from celsa_jax.data.tables import one_line
+from celsa_jax.data.tables import DAMAGED, one_line
 from celsa_jax.errors import InputError
-from celsa_jax.files import atomic_path
+from celsa_jax.files import atomic_path, remove_left_overs
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +60,7 @@ def fetch(archive: Archive, folder: pathlib.Path) -> None:
       InputError: no network, the server's refusal, a wrong size or checksum, a broken archive.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    remove_left_overs(folder)
     part = folder / f"{archive.name}.part"
     _download(archive, part)
     _check(archive, part)
@@ -68,23 +69,37 @@ def fetch(archive: Archive, folder: pathlib.Path) -> None:
 
 
 def unpack(path: pathlib.Path, members: tuple[str, ...], folder: pathlib.Path) -> None:
-    """Writes members of a zip into a folder under their last names, whatever paths they have."""
+    """Writes members of a zip into a folder under their last names, whatever paths they have.
+
+    The first comes last, so where it is, all are. Of several members of a name the one in the
+    fewest folders is meant (not that of `samples/`). An archive that will not do is removed.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
-            for name in members:
-                found = [n for n in archive.namelist() if pathlib.PurePosixPath(n).name == name]
-                found = [n for n in found if not n.startswith("__MACOSX")]
-                if len(found) != 1:
-                    raise InputError(f"{path}: has {len(found)} members called {name}, not one")
+            sources = [_member(path, archive.namelist(), name) for name in members]
+            for name, found in reversed(list(zip(members, sources, strict=True))):
                 with (
-                    archive.open(found[0]) as source,
+                    archive.open(found) as source,
                     atomic_path(folder / name) as temporary,
                     temporary.open("wb") as target,
                 ):
                     shutil.copyfileobj(source, target, _BLOCK)
-    except (zipfile.BadZipFile, EOFError) as error:
+    except InputError:
+        path.unlink()
+        raise
+    except DAMAGED as error:
         path.unlink()
         raise InputError(f"{path}: a damaged archive ({one_line(error)}); start again") from None
+
+
+def _member(path: pathlib.Path, names: list[str], wanted: str) -> str:
+    found = [n for n in names if pathlib.PurePosixPath(n).name == wanted]
+    found = [n for n in found if not n.startswith("__MACOSX") and not n.endswith("/")]
+    fewest = min((n.count("/") for n in found), default=0)
+    found = [n for n in found if n.count("/") == fewest]
+    if len(found) != 1:
+        raise InputError(f"{path}: has {len(found)} members called {wanted}, not one; removed")
+    return found[0]
 
 
 def _download(archive: Archive, part: pathlib.Path) -> None:
@@ -129,6 +144,10 @@ def _continue(archive: Archive, part: pathlib.Path) -> bool:
         return False
     with response:
         resumed = response.status == 206
+        sent = response.headers.get("Content-Range", "")
+        if resumed and not sent.startswith(f"bytes {arrived}-"):
+            part.unlink()  # another place than what was asked for: from the beginning, then
+            return False
         total = response.length and response.length + arrived * resumed
         _check_room(part, response.length or 0)
         bar = tqdm.tqdm(

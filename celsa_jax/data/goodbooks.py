@@ -6,7 +6,7 @@ import numpy as np
 
 from celsa_jax.data.download import Archive
 from celsa_jax.data.readers import Columns, Ratings, read_ratings
-from celsa_jax.data.tables import AnyPath, find, header, read_text_columns
+from celsa_jax.data.tables import AnyPath, as_path, find, header, read_text_columns
 from celsa_jax.errors import InputError
 
 # The publisher gives neither a checksum nor a size; the archive's own CRCs are checked.
@@ -41,6 +41,7 @@ def read_goodbooks(path: AnyPath, books: str = "") -> tuple[Ratings, dict[str, n
         books = books or find(path, "books.csv", required=False)
     if not books:
         return ratings, {}
+    books = as_path(books)
     item = "id" if "id" in header(books) else "book_id"
     table = read_text_columns(books, [item, "title", "authors"])
     metadata = {"item_id": table.pop(item), **table}

@@ -13,13 +13,12 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterable
 
 import numpy as np
 
 from celsa_jax.data.download import Archive, fetch
 from celsa_jax.data.readers import Columns, Ratings, read_ratings
-from celsa_jax.data.tables import AnyPath, find, open_data, read_text_columns
+from celsa_jax.data.tables import AnyPath, find, latin_lines, read_text_columns, text_table
 from celsa_jax.errors import InputError
 from celsa_jax.files import atomic_path
 
@@ -61,6 +60,7 @@ _GENRES = (
     "Film-Noir Horror Musical Mystery Romance Sci-Fi Thriller War Western"
 ).split()
 _NAMES = ["user_id", "item_id", "rating", "timestamp"]
+_ITEM_NAMES = ("item_id", "title", "genres")
 _COLUMNS = Columns(time="timestamp")
 Read = tuple[Ratings, dict[str, np.ndarray]]
 
@@ -84,36 +84,37 @@ def fetch_ml_100k(folder: pathlib.Path, *, archive: Archive | None = None, wheel
 
 
 def read_ml_100k(path: AnyPath) -> Read:
-    """A folder or archive with u.data and u.item, or u.data beside the other."""
-    path = _folder(path, "u.data")
+    """A folder or archive with u.data and u.item."""
     ratings = read_ratings(find(path, "u.data"), _COLUMNS, names=_NAMES, delimiter="\t")
-    items = []
-    for where, line in _lines(find(path, "u.item")):
+    items, items_path = [], find(path, "u.item")
+    for where, line in latin_lines(items_path):
         fields = line.split("|")
         if len(fields) != 5 + len(_GENRES):
             raise InputError(f"{where}: not {5 + len(_GENRES)} fields")
         marked = [g for g, flag in zip(_GENRES, fields[5:], strict=True) if flag == "1"]
         items.append((fields[0], fields[1], ",".join(marked)))
-    return ratings, _table(items)
+    return ratings, text_table(items_path, _ITEM_NAMES, items)
 
 
 def read_ml_1m(path: AnyPath) -> Read:
-    """A folder or archive with ratings.dat and movies.dat, or ratings.dat beside the other."""
-    path = _folder(path, "ratings.dat")
+    """A folder or archive with ratings.dat and movies.dat."""
     names = [name for column in _NAMES for name in (column, f"behind {column}")][:-1]
-    ratings = read_ratings(find(path, "ratings.dat"), _COLUMNS, names=names, delimiter=":")
-    items = []
-    for where, line in _lines(find(path, "movies.dat")):
+    ratings_path = find(path, "ratings.dat")
+    ratings = read_ratings(ratings_path, _COLUMNS, names=names, delimiter=":")
+    for where, line in latin_lines(ratings_path):
+        if line.count(":") != 2 * line.count("::"):
+            raise InputError(f"{where}: not four fields with :: between")
+    items, items_path = [], find(path, "movies.dat")
+    for where, line in latin_lines(items_path):
         fields = line.split("::")
         if len(fields) != 3:
             raise InputError(f"{where}: not three fields with :: between")
         items.append(tuple(fields))
-    return ratings, _table(items)
+    return ratings, text_table(items_path, _ITEM_NAMES, items)
 
 
 def read_ml_csv(path: AnyPath) -> Read:
     """MovieLens-20M and 25M: a folder or archive with ratings.csv and movies.csv."""
-    path = _folder(path, "ratings.csv")
     columns = Columns("userId", "movieId", "rating", "timestamp")
     movies = read_text_columns(find(path, "movies.csv"), ["movieId", "title", "genres"])
     return read_ratings(find(path, "ratings.csv"), columns), {
@@ -121,29 +122,6 @@ def read_ml_csv(path: AnyPath) -> Read:
         "title": movies["title"],
         "genres": movies["genres"],
     }
-
-
-def _folder(path: AnyPath, ratings: str) -> AnyPath:
-    """Where the files are; the ratings file itself will do, too."""
-    if path.is_dir():
-        return path
-    if not path.is_file():
-        raise InputError(f"{path}: no such file or folder")
-    if path.name not in (ratings, f"{ratings}.gz", f"{ratings}.zip"):
-        raise InputError(f"{path}: not {ratings}; give the publisher's folder or archive")
-    return path.parent
-
-
-def _lines(path: AnyPath) -> Iterable[tuple[str, str]]:
-    with open_data(path) as stream:
-        for number, line in enumerate(stream.read().decode("latin-1").splitlines(), 1):
-            yield f"{path}: line {number}", line
-
-
-def _table(items: list[tuple[str, str, str]]) -> dict[str, np.ndarray]:
-    columns = zip(*items, strict=True)
-    names = ("item_id", "title", "genres")
-    return {n: np.array(c, object) for n, c in zip(names, columns, strict=True)}
 
 
 def _from_wheel(requirement: str) -> tuple[str, str]:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from celsa_jax.data.readers import Ratings, codes, seconds
-from celsa_jax.data.tables import AnyPath, find, one_line, open_data
+from celsa_jax.data.tables import AnyPath, find, latin_lines, one_line, open_data, text_table
 from celsa_jax.errors import InputError
 
 PAGE = "https://www.kaggle.com/datasets/netflix-inc/netflix-prize-data"
@@ -34,8 +34,6 @@ _HEADER = re.compile(rb"(\d+):\r?")
 
 def read_netflix(folder: AnyPath) -> tuple[Ratings, dict[str, np.ndarray]]:
     """Ratings, and titles and years, of a folder or archive with all four files of ratings."""
-    if folder.name in FILES and folder.is_file():
-        folder = folder.parent
     tables, movies, lengths = [], [], []
     for name in FILES:
         path = find(folder, name)
@@ -47,9 +45,9 @@ def read_netflix(folder: AnyPath) -> tuple[Ratings, dict[str, np.ndarray]]:
             lengths += n_rows
             movie = in_block[-1]
     path = f"{folder}/combined_data_*.txt"
+    if not sum(lengths):
+        raise InputError(f"{path}: no ratings; are the files empty?")
     table = pa.concat_tables(tables)
-    if not table.num_rows:
-        raise InputError(f"{path}: no ratings")
     item_ids, items = np.unique(np.array(movies), return_inverse=True)
     users, user_ids = codes(path, table["user"], "user")
     ratings = Ratings(
@@ -137,11 +135,9 @@ def _read_titles(path: AnyPath | None) -> dict[str, np.ndarray]:
     if path is None:
         return {}
     rows = []
-    with open_data(path) as stream:
-        for number, line in enumerate(stream.read().decode("latin-1").splitlines(), 1):
-            fields = line.split(",", 2)
-            if len(fields) != 3:
-                raise InputError(f"{path}: line {number}: not movie, year and title")
-            rows.append((fields[0], fields[2], "" if fields[1] == "NULL" else fields[1]))
-    names, columns = ("item_id", "title", "year"), zip(*rows, strict=True)
-    return {n: np.array(c, object) for n, c in zip(names, columns, strict=True)}
+    for where, line in latin_lines(path):
+        fields = line.split(",", 2)
+        if len(fields) != 3:
+            raise InputError(f"{where}: not movie, year and title")
+        rows.append((fields[0], fields[2], "" if fields[1] == "NULL" else fields[1]))
+    return text_table(path, ("item_id", "title", "year"), rows)

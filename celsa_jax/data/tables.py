@@ -21,6 +21,14 @@ from celsa_jax.errors import InputError
 
 csv.field_size_limit(1 << 30)  # the header of a broken file may be one long field
 AnyPath = pathlib.Path | zipfile.Path  # a file, or a member of an archive
+DAMAGED = (  # what reading an archive raises
+    zipfile.BadZipFile,
+    gzip.BadGzipFile,
+    EOFError,
+    zlib.error,
+    NotImplementedError,  # a zip with a compression that Python lacks
+    RuntimeError,  # an encrypted zip
+)
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t", ".inter": "\t", ".item": "\t"}
 
 
@@ -43,14 +51,7 @@ def open_data(path: AnyPath) -> Iterator[io.BufferedIOBase]:
         else:
             with path.open("rb") as stream:
                 yield stream
-    except (
-        zipfile.BadZipFile,
-        gzip.BadGzipFile,
-        EOFError,
-        zlib.error,
-        NotImplementedError,  # a zip with a compression that Python lacks
-        RuntimeError,  # an encrypted zip
-    ) as error:
+    except DAMAGED as error:
         raise InputError(f"{path}: damaged archive: {one_line(error)}") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
@@ -58,12 +59,17 @@ def open_data(path: AnyPath) -> Iterator[io.BufferedIOBase]:
 
 def find(folder: AnyPath, name: str, required: bool = True) -> AnyPath | None:
     """The file `name` in a folder or an archive, plain, .zip or .gz."""
-    suffixes = ("", ".zip", ".gz") if isinstance(folder, pathlib.Path) else ("",)
-    for suffix in suffixes:
-        if (path := folder / (name + suffix)).is_file():
+    names = [name]
+    if isinstance(folder, pathlib.Path):
+        names += [f"{name}.zip", f"{name}.gz"]
+        if name.endswith(".csv"):
+            names.append(name.removesuffix(".csv") + ".zip")
+    for known in names:
+        if (path := folder / known).is_file():
             return path
     if required:
-        raise InputError(f"{folder}: no {name} (nor {name}.zip, {name}.gz) in this folder")
+        others = f" (nor {', '.join(names[1:])})" if names[1:] else ""
+        raise InputError(f"{folder}: no {name}{others} in this folder")
     return None
 
 
@@ -84,7 +90,7 @@ def open_archive(path: AnyPath) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(path) as archive:
             yield archive
-    except (zipfile.BadZipFile, EOFError) as error:
+    except DAMAGED as error:
         raise InputError(f"{path}: damaged archive: {one_line(error)}") from None
 
 
@@ -157,6 +163,24 @@ def shown_columns(names: list[str]) -> str:
         )
     shown = ", ".join(names[:12])
     return f"columns: {shown}" + (f", ... {len(names)} in all" if len(names) > 12 else "")
+
+
+def latin_lines(path: AnyPath) -> Iterator[tuple[str, str]]:
+    """Each line of a Latin-1 text, and "FILE: line N"; lines end with \\n or \\r\\n alone."""
+    with open_data(path) as stream:
+        lines = stream.read().decode("latin-1").split("\n")
+    for number, line in enumerate(lines[:-1] if not lines[-1] else lines, 1):
+        yield f"{path}: line {number}", line.removesuffix("\r")
+
+
+def text_table(
+    path: AnyPath, names: tuple[str, ...], rows: list[tuple[str, ...]]
+) -> dict[str, np.ndarray]:
+    """Text columns of the rows read from a file; InputError where there are none."""
+    if not rows:
+        raise InputError(f"{path}: the file is empty")
+    columns = zip(*rows, strict=True)
+    return {n: np.array(c, object) for n, c in zip(names, columns, strict=True)}
 
 
 def read_text_columns(
