@@ -7,6 +7,7 @@ import pathlib
 
 from ml_collections import ConfigDict
 
+from celsa_jax.config import default_config
 from celsa_jax.errors import InputError
 from celsa_jax.files import remove_left_overs, write_json, write_text
 
@@ -18,6 +19,7 @@ class Workdir:
         self.path = pathlib.Path(path)
         self.config = self.path / "config.json"
         self.split = self.path / "split.npz"
+        self.embeddings = self.path / "embeddings.npz"
         self.checkpoints = self.path / "checkpoints"
         self._metrics = self.path / "metrics.jsonl"
         self._results = self.path / "results.json"
@@ -28,8 +30,8 @@ class Workdir:
             raise InputError(f"--workdir={self.path} is a file; give a folder")
         if not self.config.exists():
             return
-        stored = _flat(_read_object(self.config))
-        wanted = _flat(json.loads(config.to_json()))
+        stored, wanted = (_flat(json.loads(c.to_json())) for c in (self.stored_config(), config))
+        stored["data.data_dir"] = wanted["data.data_dir"]  # where data are kept is no matter
         differing = [f for f in {**stored, **wanted} if stored.get(f) != wanted.get(f)]
         if differing:
             field = differing[0]
@@ -37,6 +39,15 @@ class Workdir:
                 f"{self.path}: holds a run with config.{field}={stored.get(field)!r}, not "
                 f"{wanted.get(field)!r} ({len(differing)} fields differ); use another --workdir"
             )
+
+    def stored_config(self) -> ConfigDict:
+        """The configuration of the run; fields that came later have their defaults."""
+        config, stored = default_config(), _read_object(self.config)
+        try:
+            config.update(stored)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise _damaged(self.config, error) from None
+        return config
 
     def has_checkpoint(self) -> bool:
         """Whether the run has got as far as a finished checkpoint."""
@@ -84,8 +95,12 @@ def _read_object(path: pathlib.Path) -> dict:
         if not isinstance(value, dict):
             raise ValueError("not an object")
     except ValueError as error:
-        raise InputError(f"{path}: damaged: {error}; use another --workdir") from None
+        raise _damaged(path, error) from None
     return value
+
+
+def _damaged(path: pathlib.Path, error: Exception) -> InputError:
+    return InputError(f"{path}: damaged: {error}; use another --workdir")
 
 
 def _flat(config: dict, prefix: str = "") -> dict[str, object]:

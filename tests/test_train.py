@@ -99,6 +99,18 @@ def test_a_workdir_of_another_configuration_is_refused(small_config, tmp_path):
         train_and_evaluate(small_config, tmp_path)
 
 
+def test_a_run_from_before_a_field_existed_is_still_that_run(small_config, tmp_path):
+    results = train_and_evaluate(small_config, tmp_path)
+    stored = json.loads((tmp_path / "config.json").read_text())
+    del stored["train"]["chunk_users"], stored["data"]["split"]
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    small_config.data.data_dir = str(tmp_path / "elsewhere")  # where data are kept is no matter
+    assert train_and_evaluate(small_config, tmp_path) == results
+    small_config.train.chunk_users = 50
+    with pytest.raises(InputError, match=r"train\.chunk_users=0, not 50 \(1 fields"):
+        train_and_evaluate(small_config, tmp_path)
+
+
 @pytest.mark.parametrize("kept_epochs", [1, 3])
 def test_resumed_equals_uninterrupted(small_config, tmp_path, kept_epochs, caplog):
     train_and_evaluate(small_config, tmp_path / "whole")
@@ -298,6 +310,7 @@ def test_one_compilation_for_the_whole_run(small_config, tmp_path):
         ("data.min_rating", float("nan"), "min_rating is nan"),
         ("data.n_test_users", 300, "300 users"),
         ("data.n_val_users", -1, "must be at least 0"),
+        ("data.split", "temporal", r"data\.test_from is ''; give a date"),
     ],
 )
 def test_bad_fields_are_named_and_nothing_is_written(small_config, tmp_path, field, value, message):
