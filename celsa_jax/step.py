@@ -58,13 +58,17 @@ def create_state(
     Args:
       recipe: see there.
       n_items, n_factors: shape of the weights.
-      warm: weights to begin at, [n_items, n_factors]; rows of zeros begin like those of others.
+      warm: weights to begin at, [n_items, n_factors]; rows of zeros begin like those of others,
+        zeros elsewhere at the same values made tiny.
     """
     model = _initial_model(recipe, n_items, n_factors)
     weights = model.weights[...]
     if warm is not None:
-        given = jnp.any(warm != 0, axis=1, keepdims=True)
-        weights = jnp.where(given, warm, weights)
+        # Far below what is given; a mask that holds more than that takes them at random, where
+        # ties of zeros would give every item the first factors.
+        given = jnp.where(warm != 0, jnp.abs(warm), jnp.inf).min(axis=1, keepdims=True)
+        filled = jnp.where(warm != 0, warm, 1e-6 * given * weights)
+        weights = jnp.where(jnp.isfinite(given), filled, weights)
     opt_state = recipe.make_optimizer().init(weights)
     return TrainState(jnp.int32(0), weights, model.mask[...], opt_state)
 
