@@ -24,7 +24,7 @@ from celsa_jax.checkpoint import Checkpoints
 from celsa_jax.config import validate
 from celsa_jax.data import Interactions, Split, load_dataset, make_split
 from celsa_jax.data.batches import Chunk, make_chunks, nnz_budget, shuffled_batches
-from celsa_jax.data.splits import load_split
+from celsa_jax.data.splits import check_data, load_split, read_split
 from celsa_jax.errors import InputError
 from celsa_jax.evaluation import Evaluation, evaluate
 from celsa_jax.export import sparse_embeddings
@@ -40,7 +40,7 @@ from celsa_jax.step import (
     train_chunk,
     update_mask,
 )
-from celsa_jax.warm_start import warm_weights
+from celsa_jax.warm_start import finished_run, warm_weights
 from celsa_jax.workdir import Workdir
 
 log = logging.getLogger(__name__)
@@ -80,6 +80,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
     warm = None
     if config.train.init_from and not folder.has_checkpoint():
         warm = warm_weights(config.train.init_from, split.train, config.model.n_factors)
+        if config.sparsity.rewind:
+            log.info("no rewinding (config.sparsity.rewind): the run goes on from learned weights")
     folder.start(config)
     if not folder.split.exists():
         split.save(folder.split)
@@ -151,10 +153,16 @@ def _evaluate(
 
 
 def _split(config: ConfigDict, interactions: Interactions, folder: Workdir) -> Split:
-    # A split by time follows from the data and the configuration alone.
-    if folder.split.exists() and config.data.split == "users":
-        return load_split(folder.split, interactions)
-    return make_split(interactions, config.data, config.train.seed)
+    if folder.split.exists():
+        if config.data.split == "users":
+            return load_split(folder.split, interactions)
+        # A split by time follows from the data and the configuration alone.
+        check_data(folder.split, interactions)
+        return make_split(interactions, config.data, config.train.seed)
+    earlier = None
+    if config.train.init_from:
+        earlier = read_split(finished_run(config.train.init_from).split)
+    return make_split(interactions, config.data, config.train.seed, earlier)
 
 
 def _versions() -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import pathlib
 
 import numpy as np
 import scipy.sparse as sp
@@ -11,12 +10,16 @@ import scipy.sparse as sp
 from celsa_jax.data.interactions import Interactions, lookup
 from celsa_jax.errors import InputError
 from celsa_jax.sparse import SparseEmbeddings
+from celsa_jax.workdir import Workdir
 
 log = logging.getLogger(__name__)
 
 
 def warm_weights(workdir: str, train: Interactions, n_factors: int) -> np.ndarray:
     """Initial weights, float32 [n_items, n_factors].
+
+    They know the users that the earlier run was trained on, so the new run is split by
+    `make_split` with `earlier`.
 
     Items of the earlier run begin at its embeddings. A new item begins at the mean of its users'
     latent vectors, x A / |x A|, as the known items give them; the mask keeps what is largest of
@@ -30,10 +33,7 @@ def warm_weights(workdir: str, train: Interactions, n_factors: int) -> np.ndarra
     Raises:
       InputError: no finished run, another number of factors, or no item in common.
     """
-    path = pathlib.Path(workdir) / "embeddings.npz"
-    if not path.is_file():
-        raise InputError(f"config.train.init_from={workdir}: no finished run, {path} is missing")
-    earlier = SparseEmbeddings.load(path)
+    earlier = SparseEmbeddings.load(finished_run(workdir).embeddings)
     if earlier.n_factors != n_factors:
         raise InputError(
             f"config.train.init_from={workdir}: has {earlier.n_factors} factors, and "
@@ -52,6 +52,17 @@ def warm_weights(workdir: str, train: Interactions, n_factors: int) -> np.ndarra
         latent = _unit_rows(train.matrix[:, known] @ rows)
         weights[new] = _unit_rows(train.matrix[:, new].T.tocsr() @ latent).toarray()
     return weights
+
+
+def finished_run(workdir: str) -> Workdir:
+    """The folder to begin at; InputError where what is needed of it is missing."""
+    folder = Workdir(workdir)
+    for path in (folder.embeddings, folder.split):
+        if not path.is_file():
+            raise InputError(
+                f"config.train.init_from={workdir}: no finished run, {path} is missing"
+            )
+    return folder
 
 
 def _unit_rows(matrix: sp.csr_matrix) -> sp.csr_matrix:

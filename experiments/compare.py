@@ -3,27 +3,24 @@ r"""Two runs, user by user: is one better, and by how much?
     python -m experiments.compare RUN_A RUN_B [--data=PATH] [--data_dir=DIR] [--seed=0]
 
 Both are judged on the same held-out interactions of the same users: those that are test users of
-both runs and that neither trained on. The table has the means, the mean paired difference (B - A),
-its 95 % confidence interval (bootstrap over users) and the p-values of a paired t-test and of
-Wilcoxon's signed-rank test. Runs may differ in anything but the data: --data names another
-place of them than RUN_A's configuration does. The last line printed is one JSON object. JAX is not
-needed.
+both runs and, split by user, that neither was trained on, itself or through train.init_from. The
+table has the means, the mean paired difference (B - A), its 95 % confidence interval (bootstrap
+over users) and the p-values of a paired t-test and of Wilcoxon's signed-rank test. Runs may differ
+in anything but the data, of which each keeps a digest: --data names another place of them than
+RUN_A's configuration does. The last line printed is one JSON object. JAX is not needed.
 """
 
 from __future__ import annotations
 
 import json
-import pathlib
 
 import numpy as np
 import scipy.stats
 from absl import flags
-from ml_collections import ConfigDict
 
-from celsa_jax.config import default_config
-from celsa_jax.data import load_dataset, make_split
+from celsa_jax.data import Interactions, load_dataset
 from celsa_jax.data.interactions import lookup
-from celsa_jax.data.splits import read_parts
+from celsa_jax.data.splits import read_split, same_data, trained_users
 from celsa_jax.errors import InputError
 from celsa_jax.evaluation import Evaluation, evaluate
 from celsa_jax.sparse import SparseEmbeddings, scorer
@@ -108,20 +105,12 @@ class _Run:
         folder = Workdir(path)
         if folder.results() is None:
             raise InputError(f"{path}: no finished run, results.json is missing")
-        self.config = _with_defaults(json.loads(folder.config.read_text(encoding="utf-8")))
-        self.embeddings = SparseEmbeddings.load(folder.path / "embeddings.npz")
-        self.split = folder.split
+        self.config = folder.stored_config()
+        self.embeddings = SparseEmbeddings.load(folder.embeddings)
+        self.split = read_split(folder.split)
 
 
-def _with_defaults(stored: dict) -> ConfigDict:
-    """A run's configuration; fields that came later have their defaults."""
-    config = default_config()
-    for section, fields in stored.items():
-        config[section].update(fields)
-    return config
-
-
-def _test_users(runs: list[_Run]):
+def _test_users(runs: list[_Run]) -> tuple[Interactions, int | None]:
     """The users to judge, and from when on their interactions are held out (by time)."""
     config = runs[0].config
     data = config.data
@@ -137,11 +126,19 @@ def _test_users(runs: list[_Run]):
                 f"{runs[0].path} '{data[field]}'; the runs must be on the same data"
             )
     interactions = load_dataset(data, config.train.seed).interactions
+    digest = interactions.digest()
+    for run in runs:
+        if not same_data(run.split, digest):
+            raise InputError(
+                f"{run.path}: was trained on other data than those that {runs[0].path} names; "
+                "the runs must be on the same data (--data=PATH, if these have changed since)"
+            )
+    shared = np.intersect1d(*(run.split["test"] for run in runs))
+    held_out_from = None
     if data.split == "temporal":
-        split = make_split(interactions, data, config.train.seed)
-        return split.test, split.test_from
-    parts = [read_parts(pathlib.Path(run.split)) for run in runs]
-    shared = np.intersect1d(parts[0]["test"], parts[1]["test"])
+        held_out_from = int(runs[0].split["from"][1])
+    else:
+        shared = np.setdiff1d(shared, np.concatenate([trained_users(run.split) for run in runs]))
     if not len(shared):
         raise InputError(f"{runs[0].path} and {runs[1].path} have no test user in common")
     rows = lookup(interactions.user_ids, shared)
@@ -150,7 +147,7 @@ def _test_users(runs: list[_Run]):
             f"user '{shared[np.argmin(rows)]}' of {runs[0].path} is not in the data; "
             "are they the same? --data=PATH names another file"
         )
-    return interactions.take_users(np.sort(rows)), None
+    return interactions.take_users(np.sort(rows)), held_out_from
 
 
 if __name__ == "__main__":

@@ -11,9 +11,10 @@ import jax
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from ml_collections import ConfigDict
 
 from celsa_jax.config import default_config
-from celsa_jax.data import Interactions
+from celsa_jax.data import Interactions, load_dataset
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -68,3 +69,43 @@ def random_matrix():
         return sp.csr_matrix(dense.astype(np.float32))
 
     return draw
+
+
+@pytest.fixture
+def timed_file(tmp_path):
+    """Two tastes of users, who read on for thirty days."""
+    rng = np.random.default_rng(0)
+    rows = ["user_id,item_id,timestamp"]
+    for user in range(150):
+        for item in rng.permutation(20)[: rng.integers(6, 14)]:
+            day = np.datetime64("2020-01-01") + rng.integers(0, 30)
+            rows.append(f"u{user},{'ab'[user % 2]}{item},{day}")
+    (tmp_path / "r.csv").write_text("\n".join(rows) + "\n")
+    return tmp_path / "r.csv"
+
+
+@pytest.fixture
+def timed_config(small_config, timed_file):
+    small_config.data.update(name="file", path=str(timed_file), split="temporal")
+    small_config.data.update(val_from="2020-01-21", test_from="2020-01-26")
+    small_config.data.update(n_val_users=40, n_test_users=60)
+    return small_config
+
+
+@pytest.fixture
+def growing(small_config, tmp_path):
+    """Writes synthetic interactions of some users and items into a file; returns its
+    configuration."""
+    data = load_dataset(small_config.data).interactions
+    users = data.user_ids[np.repeat(np.arange(data.n_users), np.diff(data.matrix.indptr))]
+    items = data.item_ids[data.matrix.indices]
+
+    def write(name, n_users=300, n_items=120):
+        kept = (users < f"u{n_users:06d}") & (items < f"i{n_items:06d}")
+        rows = [f"{u},{i}" for u, i in zip(users[kept], items[kept], strict=True)]
+        (tmp_path / name).write_text("\n".join(["user_id,item_id", *rows]) + "\n")
+        config = ConfigDict(small_config.to_dict())
+        config.data.update(name="file", path=str(tmp_path / name), min_user_interactions=1)
+        return config
+
+    return write

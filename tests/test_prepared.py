@@ -54,6 +54,7 @@ def assert_same(a, b):
     np.testing.assert_array_equal(a.interactions.user_ids, b.interactions.user_ids)
     np.testing.assert_array_equal(a.interactions.item_ids, b.interactions.item_ids)
     np.testing.assert_array_equal(a.interactions.times, b.interactions.times)
+    assert a.interactions.digest() == b.interactions.digest()
     assert a.counts == b.counts
     assert {n: c.tolist() for n, c in a.metadata.items()} == {
         n: c.tolist() for n, c in b.metadata.items()

@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from celsa_jax.data import Interactions, split_users
+from celsa_jax.config import default_config
+from celsa_jax.data import Interactions, make_split, split_users
 from celsa_jax.data.splits import load_split, split_by_time
 from celsa_jax.errors import InputError
 
@@ -74,6 +75,53 @@ def test_a_split_of_other_data_is_refused(interactions, tmp_path):
 def test_more_test_users_than_users(interactions):
     with pytest.raises(InputError, match=r"n_test_users = 0 \+ 50.*50 users"):
         split_users(interactions, 0, 50, seed=0)
+
+
+def test_a_split_of_the_same_users_with_other_interactions_is_refused(interactions, tmp_path):
+    config = default_config().data
+    config.update(n_val_users=5, n_test_users=9)
+    make_split(interactions, config, 0).save(tmp_path / "split.npz")
+    assert load_split(tmp_path / "split.npz", interactions).train.n_users == 36
+    kept = np.arange(interactions.nnz) > 0
+    other = interactions.take_entries(kept)
+    with pytest.raises(InputError, match=r"split\.npz: the data have changed"):
+        load_split(tmp_path / "split.npz", other)
+
+
+def test_the_digest_is_that_of_the_data(interactions):
+    matrix = interactions.matrix.copy()
+    matrix.indices, matrix.indptr = (a.astype(np.int64) for a in (matrix.indices, matrix.indptr))
+    wider = Interactions(matrix, interactions.user_ids.astype("U40"), interactions.item_ids)
+    assert wider.digest() == interactions.digest()
+    changed = [
+        Interactions(matrix, interactions.user_ids, interactions.item_ids[::-1]),
+        Interactions(matrix, interactions.item_ids[:50].repeat(2)[:50], interactions.item_ids),
+        Interactions(matrix[::-1], interactions.user_ids, interactions.item_ids),
+        Interactions(*_parts(interactions), np.arange(interactions.nnz)),
+        Interactions(*_parts(interactions), np.arange(interactions.nnz) + 1),
+    ]
+    digests = {data.digest() for data in [interactions, *changed]}
+    assert len(digests) == 6
+
+
+def _parts(data):
+    return data.matrix, data.user_ids, data.item_ids
+
+
+def test_users_that_weights_know_train_again(interactions):
+    plain = split_users(interactions, 5, 9, seed=3)
+    known = np.concatenate([plain.test.user_ids[:4], plain.train.user_ids[:10], ["another"]])
+    split = split_users(interactions, 5, 9, seed=3, trained_on=known)
+    parts = [split.train.user_ids, split.val.user_ids, split.test.user_ids]
+    assert [len(p) for p in parts] == [36, 5, 9]
+    assert sorted(np.concatenate(parts)) == interactions.user_ids.tolist()
+    assert not np.isin(known, np.concatenate(parts[1:])).any()
+    # The order of the draw is kept: what can stay where it was does.
+    assert set(plain.test.user_ids[4:]) <= set(parts[2])
+    nobody = split_users(interactions, 5, 9, seed=3, trained_on=known[-1:])
+    assert nobody.test.user_ids.tolist() == plain.test.user_ids.tolist()
+    with pytest.raises(InputError, match=r"= 5 \+ 32, but only 36 users are left"):
+        split_users(interactions, 5, 32, seed=3, trained_on=known)
 
 
 def timed(rows):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 
 import numpy as np
 import scipy.sparse as sp
@@ -86,6 +87,16 @@ class Interactions:
             stored.sort_indices()
             times = stored.data
         return cls(matrix, user_ids, item_ids, times), n_repeated
+
+    def digest(self) -> str:
+        """SHA-256 of ids, pairs and times: equal data have it, wherever they came from."""
+        digest = hashlib.sha256()
+        for ids in (self.user_ids, self.item_ids):
+            digest.update("\n".join(ids.tolist()).encode("utf-8", "surrogatepass"))
+        pairs = ((self.matrix.indptr, "<i8"), (self.matrix.indices, "<i4"))
+        for array, kind in (*pairs, *([] if self.times is None else [(self.times, "<i8")])):
+            digest.update(np.ascontiguousarray(array, kind))
+        return digest.hexdigest()
 
     def take_users(self, rows: np.ndarray) -> Interactions:
         """The given rows (positions or a boolean mask), over the same items."""

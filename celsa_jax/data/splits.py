@@ -15,6 +15,7 @@ from celsa_jax.data.interactions import Interactions, lookup
 from celsa_jax.errors import InputError
 from celsa_jax.files import atomic_path
 
+_PARTS = ("train", "val", "test")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([ T][0-9]{2}:[0-9]{2}(:[0-9]{2})?)?")
 
 
@@ -31,6 +32,9 @@ class Split:
         item counts as a miss.
       val_from, test_from: by time, in seconds since 1970: what `val` and `test` have from then on
         is held out. None by user, where the evaluation draws folds.
+      digest: of the data that were split (`Interactions.digest`); empty where it was not taken.
+      trained_before: ids of users outside `train` that the earlier runs of a warm start, whose
+        weights it begins at, trained on.
     """
 
     train: Interactions
@@ -38,6 +42,8 @@ class Split:
     test: Interactions
     val_from: int | None = None
     test_from: int | None = None
+    digest: str = ""
+    trained_before: np.ndarray | None = None
 
     def counts(self) -> dict[str, int]:
         """What the split holds, and what lies outside the catalogue."""
@@ -57,29 +63,85 @@ class Split:
         }
 
     def save(self, path: pathlib.Path) -> None:
-        """Writes the external user ids of each part (a NumPy .npz), and the times."""
+        """Writes the external user ids of each part (a NumPy .npz), and the other fields."""
+        more = {}
+        if self.test_from is not None:
+            more["from"] = [self.val_from, self.test_from]
+        if self.digest:
+            more["digest"] = self.digest
+        if self.trained_before is not None:
+            more["trained_before"] = self.trained_before
         with atomic_path(path) as temporary, temporary.open("wb") as stream:
             np.savez_compressed(
                 stream,
                 train=self.train.user_ids,
                 val=self.val.user_ids,
                 test=self.test.user_ids,
-                **({} if self.test_from is None else {"from": [self.val_from, self.test_from]}),
+                **more,
             )
 
 
-def make_split(interactions: Interactions, config: ConfigDict, seed: int) -> Split:
-    """The split of `config.data`."""
+def make_split(
+    interactions: Interactions,
+    config: ConfigDict,
+    seed: int,
+    earlier: dict[str, np.ndarray] | None = None,
+) -> Split:
+    """The split of `config.data`.
+
+    Args:
+      interactions: all of them.
+      config: the section `data`.
+      seed: of the draw of users.
+      earlier: `read_split` of the run that a warm start begins at. What that run trained on is
+        not validated or tested with.
+    """
     sizes = (config.n_val_users, config.n_test_users)
+    known = None if earlier is None else trained_users(earlier)
     if config.split == "temporal":
-        return split_by_time(interactions, config.val_from, config.test_from, *sizes, seed)
-    if config.val_from or config.test_from:
+        split = split_by_time(interactions, config.val_from, config.test_from, *sizes, seed)
+        if earlier is not None:
+            _check_earlier(earlier, split.val_from)
+    elif config.val_from or config.test_from:
         raise InputError("config.data.val_from and test_from take --config.data.split=temporal")
-    return split_users(interactions, *sizes, seed)
+    else:
+        split = split_users(interactions, *sizes, seed, known)
+    if known is not None:
+        known = np.setdiff1d(known, split.train.user_ids)
+    return dataclasses.replace(split, digest=interactions.digest(), trained_before=known)
 
 
-def split_users(interactions: Interactions, n_val: int, n_test: int, seed: int) -> Split:
-    """Draws test and validation users; the others train. Deterministic in seed and user ids."""
+def _check_earlier(earlier: dict[str, np.ndarray], val_from: int) -> None:
+    """InputError if a run may have been trained on what happened from `val_from` on."""
+    if "from" not in earlier:
+        problem = "was split by user, and has seen what is to be predicted"
+    elif (until := int(earlier["from"][0])) > val_from:
+        problem = f"was trained until {np.datetime64(until, 's')}, and this run is judged from "
+        problem += f"{np.datetime64(val_from, 's')} on"
+    else:
+        return
+    raise InputError(
+        f"config.train.init_from: that run {problem}; begin at a run that was trained on what "
+        "came before"
+    )
+
+
+def split_users(
+    interactions: Interactions,
+    n_val: int,
+    n_test: int,
+    seed: int,
+    trained_on: np.ndarray | None = None,
+) -> Split:
+    """Draws test and validation users; the others train. Deterministic in seed and user ids.
+
+    Args:
+      interactions: all of them.
+      n_val, n_test: how many users to draw.
+      seed: of the draw.
+      trained_on: ids of users that are to train again, drawn or not: those whom the weights of
+        a warm start know already.
+    """
     n_users = interactions.n_users
     for name, value in (("n_val_users", n_val), ("n_test_users", n_test)):
         if value < 0:
@@ -90,6 +152,15 @@ def split_users(interactions: Interactions, n_val: int, n_test: int, seed: int) 
             f"{n_users} users and at least one must be left to train; ask for fewer"
         )
     order = np.random.default_rng(seed).permutation(n_users)
+    if trained_on is not None:
+        known = np.isin(interactions.user_ids, trained_on)[order]
+        if n_val + n_test > (n_new := int((~known).sum())):
+            raise InputError(
+                f"config.data.n_val_users + n_test_users = {n_val} + {n_test}, but only {n_new} "
+                "users are left that the run of config.train.init_from was not trained on; "
+                "ask for fewer"
+            )
+        order = np.concatenate([order[~known], order[known]])
     test, val, train = np.split(order, [n_test, n_test + n_val])
     return _split(interactions, np.sort(train), np.sort(val), np.sort(test))
 
@@ -162,6 +233,7 @@ def seconds(field: str, text: str) -> int:
 
 def load_split(path: pathlib.Path, interactions: Interactions) -> Split:
     """The split by user that `Split.save` wrote, over the same interactions."""
+    check_data(path, interactions)
     parts = {name: lookup(interactions.user_ids, ids) for name, ids in read_parts(path).items()}
     n_listed = sum(map(len, parts.values()))
     if any((rows < 0).any() for rows in parts.values()) or n_listed != interactions.n_users:
@@ -172,21 +244,45 @@ def load_split(path: pathlib.Path, interactions: Interactions) -> Split:
     return _split(interactions, **parts)
 
 
+def check_data(path: pathlib.Path, interactions: Interactions) -> None:
+    """InputError if the split was made of other data."""
+    if not same_data(read_split(path), interactions.digest()):
+        raise InputError(f"{path}: the data have changed since: use another --workdir")
+
+
+def same_data(stored: dict[str, np.ndarray], digest: str) -> bool:
+    """Whether a split (`read_split`) was made of these data; older files do not say."""
+    return str(stored.get("digest", digest)) == digest
+
+
 def read_parts(path: pathlib.Path) -> dict[str, np.ndarray]:
     """External user ids of the parts `train`, `val` and `test` of a split by user.
 
     Raises:
       InputError: no split file, or one of a split by time.
     """
+    stored = read_split(path)
+    if "from" in stored:
+        raise InputError(
+            f"{path}: a split by time, where the parts share users; this needs one by user"
+        )
+    return {part: stored[part] for part in _PARTS}
+
+
+def read_split(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The arrays that `Split.save` wrote: ids of `train`, `val` and `test`; by time `from`, the
+    two times; in newer files `digest`; of warm starts `trained_before`."""
     try:
-        with np.load(path) as stored:
-            if "from" in stored:
-                raise InputError(
-                    f"{path}: a split by time, where the parts share users; this needs one by user"
-                )
-            return {part: stored[part] for part in ("train", "val", "test")}
+        with np.load(path) as file:
+            stored = dict(file)
+        return {part: stored[part] for part in _PARTS} | stored
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path}: not a split file: {error}") from None
+
+
+def trained_users(stored: dict[str, np.ndarray]) -> np.ndarray:
+    """Ids of the users that a run (`read_split`), or one that it began at, was trained on."""
+    return np.concatenate([stored["train"], stored.get("trained_before", stored["train"][:0])])
 
 
 def _split(

@@ -1,0 +1,146 @@
+"""Two runs, user by user: on the same data and the same users, or not at all."""
+
+import json
+
+import numpy as np
+import pytest
+import scipy.stats
+from test_cli import WITHOUT_JAX, assert_fails, program
+
+from celsa_jax.data import load_dataset, make_split
+from celsa_jax.data.splits import read_split
+from celsa_jax.errors import InputError
+from celsa_jax.evaluation import Evaluation, evaluate
+from celsa_jax.sparse import load_embeddings, scorer
+from celsa_jax.train import train_and_evaluate
+from experiments.compare import compare
+
+
+def judged(values):
+    ids = np.array([f"u{i}" for i in range(len(values))])
+    return Evaluation({"ndcg@100": np.asarray(values, float)}, ids, {})
+
+
+def test_paired_statistics_are_those_of_scipy():
+    rng = np.random.default_rng(0)
+    a = rng.random(60)
+    b = a + rng.normal(0.05, 0.1, 60)
+    a[3] = np.nan  # a user that cannot be judged
+    row = compare(judged(a), judged(b), "ndcg@100", seed=0)
+    kept = ~np.isnan(a)
+    assert row["n_users"] == 59
+    assert row["difference"] == pytest.approx(b[kept].mean() - a[kept].mean())
+    assert row["p_t"] == pytest.approx(scipy.stats.ttest_rel(b[kept], a[kept]).pvalue)
+    assert row["p_wilcoxon"] == pytest.approx(scipy.stats.wilcoxon(b[kept], a[kept]).pvalue)
+    assert row["better"] + row["worse"] == 59
+    low, high = row["interval"]
+    stderr = (b - a)[kept].std(ddof=1) / np.sqrt(59)
+    assert low == pytest.approx(row["difference"] - 1.96 * stderr, abs=0.3 * stderr)
+    assert high == pytest.approx(row["difference"] + 1.96 * stderr, abs=0.3 * stderr)
+
+
+@pytest.mark.parametrize(("shift", "p"), [(0.0, 1.0), (0.125, 0.0)])
+def test_runs_that_differ_by_nothing_or_by_a_constant(shift, p):
+    a = np.arange(10) / 16
+    row = compare(judged(a), judged(a + shift), "ndcg@100", seed=0)
+    assert row["difference"] == pytest.approx(shift)
+    assert row["interval"] == pytest.approx([shift, shift])
+    assert row["p_t"] == pytest.approx(p, abs=1e-6)
+
+
+def test_one_user_is_too_few():
+    with pytest.raises(InputError, match="fewer than two users"):
+        compare(judged([1.0, np.nan]), judged([0.5, 0.5]), "ndcg@100", seed=0)
+
+
+def test_compare_judges_both_runs_on_the_shared_users(small_config, tmp_path):
+    train_and_evaluate(small_config, tmp_path / "a")
+    small_config.sparsity.target_nnz = 8
+    train_and_evaluate(small_config, tmp_path / "b")
+    done = program("compare", str(tmp_path / "a"), str(tmp_path / "b"), code=WITHOUT_JAX)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0].split()[:2] == ["A", "B"]
+    report = json.loads(done.stdout.splitlines()[-1])
+    split = make_split(load_dataset(small_config.data).interactions, small_config.data, 0)
+    for name, column in (("a", "a"), ("b", "b")):
+        matrix, item_ids = load_embeddings(tmp_path / name / "embeddings.npz")
+        wanted = evaluate(scorer(matrix), split.test, item_ids, seed=0).summary()
+        assert report["ndcg@100"][column] == pytest.approx(wanted["ndcg@100"])
+    assert report["n_users"] == 40
+
+
+def test_compare_by_time(timed_config, tmp_path):
+    """On the users whom both runs drew, not those of the first."""
+    train_and_evaluate(timed_config, tmp_path / "a")
+    timed_config.train.seed = 1
+    train_and_evaluate(timed_config, tmp_path / "b")
+    done = program("compare", str(tmp_path / "a"), str(tmp_path / "b"))
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    splits = [read_split(tmp_path / name / "split.npz") for name in "ab"]
+    shared = np.intersect1d(splits[0]["test"], splits[1]["test"])
+    assert report["n_users"] == len(shared) < 60
+    data = load_dataset(timed_config.data).interactions
+    users = data.take_users(np.isin(data.user_ids, shared))
+    for name in "ab":
+        matrix, item_ids = load_embeddings(tmp_path / name / "embeddings.npz")
+        held_out_from = int(splits[0]["from"][1])
+        wanted = evaluate(scorer(matrix), users, item_ids, held_out_from=held_out_from).summary()
+        assert report["recall@20"][name] == pytest.approx(wanted["recall@20"], abs=1e-6)
+
+
+def copy_run(source, target):
+    target.mkdir()
+    for path in source.iterdir():
+        if path.is_file():
+            (target / path.name).write_bytes(path.read_bytes())
+
+
+def test_compare_takes_the_same_data_alone(growing, tmp_path):
+    config = growing("one.csv")
+    train_and_evaluate(config, tmp_path / "a")
+    a, b = str(tmp_path / "a"), str(tmp_path / "b")
+    train_and_evaluate(growing("two.csv", n_items=110), tmp_path / "b")
+    assert_fails(program("compare", a, b), "b: was trained on other data than those that")
+    (tmp_path / "moved.csv").write_bytes((tmp_path / "one.csv").read_bytes())
+    config.data.path = str(tmp_path / "moved.csv")  # the same data in another place
+    train_and_evaluate(config, tmp_path / "c")
+    done = program("compare", a, str(tmp_path / "c"))
+    assert done.returncode == 0, done.stderr
+    done = program("compare", a, str(tmp_path / "c"), f"--data={tmp_path / 'two.csv'}")
+    assert_fails(done, "a: was trained on other data")
+
+    # Users whom an earlier run of a warm start knows are left out.
+    copy_run(tmp_path / "c", tmp_path / "d")
+    split = read_split(tmp_path / "c" / "split.npz")
+    np.savez(tmp_path / "d" / "split.npz", **split, trained_before=split["test"][:15])
+    done = program("compare", a, str(tmp_path / "d"))
+    assert json.loads(done.stdout.splitlines()[-1])["n_users"] == 25
+
+
+def test_compare_knows_synthetic_data_of_another_seed(small_config, tmp_path):
+    train_and_evaluate(small_config, tmp_path / "a")
+    small_config.train.seed = 1
+    train_and_evaluate(small_config, tmp_path / "b")
+    done = program("compare", str(tmp_path / "a"), str(tmp_path / "b"))
+    assert_fails(done, "b: was trained on other data")
+
+
+def test_compare_names_what_is_wrong(small_config, tmp_path):
+    train_and_evaluate(small_config, tmp_path / "a")
+    assert_fails(program("compare", str(tmp_path / "a")), "give RUN_B")
+    assert_fails(program("compare"), "give RUN_A and RUN_B")
+    assert_fails(program("compare", "x", "y", "z"), "unexpected argument 'z'")
+    a, nowhere = str(tmp_path / "a"), str(tmp_path / "nowhere")
+    assert_fails(program("compare", a, nowhere), "nowhere: no finished run")
+    split = np.load(tmp_path / "a" / "split.npz")
+    copy_run(tmp_path / "a", tmp_path / "b")
+    np.savez(tmp_path / "b" / "split.npz", train=split["test"], val=split["val"], test=["x"])
+    assert_fails(program("compare", a, str(tmp_path / "b")), "no test user in common")
+    config = json.loads((tmp_path / "a" / "config.json").read_text())
+    config["data"]["name"] = "ml-100k"
+    (tmp_path / "b" / "config.json").write_text(json.dumps(config))
+    assert_fails(program("compare", a, str(tmp_path / "b")), "b: config.data.name is 'ml-100k'")
+    for damaged in ("{", "[]", '{"train": 5}', '{"train": {"seed": "x"}}'):
+        (tmp_path / "b" / "config.json").write_text(damaged)
+        assert_fails(program("compare", a, str(tmp_path / "b")), "config.json: damaged")
