@@ -72,6 +72,17 @@ def test_partitions_of_planted_segments_compare_as_they_should():
     assert result["coherence_unsigned"] == pytest.approx(0.5, abs=0.1)
     assert result["coherence_random"] < 0.3
     assert result["coherence_items"] == 400
+    assert result["coherence_share"] == result["coherence_random_share"] == 1
+
+
+def test_a_share_counts_the_items_of_clusters_of_three_with_metadata():
+    rows = np.zeros((9, 3), np.float32)
+    rows[np.arange(9), [0, 0, 0, 0, 1, 1, 1, 2, 2]] = 1
+    genres = text(*"aaa", "", *"bb", "", *"cc")  # left: three of a, two of b, two of c
+    vectors = metadata_vectors(item_terms({"genres": genres}, list_columns=("genres",)))
+    result = compare(sp.csr_matrix(rows), extract(sp.csr_matrix(rows)), vectors)
+    assert result["coherence_share"] == 3 / 9
+    assert result["coherence_unsigned_share"] == 3 / 9
 
 
 @pytest.mark.parametrize("most_items", [100, 50_000])

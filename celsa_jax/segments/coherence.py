@@ -83,7 +83,9 @@ def compare(
 
     Returns:
       coherence, coherence_random, coherence_unsigned, coherence_kmeans, each None where no cluster
-      has three items with metadata; and coherence_items, the number of items compared.
+      has three items with metadata; the same names with `_share`, the share of the compared items
+      in such clusters, of which alone a coherence speaks; and coherence_items, the number of
+      items compared.
     """
     rng = np.random.default_rng(seed)
     items = np.flatnonzero(groups.of_item >= 0)
@@ -99,7 +101,10 @@ def compare(
     result: dict[str, object] = {}
     for name, labels in partitions.items():
         _, labels = np.unique(labels, return_inverse=True)
-        result[name] = coherence(labels, vectors[items], labels.max(initial=-1) + 1).mean
+        found = coherence(labels, vectors[items], labels.max(initial=-1) + 1)
+        result[name] = found.mean
+        counted = found.n_items[found.n_items >= LEAST_ITEMS].sum()
+        result[f"{name}_share"] = float(counted / max(len(items), 1))
     return result | {"coherence_items": len(items)}
 
 

@@ -29,7 +29,8 @@ def judge(
       JSON values by name, among them:
       coverage: share of the catalogue in segments of at least three items.
       coherence, coherence_random, coherence_kmeans, coherence_unsigned: of the groups before
-        merging, beside three baselines (`celsa_jax.segments.coherence.compare`).
+        merging, beside three baselines; with `_share`, of how many items they speak
+        (`celsa_jax.segments.coherence.compare`).
       coherence_groups, coherence_segments: of all groups before and of all segments after merging.
         Merging reads metadata, so the latter says less of the model.
       segments_per_item, nearest_jaccard: `celsa_jax.segments.coherence.overlap`.
