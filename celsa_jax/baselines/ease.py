@@ -1,4 +1,4 @@
-"""EASE: the closed-form item-item model (Steck, WWW 2019, equation 8)."""
+"""EASE, the closed-form item-item model (Steck, WWW 2019, equation 8), pruned EASE, popularity."""
 
 from __future__ import annotations
 
@@ -6,7 +6,17 @@ import numpy as np
 import scipy.linalg
 import scipy.sparse as sp
 
+from celsa_jax.baselines.baseline import (
+    BYTES_PER_FACTOR,
+    BYTES_PER_NONZERO,
+    Baseline,
+    numbers_within,
+)
+from celsa_jax.baselines.rows import keep_largest
+from celsa_jax.sparse.npz import bytes_per_item
 from celsa_jax.sparse.retrieval import Scorer
+
+L2 = 100.0
 
 
 def ease(matrix: sp.csr_matrix, l2: float) -> np.ndarray:
@@ -40,3 +50,52 @@ def popularity_scorer(matrix: sp.csr_matrix) -> Scorer:
     """Every user gets the items in the order of their training counts."""
     counts = np.asarray(matrix.sum(axis=0), np.float32).ravel()
     return lambda history: np.tile(counts, (history.shape[0], 1))
+
+
+def fit_popularity(train: sp.csr_matrix, *, n_bytes: int = 0, seed: int = 0) -> Baseline:
+    """Popularity: one count an item, whatever `n_bytes` and `seed` are."""
+    return Baseline(popularity_scorer(train), float(BYTES_PER_FACTOR))
+
+
+def fit_ease(train: sp.csr_matrix, *, n_bytes: int = 0, seed: int = 0, l2: float = L2) -> Baseline:
+    """EASE at its own size, 4 n_items bytes an item, whatever `n_bytes` and `seed` are.
+
+    Args:
+      train: X, CSR [n_users, n_items].
+      l2: the ridge penalty, above 0.
+    """
+    return ease_baseline(ease(train, l2))
+
+
+def fit_pruned_ease(
+    train: sp.csr_matrix, *, n_bytes: int, seed: int = 0, l2: float = L2
+) -> Baseline:
+    """EASE of which every row keeps its k weights of largest magnitude.
+
+    Args:
+      train: X, CSR [n_users, n_items].
+      n_bytes: k = n_bytes // 8.
+      seed: not used; nothing is drawn.
+      l2: the ridge penalty, above 0.
+
+    Raises:
+      InputError: fewer than 8 bytes.
+    """
+    numbers_within(n_bytes, BYTES_PER_NONZERO)  # before the work, not after it
+    return pruned_ease_baseline(ease(train, l2), n_bytes)
+
+
+def ease_baseline(weights: np.ndarray) -> Baseline:
+    """Of weights B that `ease` made; so several sizes can share one inversion."""
+    return Baseline(ease_scorer(weights), bytes_per_item(weights))
+
+
+def pruned_ease_baseline(weights: np.ndarray, n_bytes: int) -> Baseline:
+    """Of weights B that `ease` made, pruned to n_bytes // 8 a row."""
+    k = numbers_within(n_bytes, BYTES_PER_NONZERO)
+    return sparse_weights_baseline(keep_largest(weights, k))
+
+
+def sparse_weights_baseline(weights: sp.csr_matrix) -> Baseline:
+    """Scores x B of sparse item-item weights B, CSR [n_items, n_items]; 8 bytes a non-zero."""
+    return Baseline(lambda history: (history @ weights).toarray(), bytes_per_item(weights))

@@ -1,0 +1,46 @@
+"""The largest entries of every row."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.sparse as sp
+
+from celsa_jax.sparse.retrieval import top_k
+
+_ENTRIES_AT_ONCE = 1 << 24  # 64 MB in float32
+
+
+def keep_largest(matrix: np.ndarray | sp.csr_matrix, k: int) -> sp.csr_matrix:
+    """The k entries of largest magnitude in every row; ties go to the lower column.
+
+    Args:
+      matrix: [n_rows, n_columns], dense or CSR.
+      k: at least 1; a row of fewer non-zeros keeps them all.
+
+    Returns:
+      CSR float32 of the same shape, columns ascending, without explicit zeros.
+    """
+    n_rows, n_columns = matrix.shape
+    size = max(1, _ENTRIES_AT_ONCE // max(n_columns, 1))
+    blocks = [_largest(matrix[at : at + size], k) for at in range(0, n_rows, size)]
+    empty = sp.csr_matrix((0, n_columns), dtype=np.float32)
+    return sp.vstack([empty, *blocks], format="csr")
+
+
+def unit_rows(matrix: sp.csr_matrix) -> sp.csr_matrix:
+    """Every row over its L2 norm; rows of zeros stay."""
+    lengths = np.diff(matrix.indptr)
+    # In float64, where the squares of small values do not vanish.
+    norms = np.sqrt(matrix.astype(np.float64).power(2).sum(axis=1))
+    values = matrix.data / np.repeat(np.asarray(norms).ravel(), lengths)
+    return sp.csr_matrix((values, matrix.indices, matrix.indptr), matrix.shape, np.float32)
+
+
+def _largest(rows: np.ndarray | sp.csr_matrix, k: int) -> sp.csr_matrix:
+    dense = np.asarray(rows.toarray() if sp.issparse(rows) else rows, np.float32)
+    columns = np.sort(top_k(np.abs(dense), k), axis=1)
+    values = np.take_along_axis(dense, columns, axis=1)
+    starts = np.arange(len(dense) + 1) * columns.shape[1]
+    kept = sp.csr_matrix((values.ravel(), columns.ravel(), starts), dense.shape)
+    kept.eliminate_zeros()
+    return kept
