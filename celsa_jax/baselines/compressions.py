@@ -1,0 +1,76 @@
+"""Compressions of finished dense embeddings E to few non-zeros a row, scored as x A A^T."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.sparse as sp
+
+from celsa_jax.baselines.baseline import BYTES_PER_NONZERO, numbers_within
+from celsa_jax.baselines.rows import keep_largest, unit_rows
+from celsa_jax.errors import InputError
+
+
+def fit_top_k(dense: np.ndarray, *, n_bytes: int, seed: int = 0) -> sp.csr_matrix:
+    """The k entries of largest magnitude of every row, scaled back to unit length.
+
+    Args:
+      dense: E, [n_items, n_factors].
+      n_bytes: k = n_bytes // 8.
+      seed: not used; nothing is drawn.
+
+    Returns:
+      A, CSR [n_items, n_factors] float32; rows of unit length, but for rows of zeros.
+
+    Raises:
+      InputError: fewer than 8 bytes.
+    """
+    return unit_rows(keep_largest(dense, numbers_within(n_bytes, BYTES_PER_NONZERO)))
+
+
+def fit_sparse_autoencoder(
+    dense: np.ndarray,
+    *,
+    n_bytes: int,
+    seed: int = 0,
+    n_hidden: int = 4096,
+    learning_rate: float = 1e-3,
+    n_epochs: int = 50,
+    batch_size: int = 256,
+) -> sp.csr_matrix:
+    """The codes of a sparse autoencoder (CompresSAE: Kasalicky et al., RecSys 2025).
+
+    Codes are scored by their own inner products, the paper's fast mode (its accurate one decodes
+    them first, which takes dense vectors again) and the one that Compressed ELSA is compared with.
+
+    Args:
+      dense: E, [n_items, n_factors].
+      n_bytes: k = n_bytes // 8.
+      seed: of the weights at the start and of the order of items.
+      n_hidden: width of the codes.
+      learning_rate: of Adam.
+      n_epochs: passes over the items.
+      batch_size: items in a step.
+
+    Returns:
+      A, CSR [n_items, n_hidden] float32; rows of unit length.
+
+    Raises:
+      InputError: fewer than 8 bytes, k above n_hidden, or JAX is not installed.
+    """
+    k = numbers_within(n_bytes, BYTES_PER_NONZERO)
+    if k > n_hidden:
+        raise InputError(f"{n_bytes} bytes are {k} non-zeros, more than n_hidden ({n_hidden})")
+    try:
+        from celsa_jax.baselines import autoencoder  # JAX, which nothing else here needs
+    except ImportError as error:
+        raise InputError(f"the sparse autoencoder needs JAX: {error}") from None
+    trained = autoencoder.train(
+        dense,
+        k,
+        n_hidden=n_hidden,
+        seed=seed,
+        learning_rate=learning_rate,
+        n_epochs=n_epochs,
+        batch_size=batch_size,
+    )
+    return unit_rows(keep_largest(autoencoder.activations(trained, dense), k))
