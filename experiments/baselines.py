@@ -1,82 +1,232 @@
-r"""Popularity and EASE on the split and the folds of a configuration.
+r"""Baselines on the split and the folds of a configuration.
 
     python -m experiments.baselines --config=configs/X.py [--config.a.b=value ...] \
-        [--workdir=W] [--l2=30,100,300]
+        [--workdir=W] [--methods=popularity,ease,pruned_ease,item_knn,als] [--bytes=64,128,256] \
+        [--l2=30,100,300] [--dense=RUN/embeddings.npz]
 
-EASE's penalty is the one of the highest validation nDCG@100. With --workdir the users are those
-of that run (its split.npz); otherwise they are drawn as `experiments.train` draws them. The last
-line printed is one JSON object. JAX is not needed.
+Every method but popularity and EASE is fitted once for each of --bytes. The penalty of EASE, and
+of pruned EASE at each size, is the one of the highest validation nDCG@100. --dense adds the
+finished dense embeddings of a run on the same split, and what becomes of them when every row is
+cut to its largest entries (`top_k`) or coded by a `sparse_autoencoder`. With --workdir the users
+are those of that run (its split.npz); otherwise they are drawn as `experiments.train` draws them.
+The last line printed is one JSON object. JAX is not needed, but for the autoencoder.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import pathlib
 import time
+from collections.abc import Iterator
+from typing import NamedTuple
 
+import numpy as np
+import scipy.sparse as sp
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
-from celsa_jax.baselines.ease import ease, ease_scorer, popularity_scorer
+from celsa_jax.baselines import BASELINES, COMPRESSIONS, Baseline, libraries
+from celsa_jax.baselines.ease import ease, ease_baseline, pruned_ease_baseline
 from celsa_jax.config import validate
-from celsa_jax.data import load_dataset, make_split
+from celsa_jax.data import Split, load_dataset, make_split
+from celsa_jax.data.interactions import Interactions, lookup
 from celsa_jax.data.splits import load_split
 from celsa_jax.errors import InputError
-from celsa_jax.evaluation import evaluate
+from celsa_jax.evaluation import METRICS, evaluate
+from celsa_jax.sparse import bytes_per_item, load_embeddings, scorer
 from experiments import cli
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="Configuration file.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "A run whose split to use.")
+_METHODS = flags.DEFINE_list("methods", ["popularity", "ease"], f"Of {', '.join(BASELINES)}.")
+_BYTES = flags.DEFINE_list("bytes", ["128"], "Bytes an item, for each method that can choose.")
 _L2 = flags.DEFINE_list("l2", ["30", "100", "300", "1000"], "Penalties of EASE to try.")
+_DENSE = flags.DEFINE_string("dense", None, "Dense embeddings to compress.")
+
+_OWN_SIZE = ("popularity", "ease")
+_BY_PENALTY = ("ease", "pruned_ease")
+_OF_IMPLICIT = ("item_knn", "als")
+_LEAST_BYTES = 8  # one non-zero
+
+
+class Candidate(NamedTuple):
+    """A fitted method with the options that it does not share with every other."""
+
+    method: str
+    n_bytes: int | None
+    options: dict[str, float]
+    baseline: Baseline
 
 
 def main() -> None:
     config = _CONFIG.value
     validate(config)
+    methods, sizes, penalties = _methods(), _sizes(), _penalties()
+    dense = load_embeddings(_DENSE.value) if _DENSE.value else None
+    split = _split(config)
+    by_penalty = any(method in _BY_PENALTY for method in methods)
+    if by_penalty and len(penalties) > 1 and not split.val.n_users:
+        raise InputError("config.data.n_val_users is 0; give one penalty with --l2")
+    if dense is not None:
+        dense = _rows_of(dense, split.train.item_ids)
+
+    started = time.perf_counter()
+    seed = config.train.seed
+    candidates = fit_all(split.train.matrix, methods, sizes, penalties, dense, seed)
+    rows, validation = judge_all(candidates, split, config)
+    print(table(rows))
+    report = {row["method"]: row for row in rows if row["method"] in _OWN_SIZE}
+    report |= {"methods": rows, "validation_ndcg@100": validation.get("ease", {})}
+    report |= {"seconds": round(time.perf_counter() - started, 1), **split.counts()}
+    print(json.dumps(report))
+
+
+def fit_all(
+    train: sp.csr_matrix,
+    methods: list[str],
+    sizes: list[int],
+    penalties: list[float],
+    dense: np.ndarray | None,
+    seed: int,
+) -> Iterator[Candidate]:
+    """Fits one method after the other; only the one at hand is in memory.
+
+    Args:
+      train: CSR [n_users, n_items].
+      methods: keys of BASELINES.
+      sizes: bytes an item.
+      penalties: of EASE; all sizes of a pruned EASE come from one inversion.
+      dense: [n_items, n_factors] embeddings to compress, or None.
+      seed: of what is drawn.
+    """
+    for method in methods:
+        if method not in _BY_PENALTY:
+            for n_bytes in [None] if method in _OWN_SIZE else sizes:
+                baseline = BASELINES[method](train, n_bytes=n_bytes, seed=seed)
+                yield Candidate(method, n_bytes, {}, baseline)
+    for l2 in penalties if set(methods) & set(_BY_PENALTY) else []:
+        weights = ease(train, l2)
+        if "ease" in methods:
+            yield Candidate("ease", None, {"l2": l2}, ease_baseline(weights))
+        for n_bytes in sizes if "pruned_ease" in methods else []:
+            pruned = pruned_ease_baseline(weights, n_bytes)
+            yield Candidate("pruned_ease", n_bytes, {"l2": l2}, pruned)
+    if dense is not None:
+        yield Candidate("dense", None, {}, Baseline(scorer(dense), bytes_per_item(dense)))
+        for method, compress in COMPRESSIONS.items():
+            for n_bytes in sizes:
+                codes = compress(dense, n_bytes=n_bytes, seed=seed)
+                fitted = Baseline(scorer(codes), bytes_per_item(codes))
+                yield Candidate(method, n_bytes, {}, fitted)
+
+
+def judge_all(
+    candidates: Iterator[Candidate], split: Split, config: ConfigDict
+) -> tuple[list[dict], dict[str, dict[float, float]]]:
+    """Test metrics of each method at each size, at the penalty that validates best.
+
+    Returns:
+      One row for each (method, size), and by method, or `METHOD at N`, the validation nDCG@100 of
+      every penalty.
+    """
+    rows: dict[str, dict] = {}
+    validation: dict[str, dict[float, float]] = {}
+    for method, n_bytes, options, baseline in candidates:
+        name = method if n_bytes is None else f"{method} at {n_bytes}"
+        if options and split.val.n_users:
+            tried = validation.setdefault(name, {})
+            value = _metrics(baseline, split.val, split.val_from, split, config)["ndcg@100"]
+            tried[options["l2"]] = value
+            print(f"{name}, l2 {options['l2']:g}: validation nDCG@100 {value:.4f}", flush=True)
+            if value < max(tried.values()):
+                continue
+        metrics = _metrics(baseline, split.test, split.test_from, split, config)
+        size = {"bytes_per_item": baseline.bytes_per_item}
+        rows[name] = {"method": method, **size, **options, **metrics}
+    return list(rows.values()), validation
+
+
+def table(rows: list[dict]) -> str:
+    """The rows as a Markdown table."""
+    lines = [f"| method | bytes per item | {' | '.join(METRICS)} |", "|---|---:|---:|---:|---:|"]
+    for row in rows:
+        name = row["method"] + (f", l2 = {row['l2']:g}" if "l2" in row else "")
+        size = row["bytes_per_item"]
+        cells = [name, "" if size is None else f"{size:,.0f}"]
+        for metric in METRICS:
+            values = (row[metric], row[f"{metric}_stderr"])
+            cells.append(" ± ".join("-" if v is None else f"{v:.3f}" for v in values))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _metrics(
+    baseline: Baseline, users: Interactions, held_out_from: int | None, split: Split, config
+) -> dict[str, float | None]:
+    return evaluate(
+        baseline.score,
+        users,
+        split.train.item_ids,
+        folds=config.eval.folds,
+        seed=config.train.seed,
+        held_out_from=held_out_from,
+    ).summary()
+
+
+def _split(config: ConfigDict) -> Split:
     dataset = load_dataset(config.data, config.train.seed)
     if _WORKDIR.value and config.data.split == "users":
-        split = load_split(pathlib.Path(_WORKDIR.value) / "split.npz", dataset.interactions)
-    else:
-        split = make_split(dataset.interactions, config.data, config.train.seed)
+        return load_split(pathlib.Path(_WORKDIR.value) / "split.npz", dataset.interactions)
+    return make_split(dataset.interactions, config.data, config.train.seed)
+
+
+def _methods() -> list[str]:
+    methods = list(dict.fromkeys(_METHODS.value))
+    if not methods and not _DENSE.value:
+        raise InputError(f"--methods is empty; choose of {', '.join(BASELINES)}")
+    for method in methods:
+        if method in COMPRESSIONS:
+            raise InputError(f"--methods: '{method}' comes with --dense=EMBEDDINGS.npz instead")
+        if method not in BASELINES:
+            raise InputError(f"--methods: no method '{method}'; choose of {', '.join(BASELINES)}")
+    if set(methods) & set(_OF_IMPLICIT):
+        libraries.implicit("cpu.als")  # if it is missing, now and not after the other methods
+    return methods
+
+
+def _sizes() -> list[int]:
+    try:
+        sizes = sorted({int(size) for size in _BYTES.value})
+    except ValueError:
+        raise InputError(f"--bytes={','.join(_BYTES.value)}: not a list of whole numbers") from None
+    if not sizes or sizes[0] < _LEAST_BYTES:
+        raise InputError(f"--bytes={','.join(_BYTES.value)}: give numbers from {_LEAST_BYTES} on")
+    return sizes
+
+
+def _penalties() -> list[float]:
     try:
         penalties = [float(l2) for l2 in _L2.value]
     except ValueError:
         raise InputError(f"--l2={','.join(_L2.value)}: not a list of numbers") from None
-    if len(penalties) > 1 and not split.val.n_users:
-        raise InputError("config.data.n_val_users is 0; give one penalty with --l2")
+    if not penalties or not all(0 < l2 < math.inf for l2 in penalties):
+        raise InputError(f"--l2={','.join(_L2.value)}: give numbers above 0")
+    return penalties
 
-    def judge(score, users, held_out_from):
-        return evaluate(
-            score,
-            users,
-            split.train.item_ids,
-            folds=config.eval.folds,
-            seed=config.train.seed,
-            held_out_from=held_out_from,
-        )
 
-    train = split.train.matrix
-    popularity = judge(popularity_scorer(train), split.test, split.test_from)
-    validation, test = {}, {}
-    started = time.perf_counter()
-    for l2 in penalties:
-        score = ease_scorer(ease(train, l2))
-        if split.val.n_users:
-            validation[l2] = judge(score, split.val, split.val_from).summary()["ndcg@100"]
-            print(f"EASE, l2 {l2:g}: validation nDCG@100 {validation[l2]:.4f}", flush=True)
-        if len(validation) < 2 or validation[l2] == max(validation.values()):
-            best, test = l2, judge(score, split.test, split.test_from).summary()
-    print(
-        json.dumps(
-            {
-                "popularity": popularity.summary(),
-                "ease": {**test, "l2": best, "bytes_per_item": 4 * split.train.n_items},
-                "validation_ndcg@100": validation,
-                "seconds": round(time.perf_counter() - started, 1),
-                **split.counts(),
-            }
+def _rows_of(
+    loaded: tuple[sp.csc_matrix | np.ndarray, np.ndarray], item_ids: np.ndarray
+) -> np.ndarray:
+    """The embeddings of the split's items, in its order."""
+    embeddings, known = loaded
+    at = lookup(known, item_ids)
+    if (at < 0).any():
+        raise InputError(
+            f"--dense={_DENSE.value}: {int((at < 0).sum())} of the split's {len(item_ids)} items "
+            "have no embedding; use the run of the same data and split (--workdir)"
         )
-    )
+    return (embeddings.toarray() if sp.issparse(embeddings) else embeddings)[at]
 
 
 if __name__ == "__main__":
