@@ -1,7 +1,49 @@
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.sparse as sp
+from test_cli import WITHOUT_JAX, assert_fails, program
 
+from celsa_jax.baselines import BASELINES, COMPRESSIONS, autoencoder
 from celsa_jax.baselines.ease import ease, ease_scorer, popularity_scorer
+from celsa_jax.baselines.neighbours import neighbours
+from celsa_jax.baselines.rows import keep_largest, unit_rows
+from celsa_jax.data import load_dataset, make_split
+from celsa_jax.errors import InputError
+from celsa_jax.evaluation import holdouts
+from celsa_jax.sparse import scorer
+
+WITHOUT_IMPLICIT = WITHOUT_JAX.replace('("jax"', '("implicit", "jax"')
+
+
+def cut_by_loop(dense, k):
+    """Row by row, entry by entry: the k of largest magnitude, ties to the lower column."""
+    kept = np.zeros(dense.shape)
+    for i, row in enumerate(dense):
+        for j in sorted(range(len(row)), key=lambda j: (-abs(row[j]), j))[:k]:
+            kept[i, j] = row[j]
+    return kept
+
+
+def cosines(a, b):
+    return np.sum(a * b, axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+
+
+@pytest.fixture
+def sparse_mixtures():
+    """600 embeddings, each of two of 40 random directions in 12 dimensions, of either sign."""
+    rng = np.random.default_rng(0)
+    directions = rng.normal(size=(40, 12))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    mixtures = np.zeros((600, 40))
+    for row in mixtures:
+        row[rng.choice(40, 2, replace=False)] = rng.choice([-1, 1], 2) * rng.uniform(0.5, 1, 2)
+    dense = mixtures @ directions
+    return (dense / np.linalg.norm(dense, axis=1, keepdims=True)).astype(np.float32)
 
 
 def test_ease_solves_one_ridge_regression_per_item(random_matrix):
@@ -27,3 +69,349 @@ def test_popularity_is_the_same_for_all(random_matrix):
     matrix = random_matrix(20, 6)
     scores = popularity_scorer(matrix)(matrix[:4])
     np.testing.assert_array_equal(scores, np.tile(matrix.toarray().sum(axis=0), (4, 1)))
+
+
+@pytest.mark.parametrize("k", [1, 3, 7, 9])
+def test_largest_entries_of_rows_against_a_loop(k):
+    rng = np.random.default_rng(k)
+    dense = rng.integers(-3, 4, (50, 7)).astype(np.float32)  # many ties and zeros
+    for matrix in (dense, sp.csr_matrix(dense)):
+        kept = keep_largest(matrix, k)
+        np.testing.assert_array_equal(kept.toarray(), cut_by_loop(dense, k))
+        assert (kept.data != 0).all()
+        assert kept.has_sorted_indices
+    assert kept.dtype == np.float32
+
+
+def test_largest_entries_come_in_blocks_of_rows(monkeypatch):
+    dense = np.random.default_rng(0).normal(size=(23, 7)).astype(np.float32)
+    whole = keep_largest(dense, 2).toarray()
+    monkeypatch.setattr("celsa_jax.baselines.rows._ENTRIES_AT_ONCE", 30)
+    np.testing.assert_array_equal(keep_largest(dense, 2).toarray(), whole)
+    assert keep_largest(dense[:0], 2).shape == (0, 7)
+
+
+def test_unit_rows_even_of_tiny_values():
+    rows = unit_rows(sp.csr_matrix(np.array([[3e-30, 4e-30], [0, 0]], np.float32)))
+    np.testing.assert_allclose(rows.toarray(), [[0.6, 0.8], [0, 0]], rtol=1e-6)
+
+
+def test_pruned_ease_against_a_loop(random_matrix):
+    matrix = random_matrix(60, 12, density=0.4)
+    pruned = BASELINES["pruned_ease"](matrix, n_bytes=31, l2=2.0)
+    x = matrix.toarray().astype(np.float64)
+    inverse = np.linalg.inv(x.T @ x + 2.0 * np.eye(12))
+    weights = cut_by_loop(np.eye(12) - inverse / np.diag(inverse), 3)
+    np.testing.assert_allclose(pruned.score(matrix), x @ weights, atol=1e-5)
+    assert pruned.bytes_per_item == 24
+
+
+def test_methods_of_their_own_size_report_it(random_matrix):
+    matrix = random_matrix(20, 6)
+    assert BASELINES["popularity"](matrix, n_bytes=8).bytes_per_item == 4
+    whole = BASELINES["ease"](matrix, n_bytes=8, l2=5.0)
+    assert whole.bytes_per_item == 24
+    np.testing.assert_array_equal(whole.score(matrix), ease_scorer(ease(matrix, 5.0))(matrix))
+
+
+def test_item_knn_by_cosine_against_a_loop(random_matrix):
+    matrix = random_matrix(50, 15, density=0.3)
+    x = matrix.toarray().astype(np.float64)
+    similarity = np.zeros((15, 15))
+    for i in range(15):
+        for j in range(15):
+            if i != j:
+                norms = np.linalg.norm(x[:, i]) * np.linalg.norm(x[:, j])
+                similarity[i, j] = x[:, i] @ x[:, j] / norms
+    fitted = BASELINES["item_knn"](matrix, n_bytes=40)
+    assert fitted.bytes_per_item == 40
+    found = neighbours(matrix, 5).toarray()
+    for i in range(15):  # of equally near items either may be kept
+        np.testing.assert_allclose(np.sort(found[i])[-5:], np.sort(similarity[i])[-5:], atol=1e-6)
+        np.testing.assert_allclose(found[i][found[i] > 0], similarity[i][found[i] > 0], atol=1e-6)
+    np.testing.assert_allclose(fitted.score(matrix), x @ found, atol=1e-5)
+
+
+def test_item_knn_of_rare_items_has_fewer_neighbours():
+    matrix = sp.csr_matrix(np.array([[1, 1, 0], [0, 0, 1]], np.float32))
+    np.testing.assert_allclose(neighbours(matrix, 2).toarray(), np.eye(3)[[1, 0, 2]] * [1, 1, 0])
+
+
+def test_item_knn_by_bm25_differs_and_keeps_its_size(random_matrix):
+    matrix = random_matrix(50, 15, density=0.3)
+    weighted = BASELINES["item_knn"](matrix, n_bytes=16, similarity="bm25")
+    assert weighted.bytes_per_item == 16
+    assert not np.allclose(
+        weighted.score(matrix), BASELINES["item_knn"](matrix, n_bytes=16).score(matrix)
+    )
+    with pytest.raises(InputError, match="'jaccard'; choose cosine or bm25"):
+        BASELINES["item_knn"](matrix, n_bytes=16, similarity="jaccard")
+
+
+def test_als_solves_the_normal_equations_of_a_new_user(random_matrix):
+    from implicit.cpu.als import AlternatingLeastSquares
+
+    matrix, new = random_matrix(60, 20, density=0.3), random_matrix(5, 20, seed=1)
+    fitted = BASELINES["als"](matrix, n_bytes=19, seed=3, l2=2.0, alpha=4.0, n_iterations=5)
+    assert fitted.bytes_per_item == 16
+    model = AlternatingLeastSquares(
+        factors=4, regularization=2.0, alpha=4.0, iterations=5, random_state=3
+    )
+    model.fit(matrix, show_progress=False)
+    y = model.item_factors.astype(np.float64)
+    expected = []
+    for x in new.toarray():
+        weight = np.diag(np.where(x > 0, 4.0, 1.0))
+        user = np.linalg.solve(y.T @ weight @ y + 2.0 * np.eye(4), y.T @ weight @ x)
+        expected.append(y @ user)
+    np.testing.assert_allclose(fitted.score(new), expected, atol=1e-5)
+    options = {"l2": 2.0, "alpha": 4.0, "n_iterations": 5, "average": True}
+    averaged = BASELINES["als"](matrix, n_bytes=16, seed=3, **options)
+    means = [y[x > 0].mean(axis=0) for x in new.toarray()]
+    np.testing.assert_allclose(averaged.score(new), means @ y.T, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_what_nearly_all_alike_items_share_is_found(checkerboard, name):
+    """The withheld item is the first that a user has not seen, or among equals."""
+    data, withheld = checkerboard
+    options = {"l2": 0.1} if name == "als" else {}
+    scores = np.array(BASELINES[name](data.matrix, n_bytes=48, **options).score(data.matrix))
+    assert np.isfinite(scores).all()
+    scores[data.matrix.toarray() > 0] = -np.inf
+    if name != "popularity":
+        np.testing.assert_array_equal(np.argmax(scores, axis=1), withheld)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_baselines_are_deterministic_in_the_seed(random_matrix, name):
+    matrix = random_matrix(60, 20)
+    first, again = (BASELINES[name](matrix, n_bytes=16, seed=2).score(matrix) for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+
+
+@pytest.mark.parametrize("name", ["pruned_ease", "item_knn", "als", *COMPRESSIONS])
+def test_too_few_bytes_are_named(random_matrix, name):
+    fit = {**BASELINES, **COMPRESSIONS}[name]
+    data = random_matrix(9, 5)
+    with pytest.raises(InputError, match="3 bytes an item hold no number of"):
+        fit(data if name in BASELINES else data.toarray(), n_bytes=3)
+
+
+def test_top_k_of_dense_embeddings_against_a_loop():
+    dense = np.random.default_rng(0).normal(size=(40, 9)).astype(np.float32)
+    codes = COMPRESSIONS["top_k"](dense, n_bytes=24)
+    expected = cut_by_loop(dense, 3)
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(codes.toarray(), expected, rtol=1e-5)
+    assert codes.dtype == np.float32
+    assert codes.format == "csr"
+
+
+def autoencoder_loss_by_loop(encoder, bias, decoder, dense, k):
+    """1 - cosine at k, and an eighth of it at 4k, in float64."""
+    decoder = decoder / np.linalg.norm(decoder, axis=1, keepdims=True)
+    total = 0.0
+    for e in dense / np.linalg.norm(dense, axis=1, keepdims=True):
+        hidden = e @ encoder + bias
+        for kept, weight in ((k, 1.0), (4 * k, 1 / 8)):
+            found = cut_by_loop(hidden[None], kept)[0] @ decoder
+            total += weight * (1 - e @ found / np.linalg.norm(found))
+    return total / len(dense)
+
+
+def test_autoencoder_loss_and_gradient_against_a_loop_and_finite_differences():
+    rng = np.random.default_rng(0)
+    dense = rng.normal(size=(6, 5))
+    weights = [rng.normal(size=shape) for shape in ((5, 20), (20,), (20, 5))]
+    parameters = autoencoder.Autoencoder(*(jnp.asarray(w, jnp.float32) for w in weights))
+    batch = jnp.asarray(dense, jnp.float32)
+    value, gradient = jax.value_and_grad(autoencoder.loss)(parameters, batch, 2)
+    assert float(value) == pytest.approx(autoencoder_loss_by_loop(*weights, dense, 2), rel=1e-5)
+    for _ in range(5):
+        way = [rng.normal(size=w.shape) for w in weights]
+        ahead, behind = (
+            autoencoder_loss_by_loop(
+                *(w + h * d for w, d in zip(weights, way, strict=True)), dense, 2
+            )
+            for h in (1e-6, -1e-6)
+        )
+        slope = sum(float(np.sum(g * d)) for g, d in zip(gradient, way, strict=True))
+        assert slope == pytest.approx((ahead - behind) / 2e-6, rel=1e-3, abs=1e-5)
+
+
+def test_autoencoder_survives_rows_of_zeros():
+    weights = autoencoder.initial(jax.random.key(0), 3, 8)
+    gradient = jax.grad(autoencoder.loss)(weights, jnp.zeros((2, 3)), 2)
+    assert all(np.isfinite(leaf).all() for leaf in gradient)
+
+
+def test_sparse_autoencoder_finds_planted_directions(sparse_mixtures):
+    """Better than cutting the embeddings themselves, than codes of random weights, and by far."""
+    options = {"n_hidden": 80, "n_epochs": 60, "batch_size": 64, "learning_rate": 3e-3}
+    trained = autoencoder.train(sparse_mixtures, 2, **options)
+    hidden = autoencoder.activations(trained, sparse_mixtures)
+    found = autoencoder.reconstructions(trained, cut_by_loop(hidden, 2))
+    untrained = autoencoder.train(sparse_mixtures, 2, **{**options, "n_epochs": 0})
+    random_codes = cut_by_loop(autoencoder.activations(untrained, sparse_mixtures), 2)
+    random = autoencoder.reconstructions(untrained, random_codes)
+    reached = cosines(sparse_mixtures, np.asarray(found)).mean()
+    assert reached > cosines(sparse_mixtures, np.asarray(random)).mean() + 0.1
+    assert reached > cosines(sparse_mixtures, cut_by_loop(sparse_mixtures, 2)).mean() + 0.1
+
+    codes = COMPRESSIONS["sparse_autoencoder"](sparse_mixtures, n_bytes=16, **options)
+    kept = cut_by_loop(hidden, 2)
+    kept /= np.linalg.norm(kept, axis=1, keepdims=True)
+    np.testing.assert_allclose(codes.toarray(), kept, atol=1e-5)
+
+
+def test_codes_are_small_of_unit_length_and_deterministic_in_the_seed(sparse_mixtures):
+    options = {"n_bytes": 31, "n_hidden": 50, "n_epochs": 2, "batch_size": 128}
+    codes, again, other = (
+        COMPRESSIONS["sparse_autoencoder"](sparse_mixtures, seed=seed, **options)
+        for seed in (1, 1, 2)
+    )
+    assert codes.shape == (600, 50)
+    assert codes.dtype == np.float32
+    assert (np.diff(codes.indptr) <= 3).all()
+    np.testing.assert_allclose(np.linalg.norm(codes.toarray(), axis=1), 1, rtol=1e-6)
+    np.testing.assert_array_equal(codes.toarray(), again.toarray())
+    assert (codes != other).nnz
+    with pytest.raises(InputError, match="51 non-zeros, more than n_hidden"):
+        COMPRESSIONS["sparse_autoencoder"](sparse_mixtures, **{**options, "n_bytes": 408})
+
+
+def metrics_by_loop(scores_of, split, seed):
+    """The whole protocol user by user; only the folds come from the package."""
+    folds, test = holdouts(split.test, "disjoint", seed), split.test
+    place = {item: j for j, item in enumerate(split.train.item_ids)}
+    gain = [1 / np.log2(rank + 2) for rank in range(100)]
+    users = []
+    for u in range(test.n_users):
+        span = range(test.matrix.indptr[u], test.matrix.indptr[u + 1])
+        values = []
+        for fold in folds:
+            items = {e: place.get(test.item_ids[test.matrix.indices[e]]) for e in span}
+            history = [items[e] for e in span if not fold[e] and items[e] is not None]
+            held_out = [items[e] for e in span if fold[e]]
+            if not history or not held_out:
+                continue
+            scores = scores_of(history)
+            unseen = [j for j in range(len(place)) if j not in history]
+            ranked = sorted(unseen, key=lambda j: (-scores[j], j))[:100]
+            hits = [j in held_out for j in ranked]
+            ndcg = sum(g for g, hit in zip(gain, hits, strict=False) if hit)
+            recalls = [sum(hits[:k]) / min(k, len(held_out)) for k in (20, 50)]
+            values.append([*recalls, ndcg / sum(gain[: len(held_out)])])
+        if values:
+            users.append(np.mean(values, axis=0))
+    return dict(zip(("recall@20", "recall@50", "ndcg@100"), np.mean(users, axis=0), strict=True))
+
+
+@pytest.fixture
+def flags(small_config):
+    config = small_config
+    return (
+        "--config=configs/synthetic.py",
+        *(f"--config.data.synthetic.{name}={n}" for name, n in config.data.synthetic.items()),
+        f"--config.data.n_val_users={config.data.n_val_users}",
+        f"--config.data.n_test_users={config.data.n_test_users}",
+    )
+
+
+def test_program_judges_popularity_and_ease_as_an_independent_loop(small_config, flags):
+    done = program("baselines", *flags, "--l2=20,60", code=WITHOUT_IMPLICIT)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    split = make_split(load_dataset(small_config.data, 0).interactions, small_config.data, 0)
+    x = split.train.matrix.toarray().astype(np.float64)
+    inverse = np.linalg.inv(x.T @ x + report["ease"]["l2"] * np.eye(x.shape[1]))
+    weights = np.eye(x.shape[1]) - inverse / np.diag(inverse)
+    expected = {
+        "popularity": metrics_by_loop(lambda history: x.sum(axis=0), split, 0),
+        "ease": metrics_by_loop(lambda history: weights[history].sum(axis=0), split, 0),
+    }
+    for method, metrics in expected.items():
+        for name, value in metrics.items():
+            assert report[method][name] == pytest.approx(value, abs=1e-6)
+    assert [row["method"] for row in report["methods"]] == ["popularity", "ease"]
+    assert report["methods"][1] == report["ease"]
+    validation = report["validation_ndcg@100"]
+    assert validation[str(report["ease"]["l2"])] == max(validation.values())
+    assert report["ease"]["bytes_per_item"] == 4 * split.train.n_items
+    assert report["test_users"] == 40
+
+
+def test_program_judges_all_methods_and_compressions(flags, tmp_path, small_config):
+    split = make_split(load_dataset(small_config.data, 0).interactions, small_config.data, 0)
+    items = split.train.item_ids[::-1]  # another order than the split's
+    dense = np.random.default_rng(0).normal(size=(len(items), 6)).astype(np.float32)
+    np.save(tmp_path / "dense.npy", dense)
+    (tmp_path / "items.txt").write_text("".join(f"{item}\n" for item in items))
+    done = program(
+        "baselines",
+        *flags,
+        f"--methods={','.join(BASELINES)}",
+        "--bytes=16,32",
+        "--l2=20",
+        f"--dense={tmp_path / 'dense.npy'}",
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    rows = {(row["method"], row["bytes_per_item"]): row for row in report["methods"]}
+    sized = ("pruned_ease", "item_knn", "als", *COMPRESSIONS)
+    assert set(rows) == {
+        ("popularity", 4),
+        ("ease", 4 * len(items)),
+        ("dense", 24),
+        *((method, n_bytes) for method in sized for n_bytes in (16, 32)),
+    }
+    assert rows["pruned_ease", 32]["l2"] == 20
+    for row in rows.values():
+        assert 0 <= row["ndcg@100"] <= 1
+    best = metrics_by_loop(lambda history: dense[::-1] @ dense[::-1][history].sum(axis=0), split, 0)
+    assert rows["dense", 24]["ndcg@100"] == pytest.approx(best["ndcg@100"], abs=1e-6)
+    assert (
+        sum(line.startswith("| pruned_ease, l2 = 20 |") for line in done.stdout.splitlines()) == 2
+    )
+
+
+@pytest.mark.parametrize(
+    ("flag", "parts"),
+    [
+        ("--methods=popularity,slim", ["no method 'slim'", "pruned_ease", "als"]),
+        ("--methods=top_k", ["'top_k' comes with --dense"]),
+        ("--methods=", ["--methods is empty"]),
+        ("--bytes=64,many", ["--bytes=64,many: not a list of whole numbers"]),
+        ("--bytes=4", ["--bytes=4: give numbers from 8 on"]),
+        ("--l2=1,x", ["--l2=1,x: not a list of numbers"]),
+        ("--l2=0", ["--l2=0: give numbers above 0"]),
+        ("--dense=nowhere.npz", ["nowhere.npz: no such file"]),
+        ("--methods=als", ["implicit is not installed", "celsa_jax[baselines]"]),
+    ],
+)
+def test_program_names_what_is_wrong_before_it_reads_data(flag, parts):
+    flags = ("--config=configs/file.py", "--config.data.path=no.csv", flag)
+    assert_fails(program("baselines", *flags, code=WITHOUT_IMPLICIT), *parts)
+
+
+def test_program_names_items_without_embeddings(flags, tmp_path):
+    np.save(tmp_path / "dense.npy", np.ones((2, 3), np.float32))
+    (tmp_path / "items.txt").write_text("a\nb\n")
+    done = program("baselines", *flags, f"--dense={tmp_path / 'dense.npy'}", code=WITHOUT_IMPLICIT)
+    assert_fails(done, "items have no embedding")
+
+
+def test_a_missing_library_is_named(random_matrix, monkeypatch):
+    monkeypatch.setitem(sys.modules, "implicit.cpu.als", None)
+    monkeypatch.setitem(sys.modules, "implicit.nearest_neighbours", None)
+    for name in ("als", "item_knn"):
+        with pytest.raises(InputError, match=r"celsa_jax\[baselines\]"):
+            BASELINES[name](random_matrix(9, 5), n_bytes=16)
+
+
+def test_codes_score_as_embeddings_do(sparse_mixtures):
+    codes = COMPRESSIONS["top_k"](sparse_mixtures, n_bytes=16)
+    history = sp.csr_matrix(np.eye(3, 600, dtype=np.float32))
+    dense = codes.toarray()
+    np.testing.assert_allclose(scorer(codes)(history), dense[:3] @ dense.T, atol=1e-6)
