@@ -1,8 +1,8 @@
 r"""Baselines on the split and the folds of a configuration.
 
     python -m experiments.baselines --config=configs/X.py [--config.a.b=value ...] \
-        [--workdir=W] [--methods=popularity,ease,pruned_ease,item_knn,als] [--bytes=64,128,256] \
-        [--l2=30,100,300] [--dense=RUN/embeddings.npz]
+        [--workdir=W] [--methods=popularity,ease,pruned_ease,column_pruned_ease,item_knn,als] \
+        [--bytes=64,128,256] [--l2=30,100,300] [--dense=RUN/embeddings.npz]
 
 Every method but popularity and EASE is fitted once for each of --bytes. The penalty of EASE, and
 of pruned EASE at each size, is the one of the highest validation nDCG@100. --dense adds the
@@ -27,7 +27,12 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from celsa_jax.baselines import BASELINES, COMPRESSIONS, Baseline, libraries
-from celsa_jax.baselines.ease import ease, ease_baseline, pruned_ease_baseline
+from celsa_jax.baselines.ease import (
+    column_pruned_ease_baseline,
+    ease,
+    ease_baseline,
+    pruned_ease_baseline,
+)
 from celsa_jax.config import validate
 from celsa_jax.data import Split, load_dataset, make_split
 from celsa_jax.data.interactions import Interactions, lookup
@@ -45,7 +50,8 @@ _L2 = flags.DEFINE_list("l2", ["30", "100", "300", "1000"], "Penalties of EASE t
 _DENSE = flags.DEFINE_string("dense", None, "Dense embeddings to compress.")
 
 _OWN_SIZE = ("popularity", "ease")
-_BY_PENALTY = ("ease", "pruned_ease")
+_PRUNED = {"pruned_ease": pruned_ease_baseline, "column_pruned_ease": column_pruned_ease_baseline}
+_BY_PENALTY = ("ease", *_PRUNED)
 _OF_IMPLICIT = ("item_knn", "als")
 _LEAST_BYTES = 8  # one non-zero
 
@@ -109,9 +115,10 @@ def fit_all(
         weights = ease(train, l2)
         if "ease" in methods:
             yield Candidate("ease", None, {"l2": l2}, ease_baseline(weights))
-        for n_bytes in sizes if "pruned_ease" in methods else []:
-            pruned = pruned_ease_baseline(weights, n_bytes)
-            yield Candidate("pruned_ease", n_bytes, {"l2": l2}, pruned)
+        for method in [method for method in methods if method in _PRUNED]:
+            for n_bytes in sizes:
+                pruned = _PRUNED[method](weights, n_bytes)
+                yield Candidate(method, n_bytes, {"l2": l2}, pruned)
     if dense is not None:
         yield Candidate("dense", None, {}, Baseline(scorer(dense), bytes_per_item(dense)))
         for method, compress in COMPRESSIONS.items():

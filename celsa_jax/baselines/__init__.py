@@ -15,13 +15,19 @@ import scipy.sparse as sp
 from celsa_jax.baselines.als import fit_als
 from celsa_jax.baselines.baseline import Baseline
 from celsa_jax.baselines.compressions import fit_sparse_autoencoder, fit_top_k
-from celsa_jax.baselines.ease import fit_ease, fit_popularity, fit_pruned_ease
+from celsa_jax.baselines.ease import (
+    fit_column_pruned_ease,
+    fit_ease,
+    fit_popularity,
+    fit_pruned_ease,
+)
 from celsa_jax.baselines.neighbours import fit_item_knn
 
 BASELINES: dict[str, Callable[..., Baseline]] = {
     "popularity": fit_popularity,
     "ease": fit_ease,
     "pruned_ease": fit_pruned_ease,
+    "column_pruned_ease": fit_column_pruned_ease,
     "item_knn": fit_item_knn,
     "als": fit_als,
 }

@@ -70,7 +70,7 @@ def fit_ease(train: sp.csr_matrix, *, n_bytes: int = 0, seed: int = 0, l2: float
 def fit_pruned_ease(
     train: sp.csr_matrix, *, n_bytes: int, seed: int = 0, l2: float = L2
 ) -> Baseline:
-    """EASE of which every row keeps its k weights of largest magnitude.
+    """EASE of which every row, what an item says of others, keeps its k largest weights.
 
     Args:
       train: X, CSR [n_users, n_items].
@@ -85,15 +85,33 @@ def fit_pruned_ease(
     return pruned_ease_baseline(ease(train, l2), n_bytes)
 
 
+def fit_column_pruned_ease(
+    train: sp.csr_matrix, *, n_bytes: int, seed: int = 0, l2: float = L2
+) -> Baseline:
+    """EASE of which every column, what others say of an item, keeps its k largest weights.
+
+    Otherwise as `fit_pruned_ease`, and the stronger of the two where both were measured: every
+    item keeps something to be recommended by.
+    """
+    numbers_within(n_bytes, BYTES_PER_NONZERO)
+    return column_pruned_ease_baseline(ease(train, l2), n_bytes)
+
+
 def ease_baseline(weights: np.ndarray) -> Baseline:
     """Of weights B that `ease` made; so several sizes can share one inversion."""
     return Baseline(ease_scorer(weights), bytes_per_item(weights))
 
 
 def pruned_ease_baseline(weights: np.ndarray, n_bytes: int) -> Baseline:
-    """Of weights B that `ease` made, pruned to n_bytes // 8 a row."""
+    """Of weights B that `ease` made, pruned to n_bytes // 8 a row; size means magnitude."""
     k = numbers_within(n_bytes, BYTES_PER_NONZERO)
     return sparse_weights_baseline(keep_largest(weights, k))
+
+
+def column_pruned_ease_baseline(weights: np.ndarray, n_bytes: int) -> Baseline:
+    """Of weights B that `ease` made, pruned to n_bytes // 8 a column."""
+    k = numbers_within(n_bytes, BYTES_PER_NONZERO)
+    return sparse_weights_baseline(keep_largest(weights.T, k).T.tocsr())
 
 
 def sparse_weights_baseline(weights: sp.csr_matrix) -> Baseline:
