@@ -46,9 +46,9 @@ def train(
     *,
     n_hidden: int,
     seed: int = 0,
-    learning_rate: float = 1e-3,
-    n_epochs: int = 50,
-    batch_size: int = 256,
+    learning_rate: float,
+    n_epochs: int,
+    batch_size: int,
 ) -> Autoencoder:
     """Trains with Adam on minibatches of items; deterministic in the seed.
 
