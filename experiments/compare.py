@@ -15,14 +15,14 @@ from __future__ import annotations
 import json
 
 import numpy as np
-import scipy.stats
 from absl import flags
 
 from celsa_jax.data import Interactions, load_dataset
 from celsa_jax.data.interactions import lookup
 from celsa_jax.data.splits import read_split, same_data, trained_users
 from celsa_jax.errors import InputError
-from celsa_jax.evaluation import Evaluation, evaluate
+from celsa_jax.evaluation import evaluate
+from celsa_jax.evaluation.paired import compare
 from celsa_jax.sparse import SparseEmbeddings, scorer
 from celsa_jax.workdir import Workdir
 from experiments import cli
@@ -30,7 +30,6 @@ from experiments import cli
 _DATA = flags.DEFINE_string("data", None, "Where the interactions are now, config.data.path.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where data are kept now, config.data.data_dir.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the folds and of the bootstrap.", lower_bound=0)
-_N_RESAMPLES = 9999
 
 
 def main(first: str, second: str) -> None:
@@ -59,42 +58,6 @@ def main(first: str, second: str) -> None:
             f" {low:+8.4f} {high:+8.4f}   {row['p_t']:9.2g}  {row['p_wilcoxon']:8.2g}"
         )
     print(json.dumps({"runs": [first, second], "n_users": report["ndcg@100"]["n_users"], **report}))
-
-
-def compare(a: Evaluation, b: Evaluation, metric: str, seed: int) -> dict[str, object]:
-    """Paired statistics of B - A over the users that both can be judged on.
-
-    Raises:
-      InputError: there are fewer than two such users.
-    """
-    both = np.stack([a.per_user[metric], b.per_user[metric]])
-    both = both[:, ~np.isnan(both).any(axis=0)]
-    if both.shape[1] < 2:
-        raise InputError("fewer than two users can be judged in both runs")
-    difference = both[1] - both[0]
-    interval, p_t = (difference[0], difference[0]), float(difference[0] == 0)
-    if np.ptp(difference):
-        p_t = scipy.stats.ttest_1samp(difference, 0).pvalue
-        interval = scipy.stats.bootstrap(
-            (difference,),
-            np.mean,
-            n_resamples=_N_RESAMPLES,
-            batch=500,
-            method="percentile",
-            rng=np.random.default_rng(seed),
-        ).confidence_interval
-    p_wilcoxon = scipy.stats.wilcoxon(difference).pvalue if difference.any() else 1.0
-    return {
-        "a": float(both[0].mean()),
-        "b": float(both[1].mean()),
-        "difference": float(difference.mean()),
-        "interval": [float(bound) for bound in interval],
-        "p_t": float(p_t),
-        "p_wilcoxon": float(p_wilcoxon),
-        "better": int((difference > 0).sum()),
-        "worse": int((difference < 0).sum()),
-        "n_users": both.shape[1],
-    }
 
 
 class _Run:

@@ -11,9 +11,9 @@ from celsa_jax.data import load_dataset, make_split
 from celsa_jax.data.splits import read_split
 from celsa_jax.errors import InputError
 from celsa_jax.evaluation import Evaluation, evaluate
+from celsa_jax.evaluation.paired import compare
 from celsa_jax.sparse import load_embeddings, scorer
 from celsa_jax.train import train_and_evaluate
-from experiments.compare import compare
 
 
 def judged(values):
