@@ -171,3 +171,9 @@ def final_embeddings(state: TrainState) -> jax.Array:
 def nnz_per_row(state: TrainState) -> jax.Array:
     """[n_items] int32 non-zero weights, counted in the weights themselves."""
     return jnp.sum(jnp.where(state.mask, state.weights, 0.0) != 0, axis=1, dtype=jnp.int32)
+
+
+@jax.jit
+def entries_kept(before: jax.Array, after: jax.Array) -> jax.Array:
+    """[n_items] int32 true entries of each row of one mask that are true in another, too."""
+    return jnp.sum(before & after, axis=1, dtype=jnp.int32)

@@ -35,6 +35,7 @@ from celsa_jax.step import (
     Recipe,
     TrainState,
     create_state,
+    entries_kept,
     final_embeddings,
     nnz_per_row,
     train_chunk,
@@ -221,6 +222,7 @@ class _Run:
             )
         self.val = val
         self.seconds = {"training": 0.0, "mask": 0.0, "validation": 0.0, "checkpoint": 0.0}
+        self.mask_kept = None  # by an update that is not logged yet
 
     def train(self) -> tuple[TrainState, float]:
         """The trained state, and the seconds spent before this process resumed the run."""
@@ -315,7 +317,12 @@ class _Run:
 
     def _prune(self, state: TrainState, k: int, recipe: Recipe) -> TrainState:
         with _timed(self.seconds, "mask"):
-            return jax.block_until_ready(update_mask(state, jnp.int32(k), recipe))
+            before = state.mask.copy()  # the state is donated
+            state = jax.block_until_ready(update_mask(state, jnp.int32(k), recipe))
+            kept = np.asarray(entries_kept(before, state.mask), np.int64)
+            n_before = np.asarray(entries_kept(before, before), np.int64)
+            self.mask_kept = float(kept.sum() / n_before.sum())
+        return state
 
     def _train_epoch(
         self, epoch: int, state: TrainState, k: int
@@ -372,6 +379,8 @@ class _Run:
             "users_per_s": round(self.split.train.n_users / spent, 1),
             "seconds": round(spent, 3),
         }
+        if self.mask_kept is not None:
+            record["mask_kept"], self.mask_kept = self.mask_kept, None
         if self.val.n_users and self._due(epoch, config.eval.every_epochs):
             with _timed(self.seconds, "validation"):
                 embeddings, item_ids = final_embeddings(state), self.split.train.item_ids

@@ -70,6 +70,21 @@ def test_test_metrics_are_those_of_the_exported_model(small_config, tmp_path):
         assert results["test"][name] == pytest.approx(value, abs=1e-3)
 
 
+@pytest.mark.parametrize("regrow", [False, True])
+def test_how_much_of_the_mask_an_update_keeps(small_config, tmp_path, regrow):
+    small_config.sparsity.regrow = regrow
+    train_and_evaluate(small_config, tmp_path)
+    lines = metrics_of(tmp_path)
+    kept = [line.get("mask_kept") for line in lines]
+    assert kept[0] is None  # no update before the first epoch
+    assert kept[1] == pytest.approx(12 / 32)  # of a full mask, the rest
+    if regrow:
+        assert kept[2] < 5 / 12
+    else:
+        assert kept[2:4] == pytest.approx([5 / 12, 4 / 5])  # nested
+        assert kept[4] is None
+
+
 def test_it_learns_the_planted_segments(small_config, tmp_path):
     small_config.data.synthetic.update(n_users=1000, n_items=400, n_segments=16)
     small_config.model.n_factors = 64
