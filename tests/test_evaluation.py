@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from celsa_jax.data import Interactions
 from celsa_jax.errors import InputError
-from celsa_jax.evaluation import METRICS, evaluate, holdouts, ranking_metrics
+from celsa_jax.evaluation import METRICS, Exposure, evaluate, holdouts, ranking_metrics
 from celsa_jax.evaluation.protocol import rank_unseen
 from celsa_jax.sparse import top_k
 
@@ -206,3 +206,45 @@ def test_top_k_breaks_ties_by_position(rows, k):
     scores = np.array(rows, np.float32)
     expected = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     np.testing.assert_array_equal(top_k(scores, k), expected)
+
+
+def test_exposure_by_hand():
+    """Six items; four lists' first 20 places hold items 0 (twice), 1 and 5."""
+    exposure = Exposure(np.array([9, 4, 4, 1, 0, 0]))
+    assert exposure.summary() == {"coverage@20": None, "popularity@20": None}
+    exposure.add(np.array([[0], [1]]))
+    exposure.add(np.array([[0], [5]]))
+    # Percentiles: item 0 1, items 1 and 2 share 3.5 / 5, items 4 and 5 share 0.5 / 5.
+    assert exposure.summary()["coverage@20"] == pytest.approx(3 / 6)
+    assert exposure.summary()["popularity@20"] == pytest.approx((1 + 0.7 + 1 + 0.1) / 4)
+
+
+def test_exposure_of_an_evaluation_equals_a_loop_over_its_lists(random_matrix):
+    n_items = 60
+    matrix = random_matrix(25, n_items, seed=3)
+    ids = np.array([f"{i:02d}" for i in range(n_items)])
+    data = Interactions(matrix, np.array([f"u{u:02d}" for u in range(25)]), ids)
+    scores = np.random.default_rng(4).normal(size=n_items)
+    counts = np.random.default_rng(5).integers(0, 9, n_items)
+    exposure = Exposure(counts)
+
+    def score(history):
+        return np.tile(scores, (history.shape[0], 1))
+
+    evaluate(score, data, ids, seed=2, batch_size=7, observe=exposure.add)
+
+    seen_items, percentiles = set(), []
+    for held_out in holdouts(data, "disjoint", 2):
+        for user in range(25):
+            entries = range(matrix.indptr[user], matrix.indptr[user + 1])
+            history = {matrix.indices[e] for e in entries if not held_out[e]}
+            if not history or not any(held_out[e] for e in entries):
+                continue
+            ranked = [i for i in np.argsort(-scores) if i not in history][:20]
+            seen_items.update(ranked)
+            for item in ranked:
+                below, equal = (counts < counts[item]).sum(), (counts == counts[item]).sum()
+                percentiles.append((below + (equal - 1) / 2) / (n_items - 1))
+    summary = exposure.summary()
+    assert summary["coverage@20"] == pytest.approx(len(seen_items) / n_items)
+    assert summary["popularity@20"] == pytest.approx(np.mean(percentiles))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import numpy as np
 import scipy.sparse as sp
@@ -55,6 +56,7 @@ def evaluate(
     n_folds: int = N_FOLDS,
     held_out_from: int | None = None,
     batch_size: int = 512,
+    observe: Callable[[np.ndarray], None] | None = None,
 ) -> Evaluation:
     """Evaluates a scoring function on interactions it was not trained on.
 
@@ -71,6 +73,7 @@ def evaluate(
       n_folds: how many of the five folds to use.
       held_out_from: seconds since 1970; hold out what happened from then on, and no folds.
       batch_size: users scored at once.
+      observe: called with the ranked lists of every batch, [n, 100] item positions, best first.
     """
     column = lookup(item_ids, data.item_ids)[data.matrix.indices]
     users = np.repeat(np.arange(data.n_users), np.diff(data.matrix.indptr))
@@ -94,6 +97,8 @@ def evaluate(
         for start in range(0, len(usable), batch_size):
             rows = usable[start : start + batch_size]
             ranked = rank_unseen(score, history[rows])
+            if observe is not None:
+                observe(ranked)
             hits = np.take_along_axis(targets[rows].toarray() > 0, ranked, axis=1)
             for name, values in ranking_metrics(hits, n_held_out[rows]).items():
                 sums[name][rows] += values
