@@ -1,0 +1,283 @@
+"""One run of a sweep: which model it needs, how that is obtained, and how it is judged."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import functools
+import hashlib
+import inspect
+import json
+import pathlib
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from celsa_jax.config import validate
+from celsa_jax.data import Dataset, Split, load_dataset, make_split
+from celsa_jax.errors import InputError
+from celsa_jax.evaluation import Exposure, evaluate
+from celsa_jax.sparse import FORMATS, SparseEmbeddings, bytes_per_item, scorer
+from celsa_jax.sparse.retrieval import Scorer
+
+PLAIN_BYTES = 8  # of a non-zero as the paper counts it: float32 and int32
+FORMAT_BYTES = dict(zip(FORMATS, (6, 4, 3, 2), strict=True))
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One cell of the grid with one seed.
+
+    Attributes:
+      row, column: names in the sweep.
+      seed: of everything, also `config.train.seed`.
+      method: a name of `methods`.
+      options: of the method.
+      config: of the run, in full.
+    """
+
+    row: str
+    column: str
+    seed: int
+    method: str
+    options: dict[str, object]
+    config: ConfigDict
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes that an item may take."""
+        return PLAIN_BYTES * self.config.sparsity.target_nnz
+
+    @functools.cached_property
+    def settings(self) -> dict[str, object]:
+        """All that decides the outcome."""
+        config = self.config.to_dict()
+        return {"method": self.method, "options": self.options, "config": config}
+
+    @functools.cached_property
+    def id(self) -> str:
+        """A name for a folder: readable, and another for other settings."""
+        return _name(f"{self.row}_{self.column}_s{self.seed}", self.settings)
+
+    @functools.cached_property
+    def model_config(self) -> ConfigDict | None:
+        """The configuration of the ELSA model that the run starts from, if any."""
+        if self.method == "elsa":
+            config = self.config.copy_and_resolve_references()
+            if form := self.options.get("format"):
+                config.sparsity.target_nnz = self.n_bytes // FORMAT_BYTES[form]
+            return config
+        if self.method == "dense_elsa":
+            return _dense(self.config, self.options.get("width") or self.n_bytes // 4)
+        if self.method in _baselines().COMPRESSIONS:
+            return _dense(self.config, self.config.model.n_factors)
+        return None
+
+    @property
+    def model_id(self) -> str:
+        config = self.model_config
+        sparsity = f"k{config.sparsity.target_nnz}of{config.model.n_factors}"
+        return _name(f"{sparsity}_s{self.seed}", config.to_dict())
+
+
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """What an evaluation needs of a method.
+
+    Attributes:
+      score: from histories to scores.
+      bytes_per_item: that the method stores; None where that is not comparable.
+      train_seconds: it took to train.
+    """
+
+    score: Scorer
+    bytes_per_item: float | None
+    train_seconds: float
+
+
+def methods() -> dict[str, Callable]:
+    """Every method by name: what its `options` are given to."""
+    baselines = _baselines()
+    return {
+        "elsa": _elsa_options,
+        "dense_elsa": _dense_options,
+        **baselines.BASELINES,
+        **baselines.COMPRESSIONS,
+    }
+
+
+def check(run: Run) -> None:
+    """InputError if the run cannot be done, whatever the data."""
+    known = methods()
+    if run.method not in known:
+        names = ", ".join(known)
+        raise InputError(f"method is '{run.method}'; choose one of {names}")
+    try:
+        settings = {"n_bytes": run.n_bytes, "seed": run.seed}
+        inspect.signature(known[run.method]).bind(None, **settings, **run.options)
+    except TypeError as error:
+        raise InputError(f"options: {error}") from None
+    if run.method in ("elsa", "dense_elsa"):
+        known[run.method](None, n_bytes=run.n_bytes, seed=run.seed, **run.options)
+    validate(run.config)
+    if run.model_config is not None:
+        validate(run.model_config)
+    if run.options.get("format") == "int4" and run.model_config.model.n_factors > 4096:
+        raise InputError("options.format: int4 holds up to 4096 factors; use int8")
+    if run.config.data.n_test_users < 2:
+        raise InputError("config.data.n_test_users must be at least 2")
+
+
+def perform(run: Run, models: pathlib.Path) -> tuple[dict[str, object], dict[str, np.ndarray]]:
+    """Trains or fits what is missing and judges it on the run's test users.
+
+    Args:
+      run: see there.
+      models: folder of the trained models, which runs share.
+
+    Returns:
+      The numbers, and the arrays of each user: `user_ids` and the metrics by name.
+    """
+    dataset, split = load_data(run)
+    judged = _method_of(run)(run, split, models)
+    started = time.perf_counter()
+    exposure = Exposure(np.asarray(split.train.matrix.sum(axis=0)).ravel())
+    evaluation = evaluate(
+        judged.score,
+        split.test,
+        split.train.item_ids,
+        folds=run.config.eval.folds,
+        seed=run.seed,
+        held_out_from=split.test_from,
+        observe=exposure.add,
+    )
+    numbers = {
+        "bytes_per_item": judged.bytes_per_item,
+        **evaluation.summary(),
+        **exposure.summary(),
+        "n_users": evaluation.counts["n_users"],
+        "data": dataset.counts,
+        "train_seconds": round(judged.train_seconds, 2),
+        "evaluate_seconds": round(time.perf_counter() - started, 2),
+    }
+    return numbers, {"user_ids": evaluation.user_ids, **evaluation.per_user}
+
+
+def load_data(run: Run) -> tuple[Dataset, Split]:
+    """The data of a run; those of the run before it are kept."""
+    return _load_data(run.config.data.to_json(), run.seed)
+
+
+@contextmanager
+def locked(path: pathlib.Path, *, wait: bool) -> Iterator[bool]:
+    """Holds the lock of a file; it is free again when the process ends, however it ends.
+
+    Args:
+      path: the file, made if it is missing.
+      wait: until the lock is free.
+
+    Yields:
+      Whether the lock is held: without `wait` it may be somebody else's.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+@functools.lru_cache(maxsize=1)
+def _load_data(section: str, seed: int) -> tuple[Dataset, Split]:
+    config = ConfigDict(json.loads(section))
+    dataset = load_dataset(config, seed)
+    return dataset, make_split(dataset.interactions, config, seed)
+
+
+def _baselines():
+    # Their libraries are loaded where a sweep is, not where the package is.
+    from celsa_jax import baselines
+
+    return baselines
+
+
+def _elsa_options(_, *, n_bytes: int, seed: int, format: str | None = None) -> None:
+    if format is not None and format not in FORMATS:
+        raise InputError(f"options.format is '{format}'; choose one of {', '.join(FORMATS)}")
+
+
+def _dense_options(_, *, n_bytes: int, seed: int, width: int | None = None) -> None:
+    if width is not None and (isinstance(width, bool) or not isinstance(width, int) or width < 1):
+        raise InputError(f"options.width is {width!r}; it must be a whole number above 0")
+
+
+def _method_of(run: Run) -> Callable[[Run, Split, pathlib.Path], Judged]:
+    if run.method in ("elsa", "dense_elsa"):
+        return _judge_elsa
+    return _judge_compression if run.method in _baselines().COMPRESSIONS else _judge_baseline
+
+
+def _judge_elsa(run: Run, split: Split, models: pathlib.Path) -> Judged:
+    embeddings, seconds = _trained(run, split, models)
+    if run.method == "dense_elsa":
+        dense = embeddings.tocsr().toarray()
+        return Judged(scorer(dense), 4 * dense.shape[1], seconds)
+    size = PLAIN_BYTES * embeddings.nnz / embeddings.n_items
+    if form := run.options.get("format"):
+        embeddings = embeddings.to_format(form)
+        size = embeddings.bytes_per_item
+    return Judged(scorer(embeddings.tocsr()), size, seconds)
+
+
+def _judge_baseline(run: Run, split: Split, models: pathlib.Path) -> Judged:
+    started = time.perf_counter()
+    fit = _baselines().BASELINES[run.method]
+    baseline = fit(split.train.matrix, n_bytes=run.n_bytes, seed=run.seed, **run.options)
+    return Judged(baseline.score, baseline.bytes_per_item, time.perf_counter() - started)
+
+
+def _judge_compression(run: Run, split: Split, models: pathlib.Path) -> Judged:
+    """Seconds are those of the compression and of the dense model before it."""
+    dense, seconds = _trained(run, split, models)
+    started = time.perf_counter()
+    compress = _baselines().COMPRESSIONS[run.method]
+    rows = dense.tocsr().toarray()
+    embeddings = compress(rows, n_bytes=run.n_bytes, seed=run.seed, **run.options)
+    seconds += time.perf_counter() - started
+    return Judged(scorer(embeddings), bytes_per_item(embeddings), seconds)
+
+
+def _trained(run: Run, split: Split, models: pathlib.Path) -> tuple[SparseEmbeddings, float]:
+    """The run's model, trained once whichever run asks first, and the seconds that took."""
+    from celsa_jax.train import train_and_evaluate
+
+    folder = models / run.model_id
+    with locked(folder.with_name(f"{folder.name}.lock"), wait=True):
+        results = train_and_evaluate(run.model_config, folder)
+        # Gigabytes at full width, and a finished model is not resumed.
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    embeddings = SparseEmbeddings.load(folder / "embeddings.npz")
+    if not np.array_equal(embeddings.item_ids, split.train.item_ids):
+        raise InputError(f"{folder}: the data have changed since it was trained")
+    return embeddings, results["wall_seconds"]
+
+
+def _dense(config: ConfigDict, width: int) -> ConfigDict:
+    """A dense model: trained as a final phase is, with no pruning before it."""
+    dense = config.copy_and_resolve_references()
+    dense.model.n_factors = dense.sparsity.target_nnz = width
+    dense.train.n_epochs = 0
+    return dense
+
+
+def _name(text: str, settings: dict) -> str:
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    slug = re.sub(r"[^a-z0-9_]+", "-", text.lower()).strip("-_")
+    return f"{slug[:60]}-{digest[:8]}"

@@ -1,0 +1,149 @@
+"""Does the runs of a sweep that are missing, each once, and writes down what came of them.
+
+    W/runs/ID/       result.json (the numbers or the error), per_user.npz, lock
+    W/models/ID/     the trained models, as `train_and_evaluate` leaves them; runs share them
+    W/results.csv, table.md, figures/
+
+A run is claimed by a lock on a file in its folder, which the system takes back when a process
+dies, so any number of processes may work on one folder. Its result is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import collections
+import functools
+import json
+import logging
+import pathlib
+import time
+import traceback
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from celsa_jax.errors import InputError
+from celsa_jax.files import atomic_path, write_json
+from celsa_jax.sweeps import tables
+from celsa_jax.sweeps.grid import expand
+from celsa_jax.sweeps.methods import Run, locked, perform
+
+log = logging.getLogger(__name__)
+
+_POLL_SECONDS = 1.0
+
+
+def run_sweep(
+    sweep: ConfigDict,
+    workdir: str | pathlib.Path,
+    *,
+    shard: tuple[int, int] = (1, 1),
+    retry_failed: bool = False,
+) -> dict[str, int]:
+    """Runs what is missing; returns how many runs are done, failed and not run.
+
+    Args:
+      sweep: see `celsa_jax.sweeps.grid`.
+      workdir: of the sweep.
+      shard: (i, n), the i-th of n parts of the runs, from 1.
+      retry_failed: try runs again that failed before.
+
+    Raises:
+      InputError: the sweep or an argument is at fault; nothing has run then.
+    """
+    runs = expand(sweep)
+    part, n_parts = shard
+    if not 1 <= part <= n_parts:
+        raise InputError(f"--shard={part}/{n_parts}: the first number is from 1 to the second")
+    folder = pathlib.Path(workdir)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--workdir={folder} is a file; give a folder")
+    mine = runs[part - 1 :: n_parts]
+    if retry_failed:
+        _forget_failures(folder, mine)
+    write_tables = functools.partial(_write_tables, sweep, runs, folder)
+    _run_all(folder, mine, write_tables)
+    results = write_tables()
+    _draw(sweep, runs, folder, results)
+    states = collections.Counter(tables.state(results[run.id]) or "not_run" for run in runs)
+    return {"runs": len(runs), **{s: states[s] for s in ("done", "failed", "not_run")}}
+
+
+def _run_all(folder: pathlib.Path, runs: list[Run], write_tables) -> None:
+    """Does every run, here or, where another process has it, by waiting for that one."""
+    waiting = [run for run in runs if tables.read_result(folder, run) is None]
+    log.info("%d of %d runs to do", len(waiting), len(runs))
+    while waiting:
+        elsewhere = []
+        for run in waiting:
+            with locked(folder / "runs" / run.id / "lock", wait=False) as mine:
+                if not mine:
+                    elsewhere.append(run)
+                    continue
+                if tables.read_result(folder, run) is None:
+                    _do(folder, run)
+            write_tables()
+        if len(elsewhere) == len(waiting):
+            time.sleep(_POLL_SECONDS)
+        elif elsewhere:
+            log.info("%d runs in progress elsewhere; waiting for them", len(elsewhere))
+        waiting = elsewhere
+
+
+def _do(folder: pathlib.Path, run: Run) -> None:
+    """One run; what goes wrong in it is its result."""
+    path = folder / "runs" / run.id
+    for left_over in path.glob(".*.tmp"):  # of a process that was killed
+        left_over.unlink()
+    log.info("run %s", run.id)
+    described = {"row": run.row, "column": run.column, "seed": run.seed, **run.settings}
+    try:
+        numbers, per_user = perform(run, folder / "models")
+    except Exception as error:
+        log.warning("run %s failed: %s", run.id, _one_line(error, folder))
+        outcome = {"error": _one_line(error, folder), "traceback": traceback.format_exc()}
+        write_json(path / "result.json", {**outcome, "run": described})
+        return
+    with atomic_path(path / "per_user.npz") as temporary, temporary.open("wb") as stream:
+        np.savez_compressed(stream, **per_user)
+    model = {"model_path": f"models/{run.model_id}"} if run.model_config else {}
+    write_json(path / "result.json", {"error": None, **numbers, **model, "run": described})
+
+
+def _one_line(error: Exception, folder: pathlib.Path) -> str:
+    """What went wrong, the same wherever the folder of the sweep is."""
+    text = " ".join(str(error).replace(f"{folder}/", "").split())
+    return text if isinstance(error, InputError) else f"{type(error).__name__}: {text}"[:500]
+
+
+def _forget_failures(folder: pathlib.Path, runs: list[Run]) -> None:
+    for run in runs:
+        result = tables.read_result(folder, run)
+        if result is not None and result["error"] is not None:
+            with locked(folder / "runs" / run.id / "lock", wait=False) as mine:
+                if mine:
+                    (folder / "runs" / run.id / "result.json").unlink(missing_ok=True)
+
+
+def _write_tables(
+    sweep: ConfigDict, runs: list[Run], folder: pathlib.Path
+) -> dict[str, dict | None]:
+    """Tables of all results that are there by now, also by other processes; and these results."""
+    with locked(folder / "lock", wait=True):  # so that the last to write has read the most
+        for left_over in folder.glob(".*.tmp"):
+            left_over.unlink()
+        if not (folder / "sweep.json").exists():
+            write_json(folder / "sweep.json", json.loads(sweep.to_json()))
+        results = {run.id: tables.read_result(folder, run) for run in runs}
+        tables.write_csv(folder / "results.csv", runs, results)
+        tables.write_markdown(folder / "table.md", sweep, runs, results, folder)
+    return results
+
+
+def _draw(sweep: ConfigDict, runs: list[Run], folder: pathlib.Path, results: dict) -> None:
+    try:
+        from celsa_jax.sweeps import figures
+    except ImportError:
+        log.warning('no figures: pip install "celsa_jax[figures]", then run this again')
+        return
+    with locked(folder / "lock", wait=True):
+        figures.draw_all(folder / "figures", sweep, runs, results, folder)

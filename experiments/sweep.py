@@ -1,0 +1,49 @@
+r"""Runs a sweep: a grid of methods, sizes and seeds, with tables and figures.
+
+    python -m experiments.sweep --config=configs/sweeps/NAME.py --workdir=runs/NAME \
+        [--config.base.data.path=FILE] [--shard=i/n] [--retry_failed]
+
+Started again it runs what is missing, so it may be killed at any moment, and several processes
+may work on one folder, or on one part of it each with --shard (of machines, too: they need the
+same paths of data; bring the folders `runs` together and start it once more). A run that fails is
+recorded with its error and does not stop the others. After every run --workdir has
+results.csv (one row a run) and table.md, in the end figures/. The last line printed is one JSON
+object.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+from absl import flags
+from ml_collections import config_flags
+
+from celsa_jax.errors import InputError
+from celsa_jax.sweeps import run_sweep
+from experiments import cli
+
+_CONFIG = config_flags.DEFINE_config_file("config", help_string="Configuration of the sweep.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the sweep.")
+_SHARD = flags.DEFINE_string("shard", "1/1", "Which part of the runs: 2/3 is the second of three.")
+_RETRY_FAILED = flags.DEFINE_boolean("retry_failed", False, "Try runs again that failed.")
+
+
+def main() -> None:
+    if not _WORKDIR.value:
+        raise InputError("--workdir is empty; give a folder")
+    shard = re.fullmatch(r"(\d+)/(\d+)", _SHARD.value)
+    if not shard:
+        raise InputError(f"--shard={_SHARD.value}: give a part and how many, as 1/4")
+    part, n_parts = map(int, shard.groups())
+    counts = run_sweep(
+        _CONFIG.value,
+        _WORKDIR.value,
+        shard=(part, n_parts),
+        retry_failed=_RETRY_FAILED.value,
+    )
+    print(json.dumps({**counts, "table": f"{_WORKDIR.value}/table.md"}))
+
+
+if __name__ == "__main__":
+    cli.run(main, required=("config", "workdir"))
