@@ -1,0 +1,148 @@
+"""The three tables of the paper (arXiv 2602.09935), for its data sets and for samples of them.
+
+`main` has methods by bytes an item, `schedule` schedules by bytes, `initial_width` widths by
+bytes; names are those of `published_results.csv`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ml_collections import ConfigDict
+
+from celsa_jax.config import default_config
+from celsa_jax.errors import InputError
+from celsa_jax.schedules import SCHEDULES
+from celsa_jax.sweeps.grid import make_sweep
+
+BYTES = (1024, 512, 256, 128, 64)
+WIDTHS = (2048, 4096, 6144, 8192)
+SEEDS = (0, 1, 2)
+_COMPACT = ("float16", "int8", "int4")  # 4, 3 and 2 bytes a non-zero: more of them in a column
+# Of each data set: our name, users to validate and as many to test, and the width at which the
+# paper's dense model is best.
+_DATA = {
+    "goodbooks": ("goodbooks", 2_500, 3250),
+    "ml20m": ("ml-20m", 10_000, 800),
+    "netflix": ("netflix", 40_000, 2450),
+}
+_EASE = {"goodbooks": "10000 (40000 B)", "ml20m": "20720 (82880 B)", "netflix": "17769 (71076 B)"}
+_MAIN = {
+    "pruned EASE": "EASE / Pruning (sparse)",
+    "dense ELSA": "ELSA / Low dimensional training (dense)",
+    "sparse autoencoder": "ELSA / Sparse projection post training",
+    "ours": "ELSA / Sparse training (ours)",
+}
+_SCHEDULE = {"exponential_half": "Exponential", "linear": "Linear", "step-wise": "Step-wise"}
+
+
+def paper_sweep(dataset: str, table: str) -> ConfigDict:
+    """A table of the paper on a whole data set, with the published figures.
+
+    Args:
+      dataset: goodbooks, ml20m or netflix.
+      table: main, schedule or initial_width.
+    """
+    name, n_users, width = _DATA[dataset]
+    base = default_config()
+    base.data.name = name
+    base.data.n_val_users = base.data.n_test_users = n_users
+    tables = {
+        "main": (method_rows(width), "ours", _published_main(dataset)),
+        "schedule": (schedule_rows(), "cubic, rewinding", _published_schedules()),
+        "initial_width": (width_rows(WIDTHS), "4096 factors", _published_widths()),
+    }
+    if table not in tables:
+        raise InputError(f"there is no table '{table}'; choose one of {', '.join(tables)}")
+    rows, reference, published = tables[table]
+    return make_sweep(
+        base=base,
+        rows=rows,
+        columns=size_columns(BYTES),
+        seeds=SEEDS,
+        reference=reference,
+        published={"dataset": dataset, "table": table, "rows": published},
+    )
+
+
+def sample_base(n_factors: int = 1024) -> ConfigDict:
+    """Runs on a sample of about 2,500 users of Goodbooks-10k, in the publisher's format."""
+    base = default_config()
+    base.data.name = "goodbooks"
+    base.data.n_val_users = base.data.n_test_users = 250
+    base.model.n_factors = n_factors
+    base.train.batch_size = 256
+    return base
+
+
+def size_columns(sizes: Iterable[int]) -> dict[str, dict]:
+    """Columns by bytes an item, 8 a non-zero."""
+    return {str(size): {"config": {"sparsity": {"target_nnz": size // 8}}} for size in sizes}
+
+
+def method_rows(dense_width: int) -> dict[str, dict]:
+    """Every method; post-hoc ones start from the dense model of the given width."""
+    from_dense = {"config": {"model": {"n_factors": dense_width}}}
+    compact = {
+        f"ours, {form}": {"method": "elsa", "options": {"format": form}} for form in _COMPACT
+    }
+    return {
+        "popularity": {"method": "popularity", "once": True},
+        "EASE": {"method": "ease", "once": True},
+        f"dense ELSA, {dense_width}": {
+            "method": "dense_elsa",
+            "options": {"width": dense_width},
+            "once": True,
+        },
+        "item k-NN": {"method": "item_knn"},
+        "ALS": {"method": "als"},
+        "pruned EASE": {"method": "pruned_ease"},
+        "dense ELSA": {"method": "dense_elsa"},
+        "top k of dense ELSA": {"method": "top_k", **from_dense},
+        "sparse autoencoder": {"method": "sparse_autoencoder", **from_dense},
+        "ours": {"method": "elsa"},
+        **compact,
+    }
+
+
+def schedule_rows() -> dict[str, dict]:
+    """Every schedule with and without rewinding.
+
+    The constant one without rewinding is the paper's: the top k is chosen afresh at every step
+    from weights that are never zeroed. With rewinding it keeps the mask of the initial weights.
+    """
+    rows = {}
+    for schedule in SCHEDULES:
+        for rewind in (True, False):
+            sparsity = {"schedule": schedule, "rewind": rewind}
+            if schedule == "constant" and not rewind:
+                sparsity |= {"regrow": True, "update_every": 0}
+            name = f"{schedule}, rewinding" if rewind else schedule
+            rows[name] = {"method": "elsa", "config": {"sparsity": sparsity}}
+    return rows
+
+
+def width_rows(widths: Iterable[int]) -> dict[str, dict]:
+    """Our method at several widths."""
+    return {
+        f"{width} factors": {"method": "elsa", "config": {"model": {"n_factors": width}}}
+        for width in widths
+    }
+
+
+def _published_main(dataset: str) -> dict[str, str]:
+    width = _DATA[dataset][2]
+    return {
+        **_MAIN,
+        "EASE": f"EASE / None, factors={_EASE[dataset]}",
+        f"dense ELSA, {width}": f"ELSA / None, factors={width} ({4 * width} B)",
+    }
+
+
+def _published_schedules() -> dict[str, str]:
+    rows = {"constant": "Constant", **_SCHEDULE}
+    return rows | {f"{ours}, rewinding": f"{p} with restarting" for ours, p in _SCHEDULE.items()}
+
+
+def _published_widths() -> dict[str, str]:
+    return {f"{w} factors": f"{8 * w // 1024} kB ({w} factors)" for w in WIDTHS}

@@ -1,0 +1,23 @@
+r"""Every method at 256, 128 and 64 bytes an item, three seeds, at 1024 factors.
+
+    python -m experiments.sweep --config=configs/sweeps/methods.py --workdir=runs/methods \
+        --config.base.data.path=ratings.csv.zip
+
+For a sample of Goodbooks-10k's current release (user_id,book_id,rating). Popularity, EASE and the
+dense model at its own width have no budget of bytes: they run once a seed. The compact formats
+fill a column's bytes with more non-zeros.
+"""
+
+from ml_collections import ConfigDict
+
+from celsa_jax.sweeps import make_sweep, paper
+
+
+def get_config() -> ConfigDict:
+    return make_sweep(
+        base=paper.sample_base(),
+        rows=paper.method_rows(dense_width=1024),
+        columns=paper.size_columns((256, 128, 64)),
+        seeds=paper.SEEDS,
+        reference="ours",
+    )
