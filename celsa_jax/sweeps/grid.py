@@ -110,6 +110,8 @@ def _check_fields(sweep: ConfigDict) -> None:
         if not isinstance(sweep[part], ConfigDict) or not len(sweep[part]):
             raise InputError(f"config.{part} is empty; name at least one")
         for name, settings in sweep[part].items():
+            if "|" in name:
+                raise InputError(f"config.{part}.{name}: a name without '|', which tables use")
             if not isinstance(settings, ConfigDict):
                 raise InputError(f"config.{part}.{name} is {settings!r}; give its fields")
     for name, row in sweep.rows.items():

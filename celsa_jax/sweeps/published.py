@@ -62,7 +62,7 @@ def check(settings: dict, rows: list[str]) -> None:
     """InputError unless `config.published` is empty or names what there is."""
     if not settings:
         return
-    for name in {*settings, *_FIELDS}:
+    for name in (*settings, *_FIELDS):
         if (name in settings) != (name in _FIELDS):
             state = "no such field" if name in settings else "it is missing"
             raise InputError(f"config.published.{name}: {state}")

@@ -2,7 +2,7 @@
 
     W/runs/ID/       result.json (the numbers or the error), per_user.npz, lock
     W/models/ID/     the trained models, as `train_and_evaluate` leaves them; runs share them
-    W/results.csv, table.md, figures/
+    W/results.csv, table.md, figures/, sweep.json (the configuration)
 
 A run is claimed by a lock on a file in its folder, which the system takes back when a process
 dies, so any number of processes may work on one folder. Its result is there whole or not at all.
@@ -131,8 +131,7 @@ def _write_tables(
     with locked(folder / "lock", wait=True):  # so that the last to write has read the most
         for left_over in folder.glob(".*.tmp"):
             left_over.unlink()
-        if not (folder / "sweep.json").exists():
-            write_json(folder / "sweep.json", json.loads(sweep.to_json()))
+        write_json(folder / "sweep.json", json.loads(sweep.to_json()))
         results = {run.id: tables.read_result(folder, run) for run in runs}
         tables.write_csv(folder / "results.csv", runs, results)
         tables.write_markdown(folder / "table.md", sweep, runs, results, folder)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from ml_collections import ConfigDict
 
+from celsa_jax.errors import InputError
 from celsa_jax.evaluation import EXPOSURE_METRICS, METRICS
 from celsa_jax.evaluation.paired import paired_tests
 from celsa_jax.files import write_text
@@ -41,7 +42,12 @@ _CSV_COLUMNS = [
 def read_result(folder: pathlib.Path, run: Run) -> dict | None:
     """What came of a run, or None where it has not ended."""
     path = folder / "runs" / run.id / "result.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: damaged: {error}; delete it to do the run again") from None
 
 
 def state(result: dict | None) -> str:
