@@ -71,7 +71,9 @@ def _parse(arguments: list[str]) -> list[str]:
     try:
         return flags.FLAGS(arguments)
     except flags.Error as error:
-        _fail(str(error))
+        lines = str(error).strip().splitlines()
+        # What goes wrong inside a configuration file comes with its traceback.
+        _fail(str(error) if "Traceback" not in str(error) else f"--config: {lines[-1]}")
     except (OSError, ImportError) as error:
         _fail(f"--config cannot be read: {error}")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
