@@ -97,6 +97,7 @@ def method_rows(dense_width: int) -> dict[str, dict]:
         "item k-NN": {"method": "item_knn"},
         "ALS": {"method": "als"},
         "pruned EASE": {"method": "pruned_ease"},
+        "column-pruned EASE": {"method": "column_pruned_ease"},
         "dense ELSA": {"method": "dense_elsa"},
         "top k of dense ELSA": {"method": "top_k", **from_dense},
         "sparse autoencoder": {"method": "sparse_autoencoder", **from_dense},
