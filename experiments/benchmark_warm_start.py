@@ -5,9 +5,9 @@ r"""How many epochs a warm start saves when new items arrive.
 
 A share of the items, drawn at random, is taken out of the training users' interactions, and a model
 is trained on the rest (`earlier`). Then all interactions are trained on twice: from scratch, as
-the configuration says (`cold`), and from the earlier run for --epochs epochs at the target
-(`warm`). The test users are the same, and none of the runs has seen them. The last line printed
-is one JSON object.
+the configuration says (`cold`), and from the earlier run for --epochs epochs (`warm`), whose first
+half prunes again, so that items can change their factors. The test users are the same, and none of
+the runs has seen them. The last line printed is one JSON object.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ def main() -> None:
     train_and_evaluate(earlier, folder / "earlier")
     cold = train_and_evaluate(config, folder / "cold")
     warm = ConfigDict(config.to_dict())
-    warm.train.update(init_from=str(folder / "earlier"), n_epochs=0, n_final_epochs=_EPOCHS.value)
+    n_pruning = _EPOCHS.value // 2
+    warm.train.update(n_epochs=n_pruning, n_final_epochs=_EPOCHS.value - n_pruning)
+    warm.train.init_from = str(folder / "earlier")
     warm.eval.every_epochs = 1
     warm = train_and_evaluate(warm, folder / "warm")
     print(
