@@ -53,15 +53,27 @@ def remove_left_overs(folder: pathlib.Path, older_than: float = 0) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: pathlib.Path) -> Iterator[None]:
-    """Waits until no other process holds the lock on this file, which is made and stays."""
+def locked(path: pathlib.Path, *, wait: bool = True) -> Iterator[bool]:
+    """Holds the lock on a file; it is free again when the process ends, however it ends.
+
+    A file system without locks is done without; then processes may do the work twice.
+
+    Args:
+      path: the file, which is made and stays.
+      wait: until no other process holds the lock.
+
+    Yields:
+      Whether the work is this process's: without `wait` another may be at it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as stream:
-        # A file system without locks is done without; then processes may do the work twice.
-        with contextlib.suppress(OSError):
+        mine = True
+        try:
             if fcntl:
-                fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
+                fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except OSError as error:
+            mine = not isinstance(error, BlockingIOError)
+        yield mine
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

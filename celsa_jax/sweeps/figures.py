@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from celsa_jax.files import atomic_path
+from celsa_jax.files import atomic_path, remove_left_overs
 from celsa_jax.sweeps.grid import ANY_SIZE
 from celsa_jax.sweeps.methods import Run
 from celsa_jax.sweeps.tables import Cells, Results
@@ -30,8 +30,7 @@ def draw_all(
     `schedules`, `training` (means over seeds), `churn` and `factors` (the first seed that is done).
     """
     out.mkdir(parents=True, exist_ok=True)
-    for left_over in out.glob(".*.tmp"):
-        left_over.unlink()
+    remove_left_overs(out)
     cells = Cells(sweep, runs, results, folder)
     colours = _colours(cells.rows)
     if any(cells.done(row, column) for row in cells.rows for column in cells.columns):

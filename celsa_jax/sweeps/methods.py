@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import functools
 import hashlib
 import inspect
@@ -12,8 +11,7 @@ import pathlib
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -22,6 +20,7 @@ from celsa_jax.config import validate
 from celsa_jax.data import Dataset, Split, load_dataset, make_split
 from celsa_jax.errors import InputError
 from celsa_jax.evaluation import Exposure, evaluate
+from celsa_jax.files import locked
 from celsa_jax.sparse import FORMATS, SparseEmbeddings, bytes_per_item, scorer
 from celsa_jax.sparse.retrieval import Scorer
 
@@ -173,27 +172,6 @@ def load_data(run: Run) -> tuple[Dataset, Split]:
     return _load_data(run.config.data.to_json(), run.seed)
 
 
-@contextmanager
-def locked(path: pathlib.Path, *, wait: bool) -> Iterator[bool]:
-    """Holds the lock of a file; it is free again when the process ends, however it ends.
-
-    Args:
-      path: the file, made if it is missing.
-      wait: until the lock is free.
-
-    Yields:
-      Whether the lock is held: without `wait` it may be somebody else's.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        yield True
-
-
 @functools.lru_cache(maxsize=1)
 def _load_data(section: str, seed: int) -> tuple[Dataset, Split]:
     config = ConfigDict(json.loads(section))
@@ -259,7 +237,7 @@ def _trained(run: Run, split: Split, models: pathlib.Path) -> tuple[SparseEmbedd
     from celsa_jax.train import train_and_evaluate
 
     folder = models / run.model_id
-    with locked(folder.with_name(f"{folder.name}.lock"), wait=True):
+    with locked(folder.with_name(f"{folder.name}.lock")):
         results = train_and_evaluate(run.model_config, folder)
         # Gigabytes at full width, and a finished model is not resumed.
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)

@@ -22,10 +22,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from celsa_jax.errors import InputError
-from celsa_jax.files import atomic_path, write_json
+from celsa_jax.files import atomic_path, locked, remove_left_overs, write_json
 from celsa_jax.sweeps import tables
 from celsa_jax.sweeps.grid import expand
-from celsa_jax.sweeps.methods import Run, locked, perform
+from celsa_jax.sweeps.methods import Run, perform
 
 log = logging.getLogger(__name__)
 
@@ -92,8 +92,7 @@ def _run_all(folder: pathlib.Path, runs: list[Run], write_tables) -> None:
 def _do(folder: pathlib.Path, run: Run) -> None:
     """One run; what goes wrong in it is its result."""
     path = folder / "runs" / run.id
-    for left_over in path.glob(".*.tmp"):  # of a process that was killed
-        left_over.unlink()
+    remove_left_overs(path)
     log.info("run %s", run.id)
     described = {"row": run.row, "column": run.column, "seed": run.seed, **run.settings}
     try:
@@ -128,9 +127,8 @@ def _write_tables(
     sweep: ConfigDict, runs: list[Run], folder: pathlib.Path
 ) -> dict[str, dict | None]:
     """Tables of all results that are there by now, also by other processes; and these results."""
-    with locked(folder / "lock", wait=True):  # so that the last to write has read the most
-        for left_over in folder.glob(".*.tmp"):
-            left_over.unlink()
+    with locked(folder / "lock"):  # so that the last to write has read the most
+        remove_left_overs(folder)
         write_json(folder / "sweep.json", json.loads(sweep.to_json()))
         results = {run.id: tables.read_result(folder, run) for run in runs}
         tables.write_csv(folder / "results.csv", runs, results)
@@ -144,5 +142,5 @@ def _draw(sweep: ConfigDict, runs: list[Run], folder: pathlib.Path, results: dic
     except ImportError:
         log.warning('no figures: pip install "celsa_jax[figures]", then run this again')
         return
-    with locked(folder / "lock", wait=True):
+    with locked(folder / "lock"):
         figures.draw_all(folder / "figures", sweep, runs, results, folder)
