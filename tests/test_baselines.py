@@ -1,5 +1,6 @@
 import json
 import sys
+import tracemalloc
 
 import jax
 import jax.numpy as jnp
@@ -62,9 +63,48 @@ def test_ease_solves_one_ridge_regression_per_item(random_matrix):
     np.testing.assert_allclose(ease_scorer(weights)(matrix[:5]), x[:5] @ expected, atol=1e-5)
 
 
-def test_ease_refuses_a_singular_problem(random_matrix):
+@pytest.mark.parametrize("l2", [1e-3, 50.0])
+@pytest.mark.parametrize("repeated", [1, 3])
+@pytest.mark.parametrize(("n_users", "n_items"), [(21, 70), (66, 70), (90, 70)])
+def test_ease_by_users_or_by_items_is_the_formula(random_matrix, n_users, n_items, repeated, l2):
+    """Also where users are there several times, and the penalty is all that tells them apart."""
+    users = random_matrix(n_users // repeated, n_items, density=0.3)
+    matrix = sp.vstack([users] * repeated, format="csr")
+    x = matrix.toarray().astype(np.float64)
+    inverse = np.linalg.inv(x.T @ x + l2 * np.eye(n_items))
+    expected = -inverse / np.diag(inverse)
+    np.fill_diagonal(expected, 0)
+    weights = ease(matrix, l2)
+    np.testing.assert_allclose(weights, expected, rtol=1e-6, atol=1e-6 * np.abs(expected).max())
+    assert weights.dtype == np.float32
+    assert weights.flags.c_contiguous
+    np.testing.assert_array_equal(np.diag(weights), 0)
+
+
+@pytest.mark.parametrize("n_users", [100, 900])
+def test_ease_keeps_to_the_memory_that_it_states(random_matrix, n_users):
+    n_items = 500
+    matrix = random_matrix(n_users, n_items)
+    tracemalloc.start()
+    ease(matrix, 10.0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    by_users, by_items = 12 * n_items**2 + 8 * n_users * n_items, 20 * n_items**2
+    copies = 24 * matrix.nnz  # of X in float64
+    assert peak < 1.05 * (by_users if n_users < n_items else by_items) + copies
+
+
+@pytest.mark.parametrize("l2", [0.0, -1.0, float("nan")])
+def test_ease_refuses_a_penalty_that_is_none(random_matrix, l2):
+    with pytest.raises(InputError, match=f"the penalty l2 of EASE is {l2}; it must be above 0"):
+        ease(random_matrix(3, 9), l2)
+
+
+def test_ease_refuses_a_singular_problem():
+    """Two items that are always together, and a penalty below what float64 can tell."""
+    matrix = sp.csr_matrix(np.ones((9, 2), np.float32))
     with pytest.raises(ValueError, match="not positive definite"):
-        ease(random_matrix(3, 9), 0.0)
+        ease(matrix, 1e-17)
 
 
 def test_popularity_is_the_same_for_all(random_matrix):

@@ -13,6 +13,7 @@ from celsa_jax.baselines.baseline import (
     numbers_within,
 )
 from celsa_jax.baselines.rows import keep_largest
+from celsa_jax.errors import InputError
 from celsa_jax.sparse.npz import bytes_per_item
 from celsa_jax.sparse.retrieval import Scorer
 
@@ -22,24 +23,59 @@ L2 = 100.0
 def ease(matrix: sp.csr_matrix, l2: float) -> np.ndarray:
     """B = I - P / diag(P) with P = (X^T X + l2 I)^-1; the diagonal of B is zero.
 
+    With fewer users than items, P is taken from the inverse of a matrix of users by users,
+    l2 P = I - X^T (X X^T + l2 I)^-1 X: less work, and no less exact however small l2 is.
+
     Args:
       matrix: X, CSR [n_users, n_items].
       l2: the ridge penalty, above 0.
 
     Returns:
-      [n_items, n_items] float32; a history x scores x B. Float64 work of 8 n_items^2 bytes.
+      [n_items, n_items] float32, 4 n_items^2 bytes; a history x scores x B. The work beside it is
+      float64, 8 n_items^2 bytes: with fewer users than items 8 n_users n_items more, otherwise,
+      before the result is made, up to 12 n_items^2 more for the non-zeros of X^T X.
+
+    Raises:
+      InputError: a penalty that is not above 0.
+      ValueError: one that is too small for float64.
     """
-    gram = (matrix.T.astype(np.float64) @ matrix).toarray()
-    gram[np.diag_indices_from(gram)] += l2
-    factor, info = scipy.linalg.lapack.dpotrf(gram.T, lower=1, overwrite_a=1)
-    inverse, info_inverse = scipy.linalg.lapack.dpotri(factor, lower=1, overwrite_c=1)
-    if info or info_inverse:
-        raise ValueError(f"the regularised Gram matrix is not positive definite (l2 = {l2})")
-    lower = np.tril(inverse)
-    precision = lower + np.tril(inverse, -1).T
-    weights = (precision / -np.diag(precision)).astype(np.float32)
+    if not l2 > 0:
+        raise InputError(f"the penalty l2 of EASE is {l2}; it must be above 0")
+    n_users, n_items = matrix.shape
+    lower = _scaled_precision(matrix, l2) if n_users < n_items else _precision(matrix, l2)
+    for j in range(n_items):  # in place, where whole triangles would be three copies
+        lower[j, j + 1 :] = lower[j + 1 :, j]
+    precision = lower.T  # symmetric, and its rows are contiguous
+    precision /= -np.diag(precision)
+    weights = precision.astype(np.float32)
     np.fill_diagonal(weights, 0)
     return weights
+
+
+def _precision(matrix: sp.csr_matrix, l2: float) -> np.ndarray:
+    """P, [n_items, n_items] float64 by columns, right on and below the diagonal."""
+    factor = _cholesky((matrix.T.astype(np.float64) @ matrix).toarray(), l2)
+    return scipy.linalg.lapack.dpotri(factor, lower=1, overwrite_c=1)[0]
+
+
+def _scaled_precision(matrix: sp.csr_matrix, l2: float) -> np.ndarray:
+    """l2 P = I - W^T W with L W = X and L L^T = X X^T + l2 I; otherwise as `_precision`."""
+    matrix = matrix.astype(np.float64)
+    factor = _cholesky((matrix @ matrix.T).toarray(), l2)
+    users = matrix.toarray(order="F")
+    users = scipy.linalg.lapack.dtrtrs(factor, users, lower=1, overwrite_b=1)[0]
+    scaled = scipy.linalg.blas.dsyrk(-1.0, users, trans=1, lower=1)
+    scaled[np.diag_indices_from(scaled)] += 1
+    return scaled
+
+
+def _cholesky(gram: np.ndarray, l2: float) -> np.ndarray:
+    """L of L L^T = G + l2 I, float64 by columns, in the place of G."""
+    gram[np.diag_indices_from(gram)] += l2
+    factor, info = scipy.linalg.lapack.dpotrf(gram.T, lower=1, overwrite_a=1)
+    if info:
+        raise ValueError(f"the regularised Gram matrix is not positive definite (l2 = {l2})")
+    return factor
 
 
 def ease_scorer(weights: np.ndarray) -> Scorer:
