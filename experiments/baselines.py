@@ -27,6 +27,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from celsa_jax.baselines import BASELINES, COMPRESSIONS, Baseline, libraries
+from celsa_jax.baselines.choice import Choice, validation_value
 from celsa_jax.baselines.ease import (
     column_pruned_ease_baseline,
     ease,
@@ -35,7 +36,7 @@ from celsa_jax.baselines.ease import (
 )
 from celsa_jax.config import validate
 from celsa_jax.data import Split, load_dataset, make_split
-from celsa_jax.data.interactions import Interactions, lookup
+from celsa_jax.data.interactions import lookup
 from celsa_jax.data.splits import load_split
 from celsa_jax.errors import InputError
 from celsa_jax.evaluation import METRICS, evaluate
@@ -96,7 +97,7 @@ def fit_all(
     dense: np.ndarray | None,
     seed: int,
 ) -> Iterator[Candidate]:
-    """Fits one method after the other; only the one at hand is in memory.
+    """Fits one method after the other, and keeps none.
 
     Args:
       train: CSR [n_users, n_items].
@@ -133,25 +134,29 @@ def judge_all(
 ) -> tuple[list[dict], dict[str, dict[float, float]]]:
     """Test metrics of each method at each size, at the penalty that validates best.
 
+    Of each, the best fit so far is in memory.
+
     Returns:
       One row for each (method, size), and by method, or `METHOD at N`, the validation nDCG@100 of
       every penalty.
     """
-    rows: dict[str, dict] = {}
-    validation: dict[str, dict[float, float]] = {}
-    for method, n_bytes, options, baseline in candidates:
+    protocol = {"folds": config.eval.folds, "seed": config.train.seed}
+    choices: dict[str, Choice[Candidate]] = {}
+    for candidate in candidates:
+        method, n_bytes, options, baseline = candidate
         name = method if n_bytes is None else f"{method} at {n_bytes}"
+        value = 0.0  # nothing to choose from
         if options and split.val.n_users:
-            tried = validation.setdefault(name, {})
-            value = _metrics(baseline, split.val, split.val_from, split, config)["ndcg@100"]
-            tried[options["l2"]] = value
+            value = validation_value(baseline.score, split, **protocol)
             print(f"{name}, l2 {options['l2']:g}: validation nDCG@100 {value:.4f}", flush=True)
-            if value < max(tried.values()):
-                continue
-        metrics = _metrics(baseline, split.test, split.test_from, split, config)
-        size = {"bytes_per_item": baseline.bytes_per_item}
-        rows[name] = {"method": method, **size, **options, **metrics}
-    return list(rows.values()), validation
+        choices.setdefault(name, Choice()).offer(options, candidate, value)
+    rows = [_judged(choice.fitted, split, protocol) for choice in choices.values()]
+    validation = {
+        name: {options["l2"]: value for options, value in choice.tried}
+        for name, choice in choices.items()
+        if choice.options and split.val.n_users
+    }
+    return rows, validation
 
 
 def table(rows: list[dict]) -> str:
@@ -168,17 +173,16 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def _metrics(
-    baseline: Baseline, users: Interactions, held_out_from: int | None, split: Split, config
-) -> dict[str, float | None]:
-    return evaluate(
-        baseline.score,
-        users,
+def _judged(candidate: Candidate, split: Split, protocol: dict) -> dict:
+    metrics = evaluate(
+        candidate.baseline.score,
+        split.test,
         split.train.item_ids,
-        folds=config.eval.folds,
-        seed=config.train.seed,
-        held_out_from=held_out_from,
+        held_out_from=split.test_from,
+        **protocol,
     ).summary()
+    size = {"bytes_per_item": candidate.baseline.bytes_per_item}
+    return {"method": candidate.method, **size, **candidate.options, **metrics}
 
 
 def _split(config: ConfigDict) -> Split:

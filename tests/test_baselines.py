@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import sys
 import tracemalloc
@@ -10,12 +11,13 @@ import scipy.sparse as sp
 from test_cli import WITHOUT_JAX, assert_fails, program
 
 from celsa_jax.baselines import BASELINES, COMPRESSIONS, autoencoder
+from celsa_jax.baselines.choice import Choice, combinations, several, validation_value
 from celsa_jax.baselines.ease import ease, ease_scorer, popularity_scorer
 from celsa_jax.baselines.neighbours import neighbours
 from celsa_jax.baselines.rows import keep_largest, unit_rows
 from celsa_jax.data import load_dataset, make_split
 from celsa_jax.errors import InputError
-from celsa_jax.evaluation import holdouts
+from celsa_jax.evaluation import evaluate, holdouts
 from celsa_jax.sparse import scorer
 
 WITHOUT_IMPLICIT = WITHOUT_JAX.replace('("jax"', '("implicit", "jax"')
@@ -325,9 +327,9 @@ def test_codes_are_small_of_unit_length_and_deterministic_in_the_seed(sparse_mix
         COMPRESSIONS["sparse_autoencoder"](sparse_mixtures, **{**options, "n_bytes": 408})
 
 
-def metrics_by_loop(scores_of, split, seed):
+def metrics_by_loop(scores_of, split, seed, folds="disjoint"):
     """The whole protocol user by user; only the folds come from the package."""
-    folds, test = holdouts(split.test, "disjoint", seed), split.test
+    folds, test = holdouts(split.test, folds, seed), split.test
     place = {item: j for j, item in enumerate(split.train.item_ids)}
     gain = [1 / np.log2(rank + 2) for rank in range(100)]
     users = []
@@ -350,6 +352,56 @@ def metrics_by_loop(scores_of, split, seed):
         if values:
             users.append(np.mean(values, axis=0))
     return dict(zip(("recall@20", "recall@50", "ndcg@100"), np.mean(users, axis=0), strict=True))
+
+
+def test_combinations_of_lists_leave_single_values_alone():
+    options = {"a": (1, 2), "b": "x", "c": ["y", "z"]}
+    assert several(options) == {"a": (1, 2), "c": ["y", "z"]}
+    assert combinations(options) == [
+        {"a": 1, "c": "y"},
+        {"a": 1, "c": "z"},
+        {"a": 2, "c": "y"},
+        {"a": 2, "c": "z"},
+    ]
+    assert combinations({"b": "x"}) == [{}]
+
+
+def test_the_first_of_equally_good_fits_is_chosen():
+    choice = Choice()
+    for name, value in (("a", 0.1), ("b", 0.3), ("c", 0.3), ("d", 0.2)):
+        choice.offer({"name": name}, name.upper(), value)
+    assert (choice.options, choice.fitted) == ({"name": "b"}, "B")
+    assert [value for _, value in choice.tried] == [0.1, 0.3, 0.3, 0.2]
+
+
+@pytest.mark.parametrize("folds", ["disjoint", "independent"])
+def test_validation_is_the_protocol_on_validation_users(small_config, folds):
+    split = make_split(load_dataset(small_config.data, 0).interactions, small_config.data, 0)
+    counts = np.asarray(split.train.matrix.sum(axis=0)).ravel()
+    swapped = dataclasses.replace(split, test=split.val)
+    wanted = metrics_by_loop(lambda history: counts, swapped, 3, folds)["ndcg@100"]
+    score = popularity_scorer(split.train.matrix)
+    assert validation_value(score, split, folds=folds, seed=3) == pytest.approx(wanted, abs=1e-6)
+
+
+def test_validation_by_time_holds_out_what_came_later(timed_config):
+    split = make_split(load_dataset(timed_config.data, 0).interactions, timed_config.data, 0)
+    score = popularity_scorer(split.train.matrix)
+    value = validation_value(score, split, folds="disjoint", seed=0)
+    data, late = split.val, split.val.times >= split.val_from
+    later = evaluate(score, data, split.train.item_ids, held_out_from=split.val_from)
+    assert late.any()
+    assert not late.all()
+    assert value == later.summary()["ndcg@100"]
+    assert value != evaluate(score, data, split.train.item_ids).summary()["ndcg@100"]
+
+
+def test_validation_users_that_nothing_can_be_asked_of(small_config):
+    split = make_split(load_dataset(small_config.data, 0).interactions, small_config.data, 0)
+    nobody = split.val.take_users(np.arange(0))
+    score = popularity_scorer(split.train.matrix)
+    with pytest.raises(InputError, match=r"none of them has both .* raise config\.data"):
+        validation_value(score, dataclasses.replace(split, val=nobody), folds="disjoint", seed=0)
 
 
 @pytest.fixture
