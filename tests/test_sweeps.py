@@ -94,6 +94,17 @@ def test_overrides_reach_the_configuration_and_change_the_id_of_their_runs_alone
     assert {run.id for run in mild}.isdisjoint(run.id for run in before)
 
 
+def test_values_to_choose_from_change_the_ids_of_their_row_alone():
+    rows = cheap_sweep().rows.to_dict()
+    before = expand(cheap_sweep())
+    rows["mild"]["options"]["l2"] = (5.0, 10.0)
+    after = expand(cheap_sweep(rows=rows))
+    for one, other in zip(before, after, strict=True):
+        assert (one.id == other.id) == (one.row != "mild")
+    rows["mild"]["options"]["l2"] = [5.0, 10.0]
+    assert [run.id for run in expand(cheap_sweep(rows=rows))] == [run.id for run in after]
+
+
 def test_rows_of_no_size_run_once_a_seed():
     runs = [run for run in expand(cheap_sweep()) if run.row == "popularity"]
     assert [(run.column, run.seed) for run in runs] == [("any size", 0), ("any size", 1)]
@@ -179,6 +190,42 @@ ROWS = {"a": {"method": "pruned_ease"}}
         (
             {"columns": {"wide": {"config": {"sparsity": {"target_nnz": 17}}}}},
             r"row 'a', column 'wide': config\.sparsity\.target_nnz is 17, more than",
+        ),
+        (
+            {"rows": {"a": {"method": "elsa", "options": {"format": ("int8", "int4")}}}},
+            r"row 'a', column '32': options\.format is \('int8', 'int4'\): only a baseline",
+        ),
+        (
+            {"rows": {"a": {"method": "dense_elsa", "options": {"width": [8, 16]}}}},
+            r"options\.width is \[8, 16\]: only a baseline",
+        ),
+        (
+            {"rows": {"a": {"method": "pruned_ease", "options": {"l2": (5.0,)}}}},
+            r"options\.l2 is \(5\.0,\): nothing to choose from; give two or more",
+        ),
+        (
+            {
+                "rows": {
+                    "a": {
+                        "method": "pruned_ease",
+                        "options": {"l2": (5.0, 9.0)},
+                        "config": {"data": {"n_val_users": 0}},
+                    }
+                }
+            },
+            r"options\.l2 is \(5\.0, 9\.0\), .* config\.data\.n_val_users is 0, .*; set it",
+        ),
+        (
+            {
+                "rows": {
+                    "a": {
+                        "method": "pruned_ease",
+                        "options": {"l2": (5.0, 9.0)},
+                        "config": {"data": {"split": "temporal", "test_from": "2020-01-01"}},
+                    }
+                }
+            },
+            r"config\.data\.val_from is '', which leaves none",
         ),
         ({"columns": {"b": {"conf": {}}}}, r"config\.columns\.b\.conf: no such field"),
         ({"columns": {"b": {}}}, r"config\.columns\.b\.config is missing"),
@@ -391,6 +438,70 @@ def test_a_method_without_a_size(tmp_path, monkeypatch):
     assert table(tmp_path, "bytes_per_item") == {"a": {"32": "", "16": ""}}
 
 
+def draws(train, *, n_bytes, seed=0, draw=0, sign=1, quiet=False):
+    """Everyone gets the same items in a random order."""
+    scores = sign * np.random.default_rng(draw).normal(size=train.shape[1]).astype(np.float32)
+    return Baseline(lambda history: np.tile(scores, (history.shape[0], 1)), 4.0)
+
+
+def test_of_all_combinations_the_one_that_validates_best_is_tested(tmp_path, monkeypatch):
+    """Of random orders, the best for the validation users is not the best for the test users."""
+    monkeypatch.setitem(baselines.BASELINES, "draws", draws)
+    tested = []
+
+    def counted(score, users, *arguments, **settings):
+        tested.append(users.user_ids)
+        return evaluate(score, users, *arguments, **settings)
+
+    monkeypatch.setattr(methods, "evaluate", counted)
+    options = {"draw": tuple(range(8)), "sign": [1, -1], "quiet": True}
+    rows = {"a": {"method": "draws", "options": options, "once": True}}
+    rows["b"] = {"method": "popularity", "once": True}
+    base = tiny_base()
+    base.eval.folds = "independent"
+    sweep = cheap_sweep(base=base, rows=rows, seeds=(4,), reference="b")
+    assert run_sweep(sweep, tmp_path)["done"] == 2
+    run = expand(sweep)[0]
+    _, split = methods.load_data(run)
+    assert len(tested) == 2
+    for user_ids in tested:
+        np.testing.assert_array_equal(user_ids, split.test.user_ids)
+
+    values = {"val": [], "test": []}
+    combinations = list(itertools.product(range(8), (1, -1)))
+    for draw, sign in combinations:
+        score = draws(split.train.matrix, n_bytes=8, draw=draw, sign=sign).score
+        for part, found in values.items():
+            settings = {"folds": "independent", "seed": 4}
+            judged = evaluate(score, getattr(split, part), split.train.item_ids, **settings)
+            found.append(judged.summary()["ndcg@100"])
+    best = int(np.argmax(values["val"]))
+    assert best != int(np.argmax(values["test"]))
+    result = json.loads((tmp_path / "runs" / run.id / "result.json").read_text())
+    chosen = dict(zip(("draw", "sign"), combinations[best], strict=True))
+    assert result["chosen"] == chosen
+    assert result["ndcg@100"] == values["test"][best]
+    assert [(tried["draw"], tried["sign"]) for tried in result["tried"]] == combinations
+    assert [tried["ndcg@100"] for tried in result["tried"]] == values["val"]
+    first, second = read_csv(tmp_path)
+    assert json.loads(first["chosen"]) == chosen
+    assert json.loads(first["options"])["draw"] == list(range(8))
+    assert second["chosen"] == ""
+
+
+def test_a_compression_chooses_with_one_model(tmp_path, monkeypatch):
+    def columns(dense, *, n_bytes, seed=0, first=0):
+        return sp.csr_matrix(dense[:, first:])
+
+    monkeypatch.setitem(baselines.COMPRESSIONS, "columns", columns)
+    rows = {"a": {"method": "columns", "options": {"first": (15, 0, 14)}, "once": True}}
+    run_sweep(cheap_sweep(rows=rows, seeds=(0,), reference="a"), tmp_path)
+    (row,) = read_csv(tmp_path)
+    assert row["chosen"] == '{"first": 0}'  # all columns say more than one or two
+    assert float(row["bytes_per_item"]) == 8 * 16
+    assert sum(path.is_dir() for path in (tmp_path / "models").iterdir()) == 1
+
+
 def test_a_damaged_result_is_named(tmp_path):
     sweep = cheap_sweep(seeds=(0,))
     run_sweep(sweep, tmp_path)
@@ -403,8 +514,8 @@ def test_a_damaged_result_is_named(tmp_path):
 # Tables.
 
 
-def fabricate(workdir, sweep, values, users=None):
-    """Writes results as a run does: `values` by row, column and seed."""
+def fabricate(workdir, sweep, values, users=None, chosen=None):
+    """Writes results as a run does: `values`, and the others, by row, column and seed."""
     for run in expand(sweep):
         value = values.get((run.row, run.column, run.seed))
         if value is None:
@@ -415,6 +526,8 @@ def fabricate(workdir, sweep, values, users=None):
         np.savez(folder / "per_user.npz", **{"ndcg@100": per_user})
         result = {"error": None, "ndcg@100": value, "recall@20": 0.5, "recall@50": 0.5}
         result |= {"data": {"rows": 5_976_479}, "bytes_per_item": 8.0}
+        if (run.row, run.column, run.seed) in (chosen or {}):
+            result["chosen"] = chosen[run.row, run.column, run.seed]
         write_json(folder / "result.json", result)
 
 
@@ -445,6 +558,37 @@ def test_table_by_hand(tmp_path):
     assert tests["b"] == {"32": f"+0.1000 (p {p:.2g}, 7 users)", "16": ""}
     text = (tmp_path / "table.md").read_text()
     assert "12 runs: 6 done, 0 failed, 6 not run. Seeds 0, 1, 2." in text
+
+
+def test_table_says_what_was_chosen_and_where_a_grid_ends(tmp_path):
+    rows = {
+        "fixed": {"method": "pruned_ease"},
+        "tuned": {"method": "pruned_ease", "options": {"l2": (200.0, 12.5, 50.0)}},
+        "named": {"method": "item_knn", "options": {"similarity": ("cosine", "bm25")}},
+        "waiting": {"method": "als", "options": {"l2": (1.0, 2.0)}},
+    }
+    sweep = cheap_sweep(rows=rows, reference="fixed")
+    chosen = {
+        ("tuned", "32", 0): {"l2": 12.5},
+        ("tuned", "32", 1): {"l2": 50.0},
+        ("tuned", "16", 1): {"l2": 50.0},
+        ("named", "32", 0): {"similarity": "bm25"},
+    }
+    fabricate(tmp_path, sweep, dict.fromkeys([*chosen, ("fixed", "32", 0)], 0.1), chosen=chosen)
+    runs = expand(sweep)
+    results = {run.id: tables.read_result(tmp_path, run) for run in runs}
+    tables.write_markdown(tmp_path / "table.md", sweep, runs, results, tmp_path)
+    text = (tmp_path / "table.md").read_text()
+    assert text.count("Chosen on validation users") == 1
+    before, _, after = text.partition("\nChosen on validation users, by ndcg@100:\n\n")
+    assert before.count("\n## ") == 1  # under the first table
+    assert after.partition("\n\n")[0].splitlines() == [
+        "- tuned: l2 50 (2 of 3 runs), 12.5 (1, at the edge of the grid); of 200, 12.5, 50",
+        "- named: similarity bm25 (1 of 1 runs); of cosine, bm25",
+    ]
+    sweep = cheap_sweep(rows={"fixed": rows["fixed"]}, reference="fixed")
+    tables.write_markdown(tmp_path / "table.md", sweep, expand(sweep), results, tmp_path)
+    assert "Chosen" not in (tmp_path / "table.md").read_text()
 
 
 def test_users_of_other_data_are_not_paired(tmp_path):

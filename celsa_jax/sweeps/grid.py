@@ -3,8 +3,9 @@
 A sweep is a ConfigDict of
 
   base: a run's configuration (`celsa_jax.config.default_config`).
-  rows: by name `method`, and where wanted `options` of the method, `config` (overrides of base),
-    `once` (True: one run a seed under the column `any size`, for what has no budget of bytes).
+  rows: by name `method`, and where wanted `options` of the method (of a baseline, a list of values
+    is chosen from on validation users), `config` (overrides of base), `once` (True: one run a seed
+    under the column `any size`, for what has no budget of bytes).
   columns: by name `config`, overrides of base.
   seeds: of the split, the folds and the training.
   reference: the row that others are tested against.

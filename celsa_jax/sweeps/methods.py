@@ -1,4 +1,8 @@
-"""One run of a sweep: which model it needs, how that is obtained, and how it is judged."""
+"""One run of a sweep: which model it needs, how that is obtained, and how it is judged.
+
+Of a baseline or a compression an option may be a list of values: every combination is fitted, and
+the one that ranks the run's validation users best, by nDCG@100, is the one that is tested.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,8 @@ from collections.abc import Callable
 import numpy as np
 from ml_collections import ConfigDict
 
+from celsa_jax.baselines import BASELINES, COMPRESSIONS
+from celsa_jax.baselines.choice import CHOSEN_BY, Choice, combinations, several, validation_value
 from celsa_jax.config import validate
 from celsa_jax.data import Dataset, Split, load_dataset, make_split
 from celsa_jax.errors import InputError
@@ -26,6 +32,7 @@ from celsa_jax.sparse.retrieval import Scorer
 
 PLAIN_BYTES = 8  # of a non-zero as the paper counts it: float32 and int32
 FORMAT_BYTES = dict(zip(FORMATS, (6, 4, 3, 2), strict=True))
+_ELSA = ("elsa", "dense_elsa")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +43,7 @@ class Run:
       row, column: names in the sweep.
       seed: of everything, also `config.train.seed`.
       method: a name of `methods`.
-      options: of the method.
+      options: of the method; a list or tuple holds values to choose from.
       config: of the run, in full.
     """
 
@@ -73,7 +80,7 @@ class Run:
             return config
         if self.method == "dense_elsa":
             return _dense(self.config, self.options.get("width") or self.n_bytes // 4)
-        if self.method in _baselines().COMPRESSIONS:
+        if self.method in COMPRESSIONS:
             return _dense(self.config, self.config.model.n_factors)
         return None
 
@@ -91,7 +98,7 @@ class Judged:
     Attributes:
       score: from histories to scores.
       bytes_per_item: that the method stores; None where that is not comparable.
-      train_seconds: it took to train.
+      train_seconds: it took to train; where options were chosen, with those alone.
     """
 
     score: Scorer
@@ -101,13 +108,7 @@ class Judged:
 
 def methods() -> dict[str, Callable]:
     """Every method by name: what its `options` are given to."""
-    baselines = _baselines()
-    return {
-        "elsa": _elsa_options,
-        "dense_elsa": _dense_options,
-        **baselines.BASELINES,
-        **baselines.COMPRESSIONS,
-    }
+    return {"elsa": _elsa_options, "dense_elsa": _dense_options, **BASELINES, **COMPRESSIONS}
 
 
 def check(run: Run) -> None:
@@ -121,7 +122,8 @@ def check(run: Run) -> None:
         inspect.signature(known[run.method]).bind(None, **settings, **run.options)
     except TypeError as error:
         raise InputError(f"options: {error}") from None
-    if run.method in ("elsa", "dense_elsa"):
+    _check_several(run)
+    if run.method in _ELSA:
         known[run.method](None, n_bytes=run.n_bytes, seed=run.seed, **run.options)
     validate(run.config)
     if run.model_config is not None:
@@ -140,10 +142,12 @@ def perform(run: Run, models: pathlib.Path) -> tuple[dict[str, object], dict[str
       models: folder of the trained models, which runs share.
 
     Returns:
-      The numbers, and the arrays of each user: `user_ids` and the metrics by name.
+      The numbers, and the arrays of each user: `user_ids` and the metrics by name. Where options
+      were chosen, the numbers have `chosen`, their values, and `tried`, the validation nDCG@100 of
+      every combination.
     """
     dataset, split = load_data(run)
-    judged = _method_of(run)(run, split, models)
+    judged, choice = _choose(run, split, models)
     started = time.perf_counter()
     exposure = Exposure(np.asarray(split.train.matrix.sum(axis=0)).ravel())
     evaluation = evaluate(
@@ -160,6 +164,7 @@ def perform(run: Run, models: pathlib.Path) -> tuple[dict[str, object], dict[str
         **evaluation.summary(),
         **exposure.summary(),
         "n_users": evaluation.counts["n_users"],
+        **choice,
         "data": dataset.counts,
         "train_seconds": round(judged.train_seconds, 2),
         "evaluate_seconds": round(time.perf_counter() - started, 2),
@@ -179,13 +184,6 @@ def _load_data(section: str, seed: int) -> tuple[Dataset, Split]:
     return dataset, make_split(dataset.interactions, config, seed)
 
 
-def _baselines():
-    # Their libraries are loaded where a sweep is, not where the package is.
-    from celsa_jax import baselines
-
-    return baselines
-
-
 def _elsa_options(_, *, n_bytes: int, seed: int, format: str | None = None) -> None:
     if format is not None and format not in FORMATS:
         raise InputError(f"options.format is '{format}'; choose one of {', '.join(FORMATS)}")
@@ -196,10 +194,43 @@ def _dense_options(_, *, n_bytes: int, seed: int, width: int | None = None) -> N
         raise InputError(f"options.width is {width!r}; it must be a whole number above 0")
 
 
+def _check_several(run: Run) -> None:
+    for name, values in several(run.options).items():
+        where = f"options.{name} is {values!r}"
+        if run.method in _ELSA:
+            raise InputError(f"{where}: only a baseline chooses its options; make a row of each")
+        if len(values) < 2:
+            raise InputError(f"{where}: nothing to choose from; give two or more, or no list")
+        data = run.config.data
+        needed = ("n_val_users", "val_from") if data.split == "temporal" else ("n_val_users",)
+        for field in needed:
+            if not data[field]:
+                raise InputError(
+                    f"{where}, to choose from on validation users, and config.data.{field} is "
+                    f"{data[field]!r}, which leaves none; set it, or give one value"
+                )
+
+
+def _choose(run: Run, split: Split, models: pathlib.Path) -> tuple[Judged, dict[str, object]]:
+    """What is to be judged, and what `perform` says of the choice; empty if there was none."""
+    method = _method_of(run)
+    if not several(run.options):
+        return method(run, split, models), {}
+    choice: Choice[Judged] = Choice()
+    for options in combinations(run.options):
+        one = dataclasses.replace(run, options={**run.options, **options})
+        judged = method(one, split, models)
+        folds = run.config.eval.folds
+        value = validation_value(judged.score, split, folds=folds, seed=run.seed)
+        choice.offer(options, judged, value)
+    tried = [{**options, CHOSEN_BY: value} for options, value in choice.tried]
+    return choice.fitted, {"chosen": choice.options, "tried": tried}
+
+
 def _method_of(run: Run) -> Callable[[Run, Split, pathlib.Path], Judged]:
-    if run.method in ("elsa", "dense_elsa"):
+    if run.method in _ELSA:
         return _judge_elsa
-    return _judge_compression if run.method in _baselines().COMPRESSIONS else _judge_baseline
+    return _judge_compression if run.method in COMPRESSIONS else _judge_baseline
 
 
 def _judge_elsa(run: Run, split: Split, models: pathlib.Path) -> Judged:
@@ -216,7 +247,7 @@ def _judge_elsa(run: Run, split: Split, models: pathlib.Path) -> Judged:
 
 def _judge_baseline(run: Run, split: Split, models: pathlib.Path) -> Judged:
     started = time.perf_counter()
-    fit = _baselines().BASELINES[run.method]
+    fit = BASELINES[run.method]
     baseline = fit(split.train.matrix, n_bytes=run.n_bytes, seed=run.seed, **run.options)
     return Judged(baseline.score, baseline.bytes_per_item, time.perf_counter() - started)
 
@@ -225,7 +256,7 @@ def _judge_compression(run: Run, split: Split, models: pathlib.Path) -> Judged:
     """Seconds are those of the compression and of the dense model before it."""
     dense, seconds = _trained(run, split, models)
     started = time.perf_counter()
-    compress = _baselines().COMPRESSIONS[run.method]
+    compress = COMPRESSIONS[run.method]
     rows = dense.tocsr().toarray()
     embeddings = compress(rows, n_bytes=run.n_bytes, seed=run.seed, **run.options)
     seconds += time.perf_counter() - started

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import csv
 import functools
 import io
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from ml_collections import ConfigDict
 
+from celsa_jax.baselines.choice import CHOSEN_BY, several
 from celsa_jax.errors import InputError
 from celsa_jax.evaluation import EXPOSURE_METRICS, METRICS
 from celsa_jax.evaluation.paired import paired_tests
@@ -35,7 +37,7 @@ _NUMBERS = [
 ]
 _CSV_COLUMNS = [
     *("id", "row", "column", "seed", "method", "options", "n_factors", "target_nnz"),
-    *("state", "error", *_NUMBERS),
+    *("state", "error", "chosen", *_NUMBERS),
 ]
 
 
@@ -75,11 +77,12 @@ def write_csv(path: pathlib.Path, runs: list[Run], results: Results) -> None:
                 "column": run.column,
                 "seed": run.seed,
                 "method": run.method,
-                "options": json.dumps(run.options, sort_keys=True) if run.options else "",
+                "options": _json(run.options),
                 "n_factors": run.model_config.model.n_factors if run.model_config else "",
                 "target_nnz": sparsity.target_nnz if run.method == "elsa" else "",
                 "state": state(results[run.id]),
                 "error": result.get("error") or "",
+                "chosen": _json(result.get("chosen")),
                 **{name: result[name] for name in _NUMBERS if result.get(name) is not None},
             }
         )
@@ -156,6 +159,7 @@ def _lines(cells: Cells, runs: list[Run], results: Results) -> Iterator[str]:
     for metric in (sweep.metric, *others):
         yield from _section(cells, metric, functools.partial(_mean_cell, cells, metric))
         if metric == sweep.metric:
+            yield from _chosen(cells)
             yield from _section(
                 cells,
                 f"{metric} against {sweep.reference}",
@@ -211,6 +215,38 @@ def _test_cell(cells: Cells, row: str, column: str) -> str:
         return ""
     tests = paired_tests(differences)
     return f"{tests['difference']:+.4f} (p {tests['p_t']:.2g}, {tests['n_users']} users)"
+
+
+def _chosen(cells: Cells) -> Iterator[str]:
+    """A line for each option that a row chooses: which values, in how many of its runs."""
+    lines = []
+    for row in cells.rows:
+        done = [pair for column in cells.columns for pair in cells.done(row, column)]
+        for name, grid in several(done[0][0].options).items() if done else ():
+            chosen = [result["chosen"][name] for _, result in done]
+            lines.append(f"- {row}: {name} {_counted(chosen, grid)}; of {_listed(grid)}")
+    if lines:
+        yield from ("", f"Chosen on validation users, by {CHOSEN_BY}:", "", *lines)
+
+
+def _counted(chosen: list, grid: list | tuple) -> str:
+    """50 (2 of 3 runs), 25 (1, at the edge of the grid): the most frequent first."""
+    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in grid)
+    edges = (min(grid), max(grid)) if numbers else ()
+    parts = []
+    for value, n in collections.Counter(chosen).most_common():
+        times = f"{n}" if parts else f"{n} of {len(chosen)} runs"
+        edge = ", at the edge of the grid" if value in edges else ""
+        parts.append(f"{_listed([value])} ({times}{edge})")
+    return ", ".join(parts)
+
+
+def _listed(values: list | tuple) -> str:
+    return ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values)
+
+
+def _json(options: dict | None) -> str:
+    return json.dumps(options, sort_keys=True) if options else ""
 
 
 def _plain_cell(cells: Cells, name: str, row: str, column: str) -> str:
