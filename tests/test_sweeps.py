@@ -13,6 +13,7 @@ import scipy.stats
 
 from celsa_jax import baselines
 from celsa_jax.baselines import Baseline
+from celsa_jax.baselines.choice import several
 from celsa_jax.config import default_config
 from celsa_jax.errors import InputError
 from celsa_jax.evaluation import evaluate
@@ -275,11 +276,17 @@ def test_unknown_fields_of_the_sweep_and_of_its_base():
         expand(cheap_sweep(base=base))
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=[path.stem for path in CONFIGS])
-def test_the_sweeps_of_the_repository_expand(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+def load(name):
+    path = ROOT / "configs" / "sweeps" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=[path.stem for path in CONFIGS])
+def test_the_sweeps_of_the_repository_expand(path):
+    module = load(path.stem)
     arguments = {"goodbooks": ("main", "schedule", "initial_width"), "widths": ("4096", "8192")}
     arguments |= dict.fromkeys(("ml_20m", "netflix"), arguments["goodbooks"])
     sizes = [len(expand(module.get_config(a))) for a in arguments.get(path.stem, ())]
@@ -290,6 +297,21 @@ def test_the_sweeps_of_the_repository_expand(path):
         assert sizes == [3 * 3 * 3, 5 * 3 * 3]
     else:
         assert sizes == [3 * (3 + 11 * 5), 7 * 2 * 5 * 3, 4 * 5 * 3]
+
+
+def test_penalties_of_ease_are_those_given_and_nothing_of_ours_is_chosen():
+    rows = paper.method_rows(16, (7.0, 8.0))
+    chosen = {name: row.get("options", {}) for name, row in rows.items()}
+    for name in ("EASE", "pruned EASE", "column-pruned EASE"):
+        assert chosen.pop(name) == {"l2": (7.0, 8.0)}
+    assert set(chosen.pop("item k-NN")["similarity"]) == {"cosine", "bm25"}
+    assert len(chosen.pop("ALS")["alpha"]) == 3
+    assert not any(several(options) for options in chosen.values())
+    for sweep, penalties in (
+        (paper.paper_sweep("ml20m", "main"), (50.0, 100.0, 200.0, 400.0)),
+        (load("methods").get_config(), (12.5, 25.0, 50.0, 100.0, 200.0)),
+    ):
+        assert sweep.rows["column-pruned EASE"].options.l2 == penalties
 
 
 # Running.

@@ -5,7 +5,8 @@ r"""Every method at 256, 128 and 64 bytes an item, three seeds, at 1024 factors.
 
 For a sample of Goodbooks-10k's current release (user_id,book_id,rating). Popularity, EASE and the
 dense model at its own width have no budget of bytes: they run once a seed. The compact formats
-fill a column's bytes with more non-zeros.
+fill a column's bytes with more non-zeros. EASE, item k-NN and ALS choose options on validation
+users.
 """
 
 from ml_collections import ConfigDict
@@ -16,7 +17,7 @@ from celsa_jax.sweeps import make_sweep, paper
 def get_config() -> ConfigDict:
     return make_sweep(
         base=paper.sample_base(),
-        rows=paper.method_rows(dense_width=1024),
+        rows=paper.method_rows(1024, paper.SAMPLE_PENALTIES),
         columns=paper.size_columns((256, 128, 64)),
         seeds=paper.SEEDS,
         reference="ours",

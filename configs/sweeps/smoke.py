@@ -2,7 +2,8 @@
 
 python -m experiments.sweep --config=configs/sweeps/smoke.py --workdir=runs/smoke
 
-Five ways to two sizes with two seeds, and two methods that have no size. The figures mean nothing.
+Five ways to two sizes with two seeds, and two methods that have no size. Pruned EASE chooses its
+penalty on validation users. The figures mean nothing.
 """
 
 from ml_collections import ConfigDict
@@ -26,7 +27,7 @@ def get_config() -> ConfigDict:
         rows={
             "popularity": {"method": "popularity", "once": True},
             "EASE": {"method": "ease", "once": True},
-            "pruned EASE": {"method": "pruned_ease"},
+            "pruned EASE": {"method": "pruned_ease", "options": {"l2": (20.0, 80.0, 320.0)}},
             "dense ELSA": {"method": "dense_elsa"},
             "top k of dense ELSA": {"method": "top_k"},
             "ours": {"method": "elsa"},
