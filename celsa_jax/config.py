@@ -53,8 +53,8 @@ def default_config() -> ConfigDict:
                 "update_every": 1,  # epochs; 0 = every step
             },
             "train": {
-                "n_epochs": 20,  # the pruning phase
-                "n_final_epochs": 10,  # at the target
+                "n_epochs": 20,  # of pruning
+                "n_final_epochs": 3,  # at the target; without refinement rather 10
                 "batch_size": 1024,
                 "optimizer": "nadam",
                 "learning_rate": 0.01,
@@ -62,6 +62,13 @@ def default_config() -> ConfigDict:
                 "seed": 0,
                 "chunk_users": 0,  # users in a chunk, where the device cannot hold all; 0 = all
                 "init_from": "",  # folder of an earlier run, whose items begin as it left them
+            },
+            # Afterwards: begin at what was learned, let every factor back in, prune once more
+            # without rewinding. Not with init_from, which does just that.
+            "refine": {
+                "n_rounds": 1,
+                "n_epochs": 8,  # of pruning, in each round
+                "n_final_epochs": 8,
             },
             "checkpoint": {
                 "every_epochs": 5,
@@ -98,6 +105,9 @@ def validate(config: ConfigDict) -> None:
         "sparsity.update_every",
         "train.n_epochs",
         "train.n_final_epochs",
+        "refine.n_rounds",
+        "refine.n_epochs",
+        "refine.n_final_epochs",
         "train.chunk_users",
         "train.seed",
         "eval.every_epochs",

@@ -64,13 +64,28 @@ def create_state(
     model = _initial_model(recipe, n_items, n_factors)
     weights = model.weights[...]
     if warm is not None:
-        # Far below what is given; a mask that holds more than that takes them at random, where
-        # ties of zeros would give every item the first factors.
-        given = jnp.where(warm != 0, jnp.abs(warm), jnp.inf).min(axis=1, keepdims=True)
-        filled = jnp.where(warm != 0, warm, 1e-6 * given * weights)
-        weights = jnp.where(jnp.isfinite(given), filled, weights)
+        weights = _fill_in(warm, weights)
     opt_state = recipe.make_optimizer().init(weights)
     return TrainState(jnp.int32(0), weights, model.mask[...], opt_state)
+
+
+@functools.partial(jax.jit, static_argnames="recipe", donate_argnums=0)
+def unprune(state: TrainState, recipe: Recipe) -> TrainState:
+    """Begins afresh at the embeddings, every factor of them back in at a tiny value."""
+    weights = item_embeddings(state.weights, state.mask)
+    start = create_state(recipe, *weights.shape, weights)
+    return start._replace(step=state.step)
+
+
+def _fill_in(weights: jax.Array, initial: jax.Array) -> jax.Array:
+    """Rows with initial values, far below what is given, in place of zeros.
+
+    A mask that holds more than what is given takes them at random, where ties of zeros would give
+    every item the first factors. Rows of nothing but zeros begin like those of a new model.
+    """
+    least = jnp.where(weights != 0, jnp.abs(weights), jnp.inf).min(axis=1, keepdims=True)
+    filled = jnp.where(weights != 0, weights, 1e-6 * least * initial)
+    return jnp.where(jnp.isfinite(least), filled, initial)
 
 
 def _initial_model(recipe: Recipe, n_items: int, n_factors: int) -> ELSA:

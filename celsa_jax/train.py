@@ -28,6 +28,7 @@ from celsa_jax.data.splits import check_data, load_split, read_split
 from celsa_jax.errors import InputError
 from celsa_jax.evaluation import Evaluation, evaluate
 from celsa_jax.export import sparse_embeddings
+from celsa_jax.phases import phase_at, phases_of
 from celsa_jax.schedules import nnz_at
 from celsa_jax.sparse import bytes_per_item, save_embeddings
 from celsa_jax.sparse.retrieval import Scorer
@@ -39,6 +40,7 @@ from celsa_jax.step import (
     final_embeddings,
     nnz_per_row,
     train_chunk,
+    unprune,
     update_mask,
 )
 from celsa_jax.warm_start import finished_run, warm_weights
@@ -194,14 +196,14 @@ class _Run:
         train = config.train
         self.recipe = Recipe(
             relu_cap=config.model.relu_cap,
-            # What was learned before is not to be forgotten.
-            rewind=config.sparsity.rewind and not train.init_from,
+            rewind=False,  # but in the phases that say so
             regrow=config.sparsity.regrow,
             optimizer=train.optimizer,
             learning_rate=train.learning_rate,
             seed=train.seed,
         )
-        self.n_epochs = train.n_epochs + train.n_final_epochs
+        self.phases = phases_of(config)
+        self.n_epochs = self.phases[-1].end
         self.chunks = make_chunks(split.train.matrix, train.chunk_users, train.seed)
         self.streaming = len(self.chunks) > 1
         if not self.streaming:
@@ -293,29 +295,30 @@ class _Run:
 
     def _prune_before(self, epoch: int, state: TrainState, k: int) -> tuple[TrainState, int]:
         """The mask updates that happen before an epoch, the one to the target included."""
-        sparsity, n_pruning = self.config.sparsity, self.config.train.n_epochs
-        if epoch == n_pruning:
-            progress = 1.0
-        elif epoch < n_pruning and sparsity.update_every and epoch % sparsity.update_every == 0:
-            progress = epoch / n_pruning
-        else:
+        sparsity, n_factors = self.config.sparsity, self.config.model.n_factors
+        phase = phase_at(self.phases, epoch)
+        if epoch == phase.first > 0:
+            state, k = unprune(state, self.recipe), n_factors
+        every = sparsity.update_every
+        due = epoch < phase.at_target and every and (epoch - phase.first) % every == 0
+        if not due and epoch != phase.at_target:
             return state, k
-        wanted = int(
-            nnz_at(sparsity.schedule, progress, self.config.model.n_factors, sparsity.target_nnz)
-        )
+        progress = phase.pruned(epoch)
+        wanted = int(nnz_at(sparsity.schedule, progress, n_factors, sparsity.target_nnz))
         # An update that would change nothing would only rewind.
-        if wanted == k and not (sparsity.regrow and k < self.config.model.n_factors):
+        if wanted == k and not (sparsity.regrow and k < n_factors):
             return state, k
-        return self._prune(state, wanted, self.recipe), wanted
+        return self._prune(state, wanted, phase.rewind), wanted
 
     def _prune_at_end(self, state: TrainState, k: int) -> tuple[TrainState, int]:
         """Meets the target where no final phase follows, and keeps what was learned."""
         target = self.config.sparsity.target_nnz
         if k > target:
-            state = self._prune(state, target, dataclasses.replace(self.recipe, rewind=False))
+            state = self._prune(state, target, rewind=False)
         return state, target
 
-    def _prune(self, state: TrainState, k: int, recipe: Recipe) -> TrainState:
+    def _prune(self, state: TrainState, k: int, rewind: bool) -> TrainState:
+        recipe = dataclasses.replace(self.recipe, rewind=rewind)
         with _timed(self.seconds, "mask"):
             before = state.mask.copy()  # the state is donated
             state = jax.block_until_ready(update_mask(state, jnp.int32(k), recipe))
@@ -329,17 +332,22 @@ class _Run:
     ) -> tuple[TrainState, int, dict[str, float]]:
         started = time.perf_counter()
         config = self.config
-        every_step = config.sparsity.update_every == 0 and epoch < config.train.n_epochs
+        phase = phase_at(self.phases, epoch)
+        every_step = config.sparsity.update_every == 0 and epoch < phase.at_target
         steps = epoch * self.steps_per_epoch + np.arange(self.steps_per_epoch)
         nnz = np.full(self.steps_per_epoch, k, np.int32)
         if every_step:
             nnz = nnz_at(
                 config.sparsity.schedule,
-                steps / (config.train.n_epochs * self.steps_per_epoch),
+                phase.pruned(steps / self.steps_per_epoch),
                 config.model.n_factors,
                 config.sparsity.target_nnz,
             )
-        rate_scale = self._rate_scale(steps)
+        rate_scale = np.ones(self.steps_per_epoch, np.float32)
+        if config.train.final_decay == "cosine":
+            settled = phase.settled(steps / self.steps_per_epoch)
+            rate_scale = ((1 + np.cos(np.pi * settled)) / 2).astype(np.float32)
+        recipe = dataclasses.replace(self.recipe, rewind=phase.rewind and every_step)
         losses = []
         per_chunk = np.split(np.arange(self.steps_per_epoch), len(self.chunks))
         for (chunk, batches), at in zip(self._on_device(epoch), per_chunk, strict=True):
@@ -349,7 +357,7 @@ class _Run:
                 batches,
                 jnp.asarray(nnz[at]),
                 jnp.asarray(rate_scale[at]),
-                recipe=self.recipe,
+                recipe=recipe,
                 budget=self.budget,
                 prune_every_step=every_step,
             )
@@ -388,15 +396,6 @@ class _Run:
                     config, embeddings, self.val, item_ids, self.split.val_from, n_folds=1
                 ).summary()
         return state, k, record
-
-    def _rate_scale(self, steps: np.ndarray) -> np.ndarray:
-        """[n_steps] float32 shares of the learning rate: 1, but in a decaying final phase."""
-        first = self.config.train.n_epochs * self.steps_per_epoch
-        n_final = max(self.config.train.n_final_epochs * self.steps_per_epoch, 1)
-        progress = np.maximum(steps - first, 0) / n_final
-        if self.config.train.final_decay == "none":
-            progress = 0 * progress
-        return ((1 + np.cos(np.pi * progress)) / 2).astype(np.float32)
 
     def _due(self, epoch: int, every: int) -> bool:
         return every > 0 and ((epoch + 1) % every == 0 or epoch + 1 == self.n_epochs)

@@ -42,6 +42,7 @@ def small_config():
     config.train.batch_size = 64
     config.train.n_epochs = 3
     config.train.n_final_epochs = 2
+    config.refine.n_rounds = 0
     config.checkpoint.every_epochs = 1
     config.eval.every_epochs = 2
     return config

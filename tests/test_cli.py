@@ -208,6 +208,7 @@ def test_a_run_from_the_command_line(tmp_path):
         "--config.sparsity.target_nnz=2",
         "--config.train.n_epochs=4",
         "--config.train.n_final_epochs=4",
+        "--config.refine.n_rounds=0",
         "--config.train.batch_size=16",
     )
     assert done.returncode == 0, done.stderr

@@ -235,6 +235,7 @@ def test_purity_of_a_run_on_synthetic_data(tmp_path):
     run += ["--config.data.n_val_users=0", "--config.data.n_test_users=40"]
     run += ["--config.model.n_factors=16", "--config.sparsity.target_nnz=2"]
     run += ["--config.train.n_epochs=6", "--config.train.n_final_epochs=4"]
+    run += ["--config.refine.n_rounds=0"]
     run += ["--config.train.batch_size=64"]
     assert program("train", *run).returncode == 0
     done = program("purity", f"--workdir={tmp_path}", code=WITHOUT_JAX)

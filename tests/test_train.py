@@ -18,9 +18,10 @@ from celsa_jax.data import load_dataset
 from celsa_jax.data.splits import load_split
 from celsa_jax.errors import InputError
 from celsa_jax.evaluation import evaluate
+from celsa_jax.phases import Phase, phase_at, phases_of
 from celsa_jax.schedules import SCHEDULES
 from celsa_jax.sparse import load_embeddings, scorer
-from celsa_jax.step import Recipe, create_state, train_chunk, update_mask
+from celsa_jax.step import Recipe, create_state, train_chunk, unprune, update_mask
 from celsa_jax.train import train_and_evaluate
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -85,6 +86,56 @@ def test_how_much_of_the_mask_an_update_keeps(small_config, tmp_path, regrow):
         assert kept[4] is None
 
 
+def test_refinement_prunes_once_more_from_what_was_learned(small_config, tmp_path):
+    small_config.refine.update(n_rounds=2, n_epochs=2, n_final_epochs=1)
+    train_and_evaluate(small_config, tmp_path)
+    assert [line["k"] for line in metrics_of(tmp_path)] == [32, 12, 5, 4, 4] + 2 * [32, 8, 4]
+    assert set(sp.load_npz(tmp_path / "embeddings.npz").getnnz(axis=1)) == {4}
+    # No rewinding: at a tiny rate it ends where the first phase has ended.
+    small_config.train.learning_rate = 1e-9
+    refined = train_and_evaluate(small_config, tmp_path / "refined")
+    small_config.refine.n_rounds = 0
+    plain = train_and_evaluate(small_config, tmp_path / "plain")
+    refined, plain = (load_embeddings(tmp_path / n / "embeddings.npz")[0] for n in ("refined", "plain"))
+    np.testing.assert_allclose(refined.toarray(), plain.toarray(), atol=1e-5)
+
+
+def test_refinement_lets_factors_back_in():
+    weights = jnp.asarray([[3.0, 0, -4, 0], [0, 0, 0, 0]])
+    state = create_state(RECIPE, 2, 4)
+    initial = np.asarray(state.weights)
+    state = state._replace(step=jnp.int32(7), weights=weights, mask=weights != 0)
+    state = unprune(state, RECIPE)
+    assert int(state.step) == 7
+    assert bool(state.mask.all())
+    np.testing.assert_allclose(state.weights[0, [0, 2]], [0.6, -0.8], rtol=1e-6)
+    tiny = np.asarray(state.weights[0, [1, 3]])
+    np.testing.assert_allclose(tiny, 0.6e-6 * initial[0, [1, 3]], rtol=1e-5)
+    np.testing.assert_array_equal(state.weights[1], initial[1])
+    assert all(not leaf.any() for leaf in jax.tree.leaves(state.opt_state))
+
+
+@pytest.mark.parametrize("what", ["no zeros", "a warm start"])
+def test_where_there_is_nothing_to_refine(small_config, what):
+    small_config.refine.n_rounds = 1
+    assert len(phases_of(small_config)) == 2
+    if what == "no zeros":
+        small_config.sparsity.target_nnz = small_config.model.n_factors
+    else:
+        small_config.train.init_from = "earlier"
+    assert phases_of(small_config) == [Phase(0, 3, 2, rewind=what == "no zeros")]
+
+
+def test_progress_through_a_phase_by_hand():
+    phase = Phase(first=10, n_pruning=4, n_final=2, rewind=False)
+    assert (phase.at_target, phase.end) == (14, 16)
+    epochs = np.array([9, 10, 11.5, 14, 15, 16])
+    np.testing.assert_array_equal(phase.pruned(epochs), [0, 0, 0.375, 1, 1, 1])
+    np.testing.assert_array_equal(phase.settled(epochs), [0, 0, 0, 0, 0.5, 1])
+    assert Phase(10, 0, 2, rewind=False).pruned(10) == 1
+    assert phase_at([Phase(0, 6, 4, rewind=True), phase], 10) is phase
+
+
 def test_it_learns_the_planted_segments(small_config, tmp_path):
     small_config.data.synthetic.update(n_users=1000, n_items=400, n_segments=16)
     small_config.model.n_factors = 64
@@ -126,8 +177,9 @@ def test_a_run_from_before_a_field_existed_is_still_that_run(small_config, tmp_p
         train_and_evaluate(small_config, tmp_path)
 
 
-@pytest.mark.parametrize("kept_epochs", [1, 3])
+@pytest.mark.parametrize("kept_epochs", [1, 3, 5, 6])
 def test_resumed_equals_uninterrupted(small_config, tmp_path, kept_epochs, caplog):
+    small_config.refine.update(n_rounds=1, n_epochs=2, n_final_epochs=1)  # from epoch 6 on
     train_and_evaluate(small_config, tmp_path / "whole")
     small_config.checkpoint.keep = 9
     train_and_evaluate(small_config, tmp_path / "cut")
@@ -351,6 +403,7 @@ def test_the_default_configuration_is_the_published_recipe():
     config = default_config()
     assert (config.model.n_factors, config.sparsity.target_nnz) == (4096, 16)
     assert (config.sparsity.schedule, config.sparsity.rewind) == ("cubic", True)
-    assert (config.train.n_epochs, config.train.n_final_epochs) == (20, 10)
+    assert (config.train.n_epochs, config.train.n_final_epochs) == (20, 3)
+    assert config.refine.to_dict() == {"n_rounds": 1, "n_epochs": 8, "n_final_epochs": 8}
     assert (config.train.batch_size, config.train.learning_rate) == (1024, 0.01)
     assert os.path.exists(ROOT / "configs" / "goodbooks.py")
