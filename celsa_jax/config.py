@@ -51,6 +51,7 @@ def default_config() -> ConfigDict:
                 "rewind": True,
                 "regrow": False,  # score all weights, not the survivors alone
                 "update_every": 1,  # epochs; 0 = every step
+                "reset_optimizer": False,  # after an update without rewinding, too
             },
             "train": {
                 "n_epochs": 20,  # of pruning
@@ -58,6 +59,9 @@ def default_config() -> ConfigDict:
                 "batch_size": 1024,
                 "optimizer": "nadam",
                 "learning_rate": 0.01,
+                # Of the optimizer. A loss that is scaled by c does what epsilon / c does.
+                "epsilon": 1e-8,
+                "auxiliary_weight": 0.0,  # of the loss of the 4k largest weights, beside that of k
                 "final_decay": "cosine",  # of the rate, to 0 over the final phase; or none
                 "seed": 0,
                 "chunk_users": 0,  # users in a chunk, where the device cannot hold all; 0 = all
@@ -123,9 +127,12 @@ def validate(config: ConfigDict) -> None:
     cap = config.model.relu_cap
     if cap is not None and (isinstance(cap, bool) or not isinstance(cap, int | float) or cap <= 0):
         raise InputError(f"config.model.relu_cap is {cap!r}; use a number above 0, or None")
-    if not 0 < config.train.learning_rate < math.inf:
+    for field in ("train.learning_rate", "train.epsilon"):
+        if not 0 < _value(config, field) < math.inf:
+            raise InputError(f"config.{field} is {_value(config, field)}; it must be above 0")
+    if not 0 <= config.train.auxiliary_weight < math.inf:
         raise InputError(
-            f"config.train.learning_rate is {config.train.learning_rate}; it must be above 0"
+            f"config.train.auxiliary_weight is {config.train.auxiliary_weight}; 0 turns it off"
         )
     if math.isnan(config.data.min_rating):
         raise InputError("config.data.min_rating is nan; give a number")
@@ -133,6 +140,11 @@ def validate(config: ConfigDict) -> None:
         if config.data[field] or field == "test_from":
             seconds(field, config.data[field])
     sparsity = config.sparsity
+    if sparsity.regrow and config.train.auxiliary_weight:
+        raise InputError(
+            "config.train.auxiliary_weight keeps 4k weights of a row, config.sparsity.regrow all; "
+            "use one of them"
+        )
     if sparsity.regrow and sparsity.rewind and sparsity.update_every == 0:
         raise InputError(
             "config.sparsity.regrow with update_every=0 would rewind at every step; "

@@ -16,6 +16,8 @@ from celsa_jax.gradient import loss_and_grad
 from celsa_jax.model import ELSA, item_embeddings
 from celsa_jax.pruning import top_k_mask
 
+_WIDER = 4  # times k: weights that an auxiliary loss keeps
+
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
@@ -27,9 +29,12 @@ class Recipe:
     optimizer: str
     learning_rate: float
     seed: int
+    epsilon: float = 1e-8
+    reset_optimizer: bool = False
+    auxiliary_weight: float = 0.0
 
     def make_optimizer(self) -> optax.GradientTransformation:
-        return getattr(optax, self.optimizer)(self.learning_rate)
+        return getattr(optax, self.optimizer)(self.learning_rate, eps=self.epsilon)
 
 
 class TrainState(NamedTuple):
@@ -37,8 +42,8 @@ class TrainState(NamedTuple):
 
     Attributes:
       step: int32 scalar, batches so far.
-      weights: W, float32 [n_items, n_factors]. Unless pruned weights may regrow, they are zero
-        where the mask is false.
+      weights: W, float32 [n_items, n_factors]. They are zero where the mask is false, unless
+        pruned weights may regrow or an auxiliary loss keeps more of them.
       mask: M, bool [n_items, n_factors], the same number of true entries in every row.
       opt_state: of optax.
     """
@@ -100,17 +105,22 @@ def update_mask(state: TrainState, k: jax.Array, recipe: Recipe) -> TrainState:
 
     Scores are |M * W|, so that masks are nested, or |W| with `regrow`. With `rewind` the
     survivors go back to their initial values and the optimizer starts afresh; the initial
-    values are drawn again from the seed, so no second copy of W is kept.
+    values are drawn again from the seed, so no second copy of W is kept. With an auxiliary loss
+    the largest 4k weights survive, and the next mask is chosen among them.
     """
     n_items, n_factors = state.weights.shape
     mask = top_k_mask(state.weights, k)
     weights, opt_state = state.weights, state.opt_state
     if recipe.rewind:
         weights = _initial_model(recipe, n_items, n_factors).weights[...]
+    if recipe.rewind or recipe.reset_optimizer:
         opt_state = recipe.make_optimizer().init(weights)
     if not recipe.regrow:
+        kept = mask
+        if recipe.auxiliary_weight:
+            kept = top_k_mask(state.weights, jnp.minimum(_WIDER * k, n_factors))
         # The momentum of a pruned weight must not move it off zero either.
-        prune = functools.partial(_where_like, mask)
+        prune = functools.partial(_where_like, kept)
         weights, opt_state = jax.tree.map(prune, (weights, opt_state))
     return state._replace(weights=weights, mask=mask, opt_state=opt_state)
 
@@ -164,9 +174,13 @@ def train_chunk(
         batch = take_batch(chunk, rows, budget)
         n_users = jnp.sum(batch.indptr[1:] > batch.indptr[:-1], dtype=jnp.int32)
         pruned = state.weights
-        if recipe.regrow:
+        if recipe.regrow or recipe.auxiliary_weight:
             pruned = jnp.where(state.mask, pruned, 0.0)
         loss, grad = loss_and_grad(pruned, state.mask, batch, recipe.relu_cap)
+        if recipe.auxiliary_weight:
+            kept = state.weights != 0
+            _, wider_grad = loss_and_grad(state.weights, kept, batch, recipe.relu_cap)
+            grad += recipe.auxiliary_weight * wider_grad
         updates, opt_state = optimizer.update(grad, state.opt_state, state.weights)
         weights = optax.apply_updates(state.weights, optax.tree.scale(share, updates))
         state = TrainState(state.step + 1, weights, state.mask, opt_state)

@@ -201,6 +201,9 @@ class _Run:
             optimizer=train.optimizer,
             learning_rate=train.learning_rate,
             seed=train.seed,
+            epsilon=train.epsilon,
+            reset_optimizer=config.sparsity.reset_optimizer,
+            auxiliary_weight=train.auxiliary_weight,
         )
         self.phases = phases_of(config)
         self.n_epochs = self.phases[-1].end

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import logging
 import os
@@ -15,9 +16,12 @@ import scipy.sparse as sp
 
 from celsa_jax.config import default_config
 from celsa_jax.data import load_dataset
+from celsa_jax.data.batches import make_chunks
 from celsa_jax.data.splits import load_split
 from celsa_jax.errors import InputError
 from celsa_jax.evaluation import evaluate
+from celsa_jax.losses import nmse
+from celsa_jax.model import item_embeddings, training_scores
 from celsa_jax.phases import Phase, phase_at, phases_of
 from celsa_jax.schedules import SCHEDULES
 from celsa_jax.sparse import load_embeddings, scorer
@@ -96,7 +100,9 @@ def test_refinement_prunes_once_more_from_what_was_learned(small_config, tmp_pat
     refined = train_and_evaluate(small_config, tmp_path / "refined")
     small_config.refine.n_rounds = 0
     plain = train_and_evaluate(small_config, tmp_path / "plain")
-    refined, plain = (load_embeddings(tmp_path / n / "embeddings.npz")[0] for n in ("refined", "plain"))
+    refined, plain = (
+        load_embeddings(tmp_path / n / "embeddings.npz")[0] for n in ("refined", "plain")
+    )
     np.testing.assert_allclose(refined.toarray(), plain.toarray(), atol=1e-5)
 
 
@@ -251,6 +257,10 @@ def test_regrowth_at_every_step(small_config, tmp_path):
     with pytest.raises(InputError, match="would rewind at every step"):
         train_and_evaluate(small_config, tmp_path)
     small_config.sparsity.rewind = False
+    small_config.train.auxiliary_weight = 0.1
+    with pytest.raises(InputError, match="use one of them"):
+        train_and_evaluate(small_config, tmp_path)
+    small_config.train.auxiliary_weight = 0.0
     train_and_evaluate(small_config, tmp_path)
     assert set(sp.load_npz(tmp_path / "embeddings.npz").getnnz(axis=1)) == {4}
 
@@ -354,6 +364,65 @@ def test_regrowth_scores_all_weights():
     assert np.asarray(state.mask)[np.arange(10), revived].all()
 
 
+@pytest.mark.parametrize("reset", [False, True])
+def test_an_update_may_restart_the_optimizer_and_keep_the_weights(reset):
+    recipe = dataclasses.replace(RECIPE, rewind=False, reset_optimizer=reset)
+    state = create_state(recipe, 20, 8)
+    state = state._replace(opt_state=jax.tree.map(lambda leaf: leaf + 1, state.opt_state))
+    weights = np.asarray(state.weights).copy()
+    state = update_mask(state, 3, recipe=recipe)
+    np.testing.assert_array_equal(state.weights, np.where(state.mask, weights, 0))
+    np.testing.assert_array_equal(state.opt_state[0].mu, 0 if reset else np.asarray(state.mask))
+
+
+def test_an_auxiliary_loss_keeps_four_times_the_weights():
+    recipe = dataclasses.replace(RECIPE, rewind=False, auxiliary_weight=0.5)
+    state = update_mask(create_state(recipe, 10, 32), 3, recipe=recipe)
+    order = np.argsort(-np.abs(np.asarray(state.weights)), axis=1)
+    rows = np.arange(10)[:, None]
+    assert set((np.asarray(state.weights) != 0).sum(axis=1)) == {12}
+    assert np.asarray(state.mask)[rows, order[:, :3]].all()
+    # What the wider loss has made large is in the next mask.
+    weights = state.weights.at[rows, order[:, 11:12]].set(9.0)
+    state = update_mask(state._replace(weights=weights), 2, recipe=recipe)
+    assert set((np.asarray(state.weights) != 0).sum(axis=1)) == {8}
+    assert np.asarray(state.mask)[rows, order[:, 11:12]].all()
+
+
+def test_the_gradient_of_the_auxiliary_loss(random_matrix):
+    recipe = dataclasses.replace(RECIPE, rewind=False, auxiliary_weight=0.5)
+    matrix = random_matrix(6, 10)
+    (chunk,) = make_chunks(matrix, 0, seed=0)
+    state = update_mask(create_state(recipe, 10, 16), 3, recipe=recipe)
+    weights, mask = state.weights.copy(), state.mask.copy()
+    batches = jnp.arange(6, dtype=jnp.int32)[None]
+    one = jnp.ones(1)
+    trained, _ = train_chunk(
+        state, chunk, batches, one.astype(jnp.int32), one, recipe=recipe, budget=matrix.nnz
+    )
+    x = jnp.asarray(matrix.toarray())
+
+    def loss(weights):
+        both = (item_embeddings(weights, kept) for kept in (mask, weights != 0))
+        narrow, wide = (nmse(training_scores(a, x, 6.0), x).mean() for a in both)
+        return narrow + 0.5 * wide
+
+    # Adam's first moment after one step from 0 is a tenth of the gradient.
+    np.testing.assert_allclose(
+        10 * trained.opt_state[0].mu, jax.grad(loss)(weights), rtol=1e-4, atol=1e-6
+    )
+
+
+def test_a_scaled_epsilon_is_a_scaled_loss():
+    """Adam of c times the loss, with c times epsilon, takes the same steps."""
+    gradient = jax.random.normal(jax.random.key(0), (5, 4))
+    steps = []
+    for scale in (1.0, 1e-3):
+        optimizer = dataclasses.replace(RECIPE, epsilon=0.1 * scale).make_optimizer()
+        steps.append(optimizer.update(scale * gradient, optimizer.init(gradient))[0])
+    np.testing.assert_allclose(*steps, rtol=1e-5)
+
+
 def test_one_compilation_for_the_whole_run(small_config, tmp_path):
     small_config.model.n_factors = 31  # a shape that no other test has compiled
     before = train_chunk._cache_size(), update_mask._cache_size()
@@ -370,7 +439,10 @@ def test_one_compilation_for_the_whole_run(small_config, tmp_path):
         ("sparsity.schedule", "quartic", "choose one of constant, cosine, cubic"),
         ("train.optimizer", "sgd", "choose one of adam, nadam"),
         ("train.learning_rate", 0.0, "must be above 0"),
+        ("train.epsilon", 0.0, r"train\.epsilon is 0.0; it must be above 0"),
+        ("train.auxiliary_weight", -1.0, "0 turns it off"),
         ("train.batch_size", 0, "must be at least 1"),
+        ("refine.n_rounds", -1, "must be at least 0"),
         ("eval.folds", "one", "choose one of disjoint, independent"),
         ("model.relu_cap", -1.0, "use a number above 0, or None"),
         ("model.relu_cap", True, "use a number above 0, or None"),
@@ -399,7 +471,7 @@ def test_a_damaged_file_of_the_run_is_named(small_config, tmp_path, name):
         train_and_evaluate(small_config, tmp_path)
 
 
-def test_the_default_configuration_is_the_published_recipe():
+def test_the_default_configuration():
     config = default_config()
     assert (config.model.n_factors, config.sparsity.target_nnz) == (4096, 16)
     assert (config.sparsity.schedule, config.sparsity.rewind) == ("cubic", True)
