@@ -42,6 +42,7 @@ def default_config() -> ConfigDict:
             },
             "model": {
                 "n_factors": 4096,
+                "relu": True,  # scores below 0 count as 0 in the loss
                 "relu_cap": _optional(6.0),  # None for off
             },
             "sparsity": {
@@ -59,6 +60,7 @@ def default_config() -> ConfigDict:
                 "batch_size": 1024,
                 "optimizer": "nadam",
                 "learning_rate": 0.01,
+                "b1": 0.9,  # of the optimizer's momentum
                 # Of the optimizer. A loss that is scaled by c does what epsilon / c does.
                 "epsilon": 1e-8,
                 "auxiliary_weight": 0.0,  # of the loss of the 4k largest weights, beside that of k
@@ -130,6 +132,8 @@ def validate(config: ConfigDict) -> None:
     for field in ("train.learning_rate", "train.epsilon"):
         if not 0 < _value(config, field) < math.inf:
             raise InputError(f"config.{field} is {_value(config, field)}; it must be above 0")
+    if not 0 <= config.train.b1 < 1:
+        raise InputError(f"config.train.b1 is {config.train.b1}; it must be from 0 to below 1")
     if not 0 <= config.train.auxiliary_weight < math.inf:
         raise InputError(
             f"config.train.auxiliary_weight is {config.train.auxiliary_weight}; 0 turns it off"

@@ -29,7 +29,7 @@ _TRANSPOSE_LEFT = (((0,), (0,)), ((), ()))  # contracts the first axis of both o
 
 
 def loss_and_grad(
-    weights: jax.Array, mask: jax.Array, batch: Batch, relu_cap: float | None
+    weights: jax.Array, mask: jax.Array, batch: Batch, relu_cap: float | None, relu: bool = True
 ) -> tuple[jax.Array, jax.Array]:
     """The mean NMSE of a batch, and its gradient with respect to W.
 
@@ -40,6 +40,7 @@ def loss_and_grad(
       mask: bool [n_items, n_factors].
       batch: interactions; users without any (padding) do not count.
       relu_cap: upper bound of the scores, or None.
+      relu: whether 0 is their lower bound.
 
     Returns:
       The loss, a scalar, and the gradient [n_items, n_factors], zero where the mask is false.
@@ -58,7 +59,8 @@ def loss_and_grad(
 
     hidden = _encode(weights, scale, batch) if sparse_encoder else scaled_x() @ weights
     z = (hidden @ weights.T) * scale[None] - x.astype(weights.dtype)
-    y = jnp.clip(z, 0.0, relu_cap)
+    floor = 0.0 if relu else -jnp.inf
+    y = jnp.clip(z, floor, relu_cap)
     y_scale = _inverse_root(jnp.sum(y * y, axis=1))
     x_scale = _inverse_root(lengths)
     cosine = jnp.sum(jnp.where(x > 0, y, 0.0), axis=1) * y_scale * x_scale
@@ -67,7 +69,7 @@ def loss_and_grad(
     losses = jnp.where(y_scale == 0, 1.0, 2 - 2 * cosine)
     loss = jnp.sum(jnp.where(lengths > 0, losses, 0.0)) / n_real
 
-    active = z > 0 if relu_cap is None else (z > 0) & (z < relu_cap)
+    active = z > floor if relu_cap is None else (z > floor) & (z < relu_cap)
     x_part = jnp.where(x > 0, x_scale[:, None], 0.0)
     y_part = (cosine * y_scale)[:, None] * y
     z_grad = (2 / n_real * y_scale)[:, None] * (y_part - x_part)

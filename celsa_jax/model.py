@@ -24,10 +24,15 @@ def item_embeddings(weights: jax.Array, mask: jax.Array) -> jax.Array:
     return unit(jnp.where(mask, weights, 0.0))
 
 
-def training_scores(embeddings: jax.Array, x: jax.Array, relu_cap: float | None) -> jax.Array:
-    """y = relu(x A A^T - x), at most `relu_cap`; x and y are [n_users, n_items]."""
-    y = jax.nn.relu(x @ embeddings @ embeddings.T - x)
-    return y if relu_cap is None else jnp.minimum(y, relu_cap)
+def training_scores(
+    embeddings: jax.Array, x: jax.Array, relu_cap: float | None, relu: bool = True
+) -> jax.Array:
+    """y = relu(x A A^T - x), at most `relu_cap`; x and y are [n_users, n_items].
+
+    Without `relu`, an ablation, scores below 0 stay.
+    """
+    y = x @ embeddings @ embeddings.T - x
+    return jnp.clip(y, 0.0 if relu else None, relu_cap)
 
 
 class Mask(nnx.Variable):
@@ -38,9 +43,15 @@ class ELSA(nnx.Module):
     """The handle on weights and mask; the functions of this module do the work."""
 
     def __init__(
-        self, n_items: int, n_factors: int, *, relu_cap: float | None = 6.0, rngs: nnx.Rngs
+        self,
+        n_items: int,
+        n_factors: int,
+        *,
+        relu_cap: float | None = 6.0,
+        relu: bool = True,
+        rngs: nnx.Rngs,
     ):
-        self.relu_cap = relu_cap
+        self.relu_cap, self.relu = relu_cap, relu
         self.weights = nnx.Param(initial_weights(rngs.params(), n_items, n_factors))
         self.mask = Mask(jnp.ones((n_items, n_factors), bool))
 
@@ -50,4 +61,4 @@ class ELSA(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Training scores of histories x, [n_users, n_items] in {0, 1}."""
-        return training_scores(self.embeddings(), x, self.relu_cap)
+        return training_scores(self.embeddings(), x, self.relu_cap, self.relu)

@@ -32,9 +32,11 @@ class Recipe:
     epsilon: float = 1e-8
     reset_optimizer: bool = False
     auxiliary_weight: float = 0.0
+    relu: bool = True
+    b1: float = 0.9
 
     def make_optimizer(self) -> optax.GradientTransformation:
-        return getattr(optax, self.optimizer)(self.learning_rate, eps=self.epsilon)
+        return getattr(optax, self.optimizer)(self.learning_rate, b1=self.b1, eps=self.epsilon)
 
 
 class TrainState(NamedTuple):
@@ -96,7 +98,7 @@ def _fill_in(weights: jax.Array, initial: jax.Array) -> jax.Array:
 def _initial_model(recipe: Recipe, n_items: int, n_factors: int) -> ELSA:
     """The model that the seed gives, the same at the start and at every rewinding."""
     rngs = nnx.Rngs(params=recipe.seed)
-    return ELSA(n_items, n_factors, relu_cap=recipe.relu_cap, rngs=rngs)
+    return ELSA(n_items, n_factors, relu_cap=recipe.relu_cap, relu=recipe.relu, rngs=rngs)
 
 
 @functools.partial(jax.jit, static_argnames="recipe", donate_argnums=0)
@@ -176,10 +178,11 @@ def train_chunk(
         pruned = state.weights
         if recipe.regrow or recipe.auxiliary_weight:
             pruned = jnp.where(state.mask, pruned, 0.0)
-        loss, grad = loss_and_grad(pruned, state.mask, batch, recipe.relu_cap)
+        scores = recipe.relu_cap, recipe.relu
+        loss, grad = loss_and_grad(pruned, state.mask, batch, *scores)
         if recipe.auxiliary_weight:
             kept = state.weights != 0
-            _, wider_grad = loss_and_grad(state.weights, kept, batch, recipe.relu_cap)
+            _, wider_grad = loss_and_grad(state.weights, kept, batch, *scores)
             grad += recipe.auxiliary_weight * wider_grad
         updates, opt_state = optimizer.update(grad, state.opt_state, state.weights)
         weights = optax.apply_updates(state.weights, optax.tree.scale(share, updates))

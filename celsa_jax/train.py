@@ -204,6 +204,8 @@ class _Run:
             epsilon=train.epsilon,
             reset_optimizer=config.sparsity.reset_optimizer,
             auxiliary_weight=train.auxiliary_weight,
+            relu=config.model.relu,
+            b1=train.b1,
         )
         self.phases = phases_of(config)
         self.n_epochs = self.phases[-1].end

@@ -10,14 +10,16 @@ from celsa_jax.losses import nmse, unit
 from celsa_jax.model import ELSA, item_embeddings, training_scores
 
 
-def numpy_loss(weights, mask, x, cap):
+def numpy_loss(weights, mask, x, cap, relu=True):
     """The loss of DESIGN's equations, user by user in float64."""
     a = np.where(mask, weights, 0).astype(np.float64)
     for row in a:
         row /= max(np.linalg.norm(row), 1e-12)
     losses = []
     for user in x.astype(np.float64):
-        y = np.maximum(user @ a @ a.T - user, 0)
+        y = user @ a @ a.T - user
+        if relu:
+            y = np.maximum(y, 0)
         if cap is not None:
             y = np.minimum(y, cap)
         y = y / max(np.linalg.norm(y), 1e-12)
@@ -25,20 +27,20 @@ def numpy_loss(weights, mask, x, cap):
     return np.mean(losses)
 
 
-def numeric_gradient(weights, mask, x, cap, step=1e-6):
+def numeric_gradient(weights, mask, x, cap, relu=True, step=1e-6):
     gradient = np.zeros(weights.shape)
     for index in np.ndindex(*weights.shape):
         up, down = weights.astype(np.float64), weights.astype(np.float64)
         up[index] += step
         down[index] -= step
-        difference = numpy_loss(up, mask, x, cap) - numpy_loss(down, mask, x, cap)
+        difference = numpy_loss(up, mask, x, cap, relu) - numpy_loss(down, mask, x, cap, relu)
         gradient[index] = difference / (2 * step)
     return gradient
 
 
 def compiled():
     """Compiled afresh, since the backend is looked up while tracing."""
-    return jax.jit(lambda *arguments: loss_and_grad(*arguments), static_argnums=3)
+    return jax.jit(lambda *arguments: loss_and_grad(*arguments), static_argnums=(3, 4))
 
 
 def whole_batch(matrix, n_padding_users=0, n_padding_places=0):
@@ -70,14 +72,18 @@ def problem(request, random_matrix):
 
 
 @pytest.mark.usefixtures("backend")
-@pytest.mark.parametrize("cap", [6.0, 1.5, None])
-def test_loss_and_gradient_equal_a_numpy_loop(problem, cap):
+@pytest.mark.parametrize(
+    ("cap", "relu"), [(6.0, True), (1.5, True), (None, True), (1.5, False), (None, False)]
+)
+def test_loss_and_gradient_equal_a_numpy_loop(problem, cap, relu):
     weights, mask, matrix = problem
     with jax.numpy_dtype_promotion("strict"):
-        loss, grad = compiled()(jnp.asarray(weights), jnp.asarray(mask), whole_batch(matrix), cap)
+        loss, grad = compiled()(
+            jnp.asarray(weights), jnp.asarray(mask), whole_batch(matrix), cap, relu
+        )
     x = matrix.toarray()
-    assert float(loss) == pytest.approx(numpy_loss(weights, mask, x, cap), rel=1e-5)
-    expected = np.where(mask, numeric_gradient(weights, mask, x, cap), 0)
+    assert float(loss) == pytest.approx(numpy_loss(weights, mask, x, cap, relu), rel=1e-5)
+    expected = np.where(mask, numeric_gradient(weights, mask, x, cap, relu), 0)
     np.testing.assert_allclose(np.asarray(grad), expected, atol=2e-5)
     assert np.abs(expected).max() > 1e-2  # or the comparison shows nothing
 

@@ -440,6 +440,7 @@ def test_one_compilation_for_the_whole_run(small_config, tmp_path):
         ("train.optimizer", "sgd", "choose one of adam, nadam"),
         ("train.learning_rate", 0.0, "must be above 0"),
         ("train.epsilon", 0.0, r"train\.epsilon is 0.0; it must be above 0"),
+        ("train.b1", 1.0, "from 0 to below 1"),
         ("train.auxiliary_weight", -1.0, "0 turns it off"),
         ("train.batch_size", 0, "must be at least 1"),
         ("refine.n_rounds", -1, "must be at least 0"),
