@@ -60,7 +60,7 @@ def default_config() -> ConfigDict:
                 "batch_size": 1024,
                 "optimizer": "nadam",
                 "learning_rate": 0.01,
-                "b1": 0.9,  # of the optimizer's momentum
+                "b1": 0.8,  # of the optimizer's momentum
                 # Of the optimizer. A loss that is scaled by c does what epsilon / c does.
                 "epsilon": 1e-8,
                 "auxiliary_weight": 0.0,  # of the loss of the 4k largest weights, beside that of k

@@ -74,7 +74,7 @@ def sample_base(n_factors: int = 1024) -> ConfigDict:
     base.data.name = "goodbooks"
     base.data.n_val_users = base.data.n_test_users = 250
     base.model.n_factors = n_factors
-    base.train.batch_size = 256
+    base.train.batch_size = 128
     return base
 
 
