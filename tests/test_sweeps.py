@@ -290,7 +290,8 @@ def test_the_sweeps_of_the_repository_expand(path):
     arguments = {"goodbooks": ("main", "schedule", "initial_width"), "widths": ("4096", "8192")}
     arguments |= dict.fromkeys(("ml_20m", "netflix"), arguments["goodbooks"])
     sizes = [len(expand(module.get_config(a))) for a in arguments.get(path.stem, ())]
-    expected = {"smoke": 24, "schedules": 7 * 2 * 2 * 3, "methods": 3 * (3 + 11 * 3)}
+    expected = {"smoke": 24, "schedules": 7 * 2 * 2 * 3, "methods": 3 * (4 + 12 * 3)}
+    expected["ablations"] = 22 * 2 * 3
     if path.stem in expected:
         assert len(expand(module.get_config())) == expected[path.stem]
     elif path.stem == "widths":
@@ -300,7 +301,7 @@ def test_the_sweeps_of_the_repository_expand(path):
 
 
 def test_penalties_of_ease_are_those_given_and_nothing_of_ours_is_chosen():
-    rows = paper.method_rows(16, (7.0, 8.0))
+    rows = paper.method_rows(16, (7.0, 8.0), {"n_final_epochs": 5})
     chosen = {name: row.get("options", {}) for name, row in rows.items()}
     for name in ("EASE", "pruned EASE", "column-pruned EASE"):
         assert chosen.pop(name) == {"l2": (7.0, 8.0)}

@@ -21,6 +21,9 @@ WIDTHS = (2048, 4096, 6144, 8192)
 SEEDS = (0, 1, 2)
 SAMPLE_PENALTIES = (12.5, 25.0, 50.0, 100.0, 200.0)  # of EASE, to choose from
 _PENALTIES = (50.0, 100.0, 200.0, 400.0)
+# Of a dense model at its own width: more overfits the few users of a sample.
+SAMPLE_DENSE = {"n_final_epochs": 5, "learning_rate": 0.003}
+_DENSE = {"n_final_epochs": 10}
 _COMPACT = ("float16", "int8", "int4")  # 4, 3 and 2 bytes a non-zero: more of them in a column
 # Of each data set: our name, users to validate and as many to test, and the width at which the
 # paper's dense model is best.
@@ -51,7 +54,7 @@ def paper_sweep(dataset: str, table: str) -> ConfigDict:
     base.data.name = name
     base.data.n_val_users = base.data.n_test_users = n_users
     tables = {
-        "main": (method_rows(width, _PENALTIES), "ours", _published_main(dataset)),
+        "main": (method_rows(width, _PENALTIES, _DENSE), "ours", _published_main(dataset)),
         "schedule": (schedule_rows(), "cubic, rewinding", _published_schedules()),
         "initial_width": (width_rows(WIDTHS), "4096 factors", _published_widths()),
     }
@@ -83,17 +86,20 @@ def size_columns(sizes: Iterable[int]) -> dict[str, dict]:
     return {str(size): {"config": {"sparsity": {"target_nnz": size // 8}}} for size in sizes}
 
 
-def method_rows(dense_width: int, penalties: Iterable[float]) -> dict[str, dict]:
+def method_rows(
+    dense_width: int, penalties: Iterable[float], dense_train: dict[str, float]
+) -> dict[str, dict]:
     """Every method; EASE, item k-NN and ALS choose options on validation users.
 
     Args:
       dense_width: of the dense model that post-hoc methods start from.
       penalties: l2 of EASE, whole and pruned, to choose from.
+      dense_train: `config.train` of that dense model.
     """
     penalty = {"options": {"l2": tuple(penalties)}}
     similarity = {"options": {"similarity": SIMILARITIES}}
     weight = {"options": {"alpha": (1.0, 3.0, 10.0)}}  # its l2 hardly matters, on the sample
-    from_dense = {"config": {"model": {"n_factors": dense_width}}}
+    from_dense = {"config": {"model": {"n_factors": dense_width}, "train": dense_train}}
     compact = {
         f"ours, {form}": {"method": "elsa", "options": {"format": form}} for form in _COMPACT
     }
@@ -103,13 +109,14 @@ def method_rows(dense_width: int, penalties: Iterable[float]) -> dict[str, dict]
         f"dense ELSA, {dense_width}": {
             "method": "dense_elsa",
             "options": {"width": dense_width},
+            "config": {"train": dense_train},
             "once": True,
         },
         "item k-NN": {"method": "item_knn", **similarity},
         "ALS": {"method": "als", **weight},
         "pruned EASE": {"method": "pruned_ease", **penalty},
         "column-pruned EASE": {"method": "column_pruned_ease", **penalty},
-        "dense ELSA": {"method": "dense_elsa"},
+        "dense ELSA": {"method": "dense_elsa", "config": {"train": _DENSE}},
         "top k of dense ELSA": {"method": "top_k", **from_dense},
         "sparse autoencoder": {"method": "sparse_autoencoder", **from_dense},
         "ours": {"method": "elsa"},

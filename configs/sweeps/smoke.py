@@ -22,6 +22,7 @@ def get_config() -> ConfigDict:
     base.train.batch_size = 64
     base.train.n_epochs = 4
     base.train.n_final_epochs = 3
+    base.refine.n_epochs = base.refine.n_final_epochs = 2
     return make_sweep(
         base=base,
         rows={
