@@ -13,10 +13,10 @@ def get_config() -> ConfigDict:
     config.data.name = "ml-100k"
     config.data.n_val_users = 100
     config.data.n_test_users = 200
-    # Few users and many steps overfit: a narrow model, and a short final phase.
+    # Few users and many steps overfit: a narrow model, and no refinement.
     config.model.n_factors = 256
     config.train.batch_size = 32
-    config.train.n_final_epochs = 3
+    config.refine.n_rounds = 0
     config.checkpoint.every_epochs = 10
     config.eval.every_epochs = 10
     return config
