@@ -21,6 +21,7 @@ from ml_collections import ConfigDict, config_flags
 
 from celsa_jax.data import Interactions, load_dataset, make_split
 from celsa_jax.files import write_text
+from celsa_jax.phases import phases_of
 from celsa_jax.train import train_and_evaluate
 from experiments import cli
 
@@ -57,8 +58,7 @@ def main() -> None:
         json.dumps(
             {
                 "new_items": n_new,
-                "cold": {"epochs": config.train.n_epochs + config.train.n_final_epochs}
-                | cold["test"],
+                "cold": {"epochs": phases_of(config)[-1].end} | cold["test"],
                 "warm": {"epochs": _EPOCHS.value} | warm["test"],
             }
         )

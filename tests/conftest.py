@@ -7,6 +7,7 @@ os.environ["XLA_FLAGS"] = (
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import hypothesis
 import jax
 import numpy as np
 import pytest
@@ -17,6 +18,9 @@ from celsa_jax.config import default_config
 from celsa_jax.data import Interactions, load_dataset
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# A busy machine is no failure.
+hypothesis.settings.register_profile("no_deadline", deadline=None)
+hypothesis.settings.load_profile("no_deadline")
 
 
 @pytest.fixture(scope="session", autouse=True)

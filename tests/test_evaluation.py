@@ -137,7 +137,7 @@ def naive_evaluation(dense_scores, data, item_ids, kind, seed):
     return {u: np.mean(v, axis=0) if v else np.full(3, np.nan) for u, v in per_user.items()}
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(HISTORIES, st.integers(0, 50), st.sampled_from(["disjoint", "independent"]))
 def test_protocol_equals_a_naive_loop(histories, seed, kind):
     data = interactions_of(histories)

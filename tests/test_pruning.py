@@ -42,7 +42,7 @@ def test_equals_a_stable_sort_for_every_k(scores):
         np.testing.assert_array_equal(mask, reference(scores, k))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     hnp.arrays(
         np.float32,

@@ -232,7 +232,7 @@ rows = st.tuples(
     newline=st.sampled_from(["\n", "\r\n"]),
     ends=st.booleans(),
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_netflix_blocks_give_what_a_loop_gives(tmp_path_factory, movies, block, newline, ends):
     folder = tmp_path_factory.mktemp("netflix")
     lines, wanted = [], []

@@ -51,7 +51,7 @@ def eighths(draw):
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("form", ["float32", "float16"])
 @given(case=eighths())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_identical_to_the_reference_ties_included(engine, form, case):
     dense, histories, k, filter_seen, candidates = case
     recommender = Recommender(SparseEmbeddings.from_dense(dense, format=form), engine=engine)

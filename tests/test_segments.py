@@ -58,7 +58,7 @@ def test_each_item_goes_to_its_strongest_factor_and_sign():
     assert [m.tolist() for m in members] == [[2], [1], [4, 0]]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.integers(0, 10**6),
     st.integers(1, 30),
@@ -248,7 +248,7 @@ def rows_at_once(request):
         yield
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10**6), st.integers(2, 14), st.floats(0.2, 0.95))
 def test_merging_is_complete_linkage_in_any_order(rows_at_once, seed, n_groups, threshold):
     rng = np.random.default_rng(seed)

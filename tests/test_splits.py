@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from celsa_jax.config import default_config
@@ -174,7 +174,6 @@ def test_by_time_without_validation_trains_until_the_test():
     rows=st.lists(st.tuples(st.integers(0, 8), st.integers(0, 12), st.integers(0, 29)), min_size=1),
     dates=st.tuples(st.integers(1, 29), st.integers(1, 29)).map(sorted),
 )
-@settings(deadline=None)
 def test_by_time_is_what_a_loop_gives(rows, dates):
     rows = [(f"u{u}", f"i{i}", day * DAY) for u, i, day in rows]
     earliest = {}
