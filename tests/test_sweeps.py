@@ -578,9 +578,31 @@ def test_table_by_hand(tmp_path):
     p = scipy.stats.ttest_1samp(difference, 0).pvalue
     tests = table(tmp_path, "ndcg@100 against a")
     assert tests["a"] == {"32": "", "16": ""}
-    assert tests["b"] == {"32": f"+0.1000 (p {p:.2g}, 7 users)", "16": ""}
+    stderr = np.std(difference, ddof=1) / np.sqrt(7)
+    assert tests["b"] == {"32": f"+0.1000 ± {stderr:.4f} (p {p:.2g}, 7 users)", "16": ""}
     text = (tmp_path / "table.md").read_text()
     assert "12 runs: 6 done, 0 failed, 6 not run. Seeds 0, 1, 2." in text
+
+
+@pytest.mark.parametrize("reference", ["sized", "whole"])
+def test_a_row_of_any_size_is_compared_at_every_size(tmp_path, reference):
+    rows = {"whole": {"method": "ease", "once": True}, "sized": {"method": "pruned_ease"}}
+    rows["other"] = {"method": "popularity", "once": True}
+    sweep = cheap_sweep(rows=rows, seeds=(0,), reference=reference)
+    values = {("whole", "any size", 0): 0.5, ("other", "any size", 0): 0.4}
+    values |= {("sized", "32", 0): 0.2, ("sized", "16", 0): 0.6}
+    fabricate(tmp_path, sweep, values)
+    runs = expand(sweep)
+    results = {run.id: tables.read_result(tmp_path, run) for run in runs}
+    tables.write_markdown(tmp_path / "table.md", sweep, runs, results, tmp_path)
+    found = table(tmp_path, f"ndcg@100 against {reference}")
+    shown = {row: [cell[:7] for cell in cells.values()] for row, cells in found.items()}
+    if reference == "sized":
+        assert shown["whole"] == ["", "+0.3000", "-0.1000"]
+        assert shown["other"] == ["", "+0.2000", "-0.2000"]
+    else:
+        assert shown["sized"] == ["", "-0.3000", "+0.1000"]
+        assert shown["other"] == ["-0.1000", "", ""]  # neither has a size
 
 
 def test_table_says_what_was_chosen_and_where_a_grid_ends(tmp_path):

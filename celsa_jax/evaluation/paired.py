@@ -56,8 +56,9 @@ def paired_tests(difference: np.ndarray) -> dict[str, float]:
       difference: [n_users] B - A, at least two, none of them NaN.
 
     Returns:
-      The mean `difference`, two-sided p-values of the paired t-test (`p_t`) and of Wilcoxon's
-      signed-rank test (`p_wilcoxon`), and the numbers of users: `better`, `worse`, `n_users`.
+      The mean `difference` and its standard error `stderr`, two-sided p-values of the paired
+      t-test (`p_t`) and of Wilcoxon's signed-rank test (`p_wilcoxon`), and the numbers of users:
+      `better`, `worse`, `n_users`.
     """
     p_t = float(difference[0] == 0)  # of equal differences, whose variance is 0
     if np.ptp(difference):
@@ -65,6 +66,7 @@ def paired_tests(difference: np.ndarray) -> dict[str, float]:
     p_wilcoxon = scipy.stats.wilcoxon(difference).pvalue if difference.any() else 1.0
     return {
         "difference": float(difference.mean()),
+        "stderr": float(difference.std(ddof=1) / np.sqrt(len(difference))),
         "p_t": float(p_t),
         "p_wilcoxon": float(p_wilcoxon),
         "better": int((difference > 0).sum()),

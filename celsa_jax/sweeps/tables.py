@@ -121,12 +121,19 @@ class Cells:
             return dict(stored)
 
     def differences(self, row: str, column: str) -> np.ndarray:
-        """[n] of each user that both can be judged on, row - reference, the seeds in one."""
+        """[n] of each user that both can be judged on, row - reference, the seeds in one.
+
+        A row without a budget of bytes is compared at every size of the other.
+        """
         reference = self.sweep.reference
-        place = column if (reference, column) in self._runs else ANY_SIZE
-        others = {run.seed: run for run, _ in self.done(reference, place)}
+        mine, theirs = (
+            column if (name, column) in self._runs else ANY_SIZE for name in (row, reference)
+        )
+        if column not in (mine, theirs):
+            return np.empty(0)
+        others = {run.seed: run for run, _ in self.done(reference, theirs)}
         parts = [np.empty(0)]
-        for run, _ in self.done(row, column):
+        for run, _ in self.done(row, mine):
             other = others.get(run.seed)
             if other is None or not _same_test(run, other):
                 continue
@@ -164,8 +171,9 @@ def _lines(cells: Cells, runs: list[Run], results: Results) -> Iterator[str]:
                 cells,
                 f"{metric} against {sweep.reference}",
                 functools.partial(_test_cell, cells),
-                "Mean difference from the reference over users, seeds in one, and the p-value of "
-                "a paired t-test (not corrected for the number of tests).",
+                "Mean difference from the reference over users, seeds in one, ± its standard "
+                "error, and the p-value of a paired t-test (not corrected for the number of "
+                "tests). A row of any size is compared at every size of the reference.",
             )
     for name in (*EXPOSURE_METRICS, "bytes_per_item"):
         yield from _section(cells, name, functools.partial(_plain_cell, cells, name))
@@ -214,7 +222,8 @@ def _test_cell(cells: Cells, row: str, column: str) -> str:
     if len(differences) < 2:
         return ""
     tests = paired_tests(differences)
-    return f"{tests['difference']:+.4f} (p {tests['p_t']:.2g}, {tests['n_users']} users)"
+    difference = f"{tests['difference']:+.4f} ± {tests['stderr']:.4f}"
+    return f"{difference} (p {tests['p_t']:.2g}, {tests['n_users']} users)"
 
 
 def _chosen(cells: Cells) -> Iterator[str]:
