@@ -70,7 +70,8 @@ def default_config() -> ConfigDict:
                 "init_from": "",  # folder of an earlier run, whose items begin as it left them
             },
             # Afterwards: begin at what was learned, let every factor back in, prune once more
-            # without rewinding. Not with init_from, which does just that.
+            # without rewinding. Not with init_from, which does just that, nor where nothing is
+            # pruned for good: dense models, the constant schedule, regrowth.
             "refine": {
                 "n_rounds": 1,
                 "n_epochs": 8,  # of pruning, in each round
@@ -131,12 +132,13 @@ def validate(config: ConfigDict) -> None:
         raise InputError(f"config.model.relu_cap is {cap!r}; use a number above 0, or None")
     for field in ("train.learning_rate", "train.epsilon"):
         if not 0 < _value(config, field) < math.inf:
-            raise InputError(f"config.{field} is {_value(config, field)}; it must be above 0")
+            raise InputError(f"config.{field} is {_value(config, field)}; use a number above 0")
     if not 0 <= config.train.b1 < 1:
         raise InputError(f"config.train.b1 is {config.train.b1}; it must be from 0 to below 1")
     if not 0 <= config.train.auxiliary_weight < math.inf:
         raise InputError(
-            f"config.train.auxiliary_weight is {config.train.auxiliary_weight}; 0 turns it off"
+            f"config.train.auxiliary_weight is {config.train.auxiliary_weight}; it must be at "
+            "least 0, which turns it off"
         )
     if math.isnan(config.data.min_rating):
         raise InputError("config.data.min_rating is nan; give a number")

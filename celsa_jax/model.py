@@ -32,7 +32,8 @@ def training_scores(
     Without `relu`, an ablation, scores below 0 stay.
     """
     y = x @ embeddings @ embeddings.T - x
-    return jnp.clip(y, 0.0 if relu else None, relu_cap)
+    y = jax.nn.relu(y) if relu else y
+    return y if relu_cap is None else jnp.minimum(y, relu_cap)
 
 
 class Mask(nnx.Variable):

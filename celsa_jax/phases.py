@@ -51,13 +51,15 @@ def _share(part: float | np.ndarray, whole: int) -> np.ndarray:
 def phases_of(config: ConfigDict) -> list[Phase]:
     """The first phase, and one more for each round of refinement.
 
-    A model without zeros has nothing to refine, and a warm start is a refinement itself: what was
-    learned before is not to be forgotten, so it does not rewind either.
+    A model without zeros, a constant schedule and weights that may regrow leave nothing to refine,
+    and a warm start is a refinement itself: what was learned before is not to be forgotten, so it
+    does not rewind either.
     """
     train, refine, sparsity = config.train, config.refine, config.sparsity
     rewind = sparsity.rewind and not train.init_from
     phases = [Phase(0, train.n_epochs, train.n_final_epochs, rewind)]
-    if not train.init_from and sparsity.target_nnz < config.model.n_factors:
+    prunes = sparsity.target_nnz < config.model.n_factors and sparsity.schedule != "constant"
+    if prunes and not sparsity.regrow and not train.init_from:
         for _ in range(refine.n_rounds):
             phases.append(Phase(phases[-1].end, refine.n_epochs, refine.n_final_epochs, False))
     return [phase for phase in phases if phase.end > phase.first]

@@ -83,6 +83,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
     warm = None
     if config.train.init_from and not folder.has_checkpoint():
         warm = warm_weights(config.train.init_from, split.train, config.model.n_factors)
+        if config.refine.n_rounds:
+            log.info("no refinement (config.refine): a warm start is one")
         if config.sparsity.rewind:
             log.info("no rewinding (config.sparsity.rewind): the run goes on from learned weights")
     folder.start(config)
@@ -303,6 +305,7 @@ class _Run:
         sparsity, n_factors = self.config.sparsity, self.config.model.n_factors
         phase = phase_at(self.phases, epoch)
         if epoch == phase.first > 0:
+            state, _ = self._prune_at_end(state, k)
             state, k = unprune(state, self.recipe), n_factors
         every = sparsity.update_every
         due = epoch < phase.at_target and every and (epoch - phase.first) % every == 0

@@ -41,8 +41,9 @@ class Workdir:
             )
 
     def stored_config(self) -> ConfigDict:
-        """The configuration of the run; fields that came later have their defaults."""
+        """The configuration of the run; fields that came later do what was done before them."""
         config, stored = default_config(), _read_object(self.config)
+        config.train.b1, config.refine.n_rounds = 0.9, 0
         try:
             config.update(stored)
         except (AttributeError, KeyError, TypeError, ValueError) as error:

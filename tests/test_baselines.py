@@ -83,7 +83,7 @@ def test_ease_by_users_or_by_items_is_the_formula(random_matrix, n_users, n_item
     np.testing.assert_array_equal(np.diag(weights), 0)
 
 
-@pytest.mark.parametrize("n_users", [100, 900])
+@pytest.mark.parametrize("n_users", [100, 450, 900])
 def test_ease_keeps_to_the_memory_that_it_states(random_matrix, n_users):
     n_items = 500
     matrix = random_matrix(n_users, n_items)
@@ -107,6 +107,8 @@ def test_ease_refuses_a_singular_problem():
     matrix = sp.csr_matrix(np.ones((9, 2), np.float32))
     with pytest.raises(ValueError, match="not positive definite"):
         ease(matrix, 1e-17)
+    with pytest.raises(ValueError, match="too small for float64"):
+        ease(sp.csr_matrix(np.array([[1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 1]], np.float32)), 1e-17)
 
 
 def test_popularity_is_the_same_for_all(random_matrix):

@@ -297,7 +297,7 @@ def test_the_sweeps_of_the_repository_expand(path):
     elif path.stem == "widths":
         assert sizes == [3 * 3 * 3, 5 * 3 * 3]
     else:
-        assert sizes == [3 * (3 + 11 * 5), 7 * 2 * 5 * 3, 4 * 5 * 3]
+        assert sizes == [3 * (3 + 12 * 5), 7 * 2 * 5 * 3, 4 * 5 * 3]
 
 
 def test_penalties_of_ease_are_those_given_and_nothing_of_ours_is_chosen():

@@ -106,6 +106,36 @@ def test_refinement_prunes_once_more_from_what_was_learned(small_config, tmp_pat
     np.testing.assert_allclose(refined.toarray(), plain.toarray(), atol=1e-5)
 
 
+def test_a_phase_without_final_epochs_still_ends_at_the_target(small_config, tmp_path):
+    small_config.train.n_final_epochs = 0
+    small_config.refine.update(n_rounds=1, n_epochs=1, n_final_epochs=1)
+    train_and_evaluate(small_config, tmp_path)
+    lines = metrics_of(tmp_path)
+    assert [line["k"] for line in lines] == [32, 12, 5, 32, 4]
+    assert lines[3]["mask_kept"] == pytest.approx(4 / 5)
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "value"),
+    [
+        ("train", "b1", 0.5),
+        ("train", "epsilon", 0.1),
+        ("train", "auxiliary_weight", 0.5),
+        ("model", "relu", False),
+        ("sparsity", "reset_optimizer", True),
+    ],
+)
+def test_a_field_changes_what_is_learned(small_config, tmp_path, section, field, value):
+    small_config.sparsity.rewind = False
+    for name in ("base", "changed"):
+        train_and_evaluate(small_config, tmp_path / name)
+        small_config[section][field] = value
+    base, changed = (
+        load_embeddings(tmp_path / n / "embeddings.npz")[0] for n in ("base", "changed")
+    )
+    assert np.abs(base - changed).max() > 0.01
+
+
 def test_refinement_lets_factors_back_in():
     weights = jnp.asarray([[3.0, 0, -4, 0], [0, 0, 0, 0]])
     state = create_state(RECIPE, 2, 4)
@@ -121,15 +151,19 @@ def test_refinement_lets_factors_back_in():
     assert all(not leaf.any() for leaf in jax.tree.leaves(state.opt_state))
 
 
-@pytest.mark.parametrize("what", ["no zeros", "a warm start"])
+@pytest.mark.parametrize("what", ["no zeros", "a warm start", "constant", "regrowth"])
 def test_where_there_is_nothing_to_refine(small_config, what):
     small_config.refine.n_rounds = 1
     assert len(phases_of(small_config)) == 2
     if what == "no zeros":
         small_config.sparsity.target_nnz = small_config.model.n_factors
+    elif what == "constant":
+        small_config.sparsity.schedule = "constant"
+    elif what == "regrowth":
+        small_config.sparsity.regrow = True
     else:
         small_config.train.init_from = "earlier"
-    assert phases_of(small_config) == [Phase(0, 3, 2, rewind=what == "no zeros")]
+    assert phases_of(small_config) == [Phase(0, 3, 2, rewind=what != "a warm start")]
 
 
 def test_progress_through_a_phase_by_hand():
@@ -172,9 +206,12 @@ def test_a_workdir_of_another_configuration_is_refused(small_config, tmp_path):
 
 
 def test_a_run_from_before_a_field_existed_is_still_that_run(small_config, tmp_path):
+    small_config.train.b1 = 0.9
     results = train_and_evaluate(small_config, tmp_path)
     stored = json.loads((tmp_path / "config.json").read_text())
     del stored["train"]["chunk_users"], stored["data"]["split"]
+    # Defaults have moved on from what was done before these existed.
+    assert (stored["train"].pop("b1"), stored.pop("refine")["n_rounds"]) == (0.9, 0)
     (tmp_path / "config.json").write_text(json.dumps(stored))
     small_config.data.data_dir = str(tmp_path / "elsewhere")  # where data are kept is no matter
     assert train_and_evaluate(small_config, tmp_path) == results
@@ -438,10 +475,10 @@ def test_one_compilation_for_the_whole_run(small_config, tmp_path):
         ("sparsity.target_nnz", 0, "target_nnz is 0; it must be at least 1"),
         ("sparsity.schedule", "quartic", "choose one of constant, cosine, cubic"),
         ("train.optimizer", "sgd", "choose one of adam, nadam"),
-        ("train.learning_rate", 0.0, "must be above 0"),
-        ("train.epsilon", 0.0, r"train\.epsilon is 0.0; it must be above 0"),
+        ("train.learning_rate", 0.0, "use a number above 0"),
+        ("train.epsilon", 0.0, r"train\.epsilon is 0.0; use a number above 0"),
         ("train.b1", 1.0, "from 0 to below 1"),
-        ("train.auxiliary_weight", -1.0, "0 turns it off"),
+        ("train.auxiliary_weight", -1.0, "must be at least 0, which turns it off"),
         ("train.batch_size", 0, "must be at least 1"),
         ("refine.n_rounds", -1, "must be at least 0"),
         ("eval.folds", "one", "choose one of disjoint, independent"),

@@ -24,7 +24,7 @@ def ease(matrix: sp.csr_matrix, l2: float) -> np.ndarray:
     """B = I - P / diag(P) with P = (X^T X + l2 I)^-1; the diagonal of B is zero.
 
     With fewer users than items, P is taken from the inverse of a matrix of users by users,
-    l2 P = I - X^T (X X^T + l2 I)^-1 X: less work, and no less exact however small l2 is.
+    l2 P = I - X^T (X X^T + l2 I)^-1 X, which is less work.
 
     Args:
       matrix: X, CSR [n_users, n_items].
@@ -64,8 +64,11 @@ def _scaled_precision(matrix: sp.csr_matrix, l2: float) -> np.ndarray:
     factor = _cholesky((matrix @ matrix.T).toarray(), l2)
     users = matrix.toarray(order="F")
     users = scipy.linalg.lapack.dtrtrs(factor, users, lower=1, overwrite_b=1)[0]
+    del factor
     scaled = scipy.linalg.blas.dsyrk(-1.0, users, trans=1, lower=1)
     scaled[np.diag_indices_from(scaled)] += 1
+    if not np.diag(scaled).min() > 1e-9:  # what is left of 1 has lost its digits
+        raise ValueError(f"the penalty of EASE is too small for float64 (l2 = {l2})")
     return scaled
 
 

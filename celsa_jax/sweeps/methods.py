@@ -279,10 +279,11 @@ def _trained(run: Run, split: Split, models: pathlib.Path) -> tuple[SparseEmbedd
 
 
 def _dense(config: ConfigDict, width: int) -> ConfigDict:
-    """A dense model: trained as a final phase is, with no pruning before it."""
+    """A dense model: trained as a final phase is, as long as that, with no pruning before it."""
     dense = config.copy_and_resolve_references()
     dense.model.n_factors = dense.sparsity.target_nnz = width
     dense.train.n_epochs = 0
+    dense.refine.update(n_rounds=0, n_epochs=0, n_final_epochs=0)  # one model, whatever they were
     return dense
 
 

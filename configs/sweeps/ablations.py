@@ -3,7 +3,8 @@ r"""One change of the recipe at a time, at 128 and 64 bytes an item, three seeds
     python -m experiments.sweep --config=configs/sweeps/ablations.py --workdir=runs/ablations \
         --config.base.data.path=ratings.csv.zip
 
-For a sample of Goodbooks-10k's current release (user_id,book_id,rating).
+For a sample of Goodbooks-10k's current release (user_id,book_id,rating). Its seeds are not those of
+the sweeps that report, as a recipe may be chosen here.
 """
 
 from ml_collections import ConfigDict
@@ -42,6 +43,6 @@ def get_config() -> ConfigDict:
         base=paper.sample_base(),
         rows=rows,
         columns=paper.size_columns((128, 64)),
-        seeds=paper.SEEDS,
+        seeds=(7, 8, 9),
         reference="as it is",
     )
