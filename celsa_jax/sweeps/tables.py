@@ -137,8 +137,8 @@ class Cells:
             other = others.get(run.seed)
             if other is None or not _same_test(run, other):
                 continue
-            ours, theirs = self.users(run.id), self.users(other.id)
-            difference = ours[self.sweep.metric] - theirs[self.sweep.metric]
+            a, b = self.users(run.id), self.users(other.id)
+            difference = a[self.sweep.metric] - b[self.sweep.metric]
             parts.append(difference[~np.isnan(difference)])
         return np.concatenate(parts)
 
