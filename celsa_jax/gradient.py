@@ -52,28 +52,15 @@ def loss_and_grad(
     x = jnp.zeros((n_users, n_items), jnp.uint8)
     # A byte an entry; every fusion that reads it converts it.
     x = x.at[batch.rows, batch.items].set(1, mode="drop")
-    scale = _inverse_root(jnp.sum(weights * weights, axis=1))
+    scale = inverse_root(jnp.sum(weights * weights, axis=1))
 
     def scaled_x() -> jax.Array:
         return jnp.where(x > 0, scale[None], 0.0)
 
     hidden = _encode(weights, scale, batch) if sparse_encoder else scaled_x() @ weights
     z = (hidden @ weights.T) * scale[None] - x.astype(weights.dtype)
-    floor = 0.0 if relu else -jnp.inf
-    y = jnp.clip(z, floor, relu_cap)
-    y_scale = _inverse_root(jnp.sum(y * y, axis=1))
-    x_scale = _inverse_root(lengths)
-    cosine = jnp.sum(jnp.where(x > 0, y, 0.0), axis=1) * y_scale * x_scale
-    n_real = jnp.maximum(jnp.sum(lengths > 0, dtype=weights.dtype), 1.0)
-    # |y/|y| - x/|x||^2 = 2 - 2 cos, or 1 where y = 0.
-    losses = jnp.where(y_scale == 0, 1.0, 2 - 2 * cosine)
-    loss = jnp.sum(jnp.where(lengths > 0, losses, 0.0)) / n_real
-
-    active = z > floor if relu_cap is None else (z > floor) & (z < relu_cap)
-    x_part = jnp.where(x > 0, x_scale[:, None], 0.0)
-    y_part = (cosine * y_scale)[:, None] * y
-    z_grad = (2 / n_real * y_scale)[:, None] * (y_part - x_part)
-    z_grad = jnp.where(active, z_grad, 0.0) * scale[None]
+    loss, z_grad = loss_of_scores(z, x, lengths, relu_cap, relu)
+    z_grad = z_grad * scale[None]
     hidden_grad = z_grad @ weights
     if sparse_encoder:
         # The sum with nothing makes this product wait for the one before: side by side on one
@@ -93,7 +80,41 @@ def loss_and_grad(
     return loss, grad - along[:, None] * weights
 
 
-def _inverse_root(squared: jax.Array) -> jax.Array:
+def loss_of_scores(
+    z: jax.Array,
+    x: jax.Array,
+    lengths: jax.Array,
+    relu_cap: float | None,
+    relu: bool,
+    item_axis: int = 1,
+) -> tuple[jax.Array, jax.Array]:
+    """The mean NMSE of scores, and its gradient with respect to them.
+
+    Args:
+      z: x A A^T - x, [n_users, n_items], or the other way round with `item_axis` 0.
+      x: 0 or 1, in the shape of z.
+      lengths: [n_users] interactions of each user; those without any do not count.
+      relu_cap, relu: bounds of the scores.
+      item_axis: of z and x.
+    """
+    lengths = jnp.expand_dims(lengths, item_axis)
+    floor = 0.0 if relu else -jnp.inf
+    y = jnp.clip(z, floor, relu_cap)
+    y_scale = inverse_root(jnp.sum(y * y, axis=item_axis, keepdims=True))
+    x_scale = inverse_root(lengths)
+    cosine = jnp.sum(jnp.where(x > 0, y, 0.0), axis=item_axis, keepdims=True) * y_scale * x_scale
+    n_real = jnp.maximum(jnp.sum(lengths > 0, dtype=z.dtype), 1.0)
+    # |y/|y| - x/|x||^2 = 2 - 2 cos, or 1 where y = 0.
+    losses = jnp.where(y_scale == 0, 1.0, 2 - 2 * cosine)
+    loss = jnp.sum(jnp.where(lengths > 0, losses, 0.0)) / n_real
+
+    active = z > floor if relu_cap is None else (z > floor) & (z < relu_cap)
+    x_part = jnp.where(x > 0, x_scale, 0.0)
+    y_part = (cosine * y_scale) * y
+    return loss, jnp.where(active, (2 / n_real * y_scale) * (y_part - x_part), 0.0)
+
+
+def inverse_root(squared: jax.Array) -> jax.Array:
     """1 / max(root, 1e-12), and 0 where the root is 0; what is not a number stays so."""
     return jnp.where(squared == 0, 0.0, lax.rsqrt(jnp.maximum(squared, 1e-24)))
 

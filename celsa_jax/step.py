@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from celsa_jax import compact
 from celsa_jax.data.batches import Chunk, take_batch
 from celsa_jax.gradient import loss_and_grad
 from celsa_jax.model import ELSA, item_embeddings
@@ -142,6 +143,7 @@ def train_chunk(
     batches: jax.Array,
     nnz: jax.Array,
     rate_scale: jax.Array,
+    layout: compact.Layout | None = None,
     *,
     recipe: Recipe,
     budget: int,
@@ -155,6 +157,8 @@ def train_chunk(
       batches: [n_batches, batch_size] int32 rows of the chunk (`shuffled_batches`).
       nnz: [n_batches] int32 non-zeros a row at each step, used if `prune_every_step`.
       rate_scale: [n_batches] float32 share of the learning rate at each step.
+      layout: of the mask, to train on the weights under it alone (`compact`); not with weights
+        that are kept beside them, nor with `prune_every_step`.
       recipe: see there.
       budget: interactions that any batch may hold (`nnz_budget`).
       prune_every_step: update the mask before each step at which it changes.
@@ -163,6 +167,10 @@ def train_chunk(
       The new state, and the sum of the losses of the chunk's users.
     """
     optimizer = recipe.make_optimizer()
+    n_factors = state.weights.shape[1]
+    if layout is not None:
+        weights, opt_state = compact.compress((state.weights, state.opt_state), layout, n_factors)
+        state = state._replace(weights=weights, opt_state=opt_state)
 
     def train_step(state: TrainState, inputs: tuple[jax.Array, jax.Array, jax.Array]):
         rows, k, share = inputs
@@ -179,7 +187,10 @@ def train_chunk(
         if recipe.regrow or recipe.auxiliary_weight:
             pruned = jnp.where(state.mask, pruned, 0.0)
         scores = recipe.relu_cap, recipe.relu
-        loss, grad = loss_and_grad(pruned, state.mask, batch, *scores)
+        if layout is not None:
+            loss, grad = compact.loss_and_grad(pruned, layout, n_factors, batch, *scores)
+        else:
+            loss, grad = loss_and_grad(pruned, state.mask, batch, *scores)
         if recipe.auxiliary_weight:
             kept = state.weights != 0
             _, wider_grad = loss_and_grad(state.weights, kept, batch, *scores)
@@ -190,6 +201,9 @@ def train_chunk(
         return state, loss * n_users.astype(loss.dtype)
 
     state, losses = jax.lax.scan(train_step, state, (batches, nnz, rate_scale))
+    if layout is not None:
+        weights, opt_state = compact.expand((state.weights, state.opt_state), layout, n_factors)
+        state = state._replace(weights=weights, opt_state=opt_state)
     return state, jnp.sum(losses)
 
 

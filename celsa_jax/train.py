@@ -20,6 +20,7 @@ import tqdm
 from ml_collections import ConfigDict
 
 import celsa_jax
+from celsa_jax import compact
 from celsa_jax.checkpoint import Checkpoints
 from celsa_jax.config import validate
 from celsa_jax.data import Interactions, Split, load_dataset, make_split
@@ -356,6 +357,7 @@ class _Run:
             settled = phase.settled(steps / self.steps_per_epoch)
             rate_scale = ((1 + np.cos(np.pi * settled)) / 2).astype(np.float32)
         recipe = dataclasses.replace(self.recipe, rewind=phase.rewind and every_step)
+        layout = self._layout(state, k, every_step)
         losses = []
         per_chunk = np.split(np.arange(self.steps_per_epoch), len(self.chunks))
         for (chunk, batches), at in zip(self._on_device(epoch), per_chunk, strict=True):
@@ -365,6 +367,7 @@ class _Run:
                 batches,
                 jnp.asarray(nnz[at]),
                 jnp.asarray(rate_scale[at]),
+                layout,
                 recipe=recipe,
                 budget=self.budget,
                 prune_every_step=every_step,
@@ -404,6 +407,13 @@ class _Run:
                     config, embeddings, self.val, item_ids, self.split.val_from, n_folds=1
                 ).summary()
         return state, k, record
+
+    def _layout(self, state: TrainState, k: int, every_step: bool) -> compact.Layout | None:
+        """Of the mask, where training on the weights under it alone is right and pays."""
+        others = every_step or self.recipe.regrow or self.recipe.auxiliary_weight > 0
+        if others or not compact.pays(self.config.model.n_factors, k):
+            return None
+        return jax.device_put(compact.make_layout(np.asarray(state.mask)))
 
     def _due(self, epoch: int, every: int) -> bool:
         return every > 0 and ((epoch + 1) % every == 0 or epoch + 1 == self.n_epochs)
