@@ -1,4 +1,4 @@
-r"""1024, 2048 and 4096 factors at 256, 128 and 64 bytes an item, three seeds.
+r"""1024, 2048 and 4096 factors at 128 bytes an item, three seeds.
 
     python -m experiments.sweep --config=configs/sweeps/widths.py --workdir=runs/widths \
         --config.base.data.path=ratings.csv.zip
@@ -17,7 +17,7 @@ def get_config(widest: str = "4096") -> ConfigDict:
     return make_sweep(
         base=paper.sample_base(),
         rows=paper.width_rows(widths),
-        columns=paper.size_columns((256, 128, 64)),
+        columns=paper.size_columns((128,)),
         seeds=paper.SEEDS,
         reference="1024 factors",
     )
