@@ -29,6 +29,7 @@ from celsa_jax.data.splits import check_data, load_split, read_split
 from celsa_jax.errors import InputError
 from celsa_jax.evaluation import Evaluation, evaluate
 from celsa_jax.export import sparse_embeddings
+from celsa_jax.memory import check_memory, training_bytes
 from celsa_jax.phases import phase_at, phases_of
 from celsa_jax.schedules import nnz_at
 from celsa_jax.sparse import bytes_per_item, save_embeddings
@@ -81,6 +82,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
     log.info("data: %s", dataset.counts)
     split = _split(config, dataset.interactions, folder)
     log.info("split: %s", split.counts())
+    check_memory(_needed(config, split.train))
     warm = None
     if config.train.init_from and not folder.has_checkpoint():
         warm = warm_weights(config.train.init_from, split.train, config.model.n_factors)
@@ -169,6 +171,19 @@ def _split(config: ConfigDict, interactions: Interactions, folder: Workdir) -> S
     if config.train.init_from:
         earlier = read_split(finished_run(config.train.init_from).split)
     return make_split(interactions, config.data, config.train.seed, earlier)
+
+
+def _needed(config: ConfigDict, users: Interactions) -> int:
+    """Bytes of training on these users, of whom three chunks are on the device at most."""
+    chunk = config.train.chunk_users or users.n_users
+    resident = min(1.0, 3 * chunk / users.n_users)
+    return training_bytes(
+        users.n_items,
+        config.model.n_factors,
+        min(config.train.batch_size, chunk),
+        int(resident * users.n_users),
+        int(resident * users.matrix.nnz),
+    )
 
 
 def _versions() -> dict[str, str]:

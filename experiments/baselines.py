@@ -74,7 +74,10 @@ def main() -> None:
     split = _split(config)
     by_penalty = any(method in _BY_PENALTY for method in methods)
     if by_penalty and len(penalties) > 1 and not split.val.n_users:
-        raise InputError("config.data.n_val_users is 0; give one penalty with --l2")
+        raise InputError(
+            "there are no validation users to choose a penalty on (config.data.n_val_users, "
+            "config.data.val_from); give one with --l2"
+        )
     if dense is not None:
         dense = _rows_of(dense, split.train.item_ids)
 

@@ -70,6 +70,7 @@ def validation_value(score: Scorer, split: Split, *, folds: str, seed: int) -> f
     if value is None:
         raise InputError(
             "options are chosen on validation users, and none of them has both a history and "
-            "something held out; raise config.data.n_val_users"
+            "something held out; raise config.data.n_val_users, or for a split by time move "
+            "config.data.val_from"
         )
     return value

@@ -1,0 +1,46 @@
+import jax
+import jax.numpy as jnp
+import pytest
+
+from celsa_jax import memory
+from celsa_jax.data.batches import Chunk
+from celsa_jax.errors import InputError
+from celsa_jax.step import Recipe, create_state, train_chunk
+from celsa_jax.train import train_and_evaluate
+
+RECIPE = Recipe(
+    relu_cap=6.0, rewind=True, regrow=False, optimizer="nadam", learning_rate=0.01, seed=0
+)
+
+
+@pytest.mark.parametrize(
+    ("n_items", "n_factors", "batch_size", "history"),
+    [(2000, 512, 64, 50), (4000, 256, 64, 20), (3000, 64, 512, 50), (1000, 256, 64, 900)],
+)
+def test_the_estimate_is_near_what_the_compiler_plans(n_items, n_factors, batch_size, history):
+    n_users, n_batches = 2000, 4
+    n_interactions = n_users * history
+
+    def array(*shape, dtype=jnp.int32):
+        return jax.ShapeDtypeStruct(shape, dtype)
+
+    compiled = train_chunk.lower(
+        jax.eval_shape(lambda: create_state(RECIPE, n_items, n_factors)),
+        Chunk(array(n_users + 2), array(n_interactions)),
+        array(n_batches, batch_size),
+        array(n_batches),
+        array(n_batches, dtype=jnp.float32),
+        recipe=RECIPE,
+        budget=2 * batch_size * history,
+    ).compile()
+    plan = compiled.memory_analysis()
+    planned = plan.argument_size_in_bytes + plan.temp_size_in_bytes
+    estimate = memory.training_bytes(n_items, n_factors, batch_size, n_users, n_interactions)
+    assert estimate == pytest.approx(planned, rel=0.25)
+
+
+def test_what_cannot_fit_is_refused_before_training(small_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "device_bytes", lambda: 50_000)
+    with pytest.raises(InputError, match=r"about 0\.0 GB, .*lower config\.model\.n_factors"):
+        train_and_evaluate(small_config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
