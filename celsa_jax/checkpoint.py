@@ -2,67 +2,86 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
+import os
 import pathlib
+import shutil
+from collections.abc import Iterator
 from typing import Any
 
-import jax
-import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers
 
 from celsa_jax.errors import InputError
+from celsa_jax.files import remove_left_overs, temporary_beside, write_json, write_text
 
 log = logging.getLogger(__name__)
 
 State = Any  # a pytree of arrays
+SUMS = "SHA256SUMS"
 
 
 class Checkpoints:
     """The newest checkpoints of a run, and the best; a context manager.
 
-    Orbax writes a step into a temporary folder and renames it when it is whole. It does not
-    notice a flipped bit, so a digest of every leaf is stored beside the state and checked when
-    the state is restored.
+    A checkpoint is a folder named by its step: `state` (orbax), `notes.json`, and `SHA256SUMS` of
+    all their files, as `sha256sum -c` reads it. It is written under a temporary name and renamed
+    when it is whole. Orbax does not notice a flipped bit, so the sums are compared before it reads
+    anything.
     """
 
     def __init__(self, folder: pathlib.Path, keep: int):
-        policies = [
-            checkpoint_managers.LatestN(keep),
-            # Steps without a score (dense ones, say) are not kept for being the best.
-            checkpoint_managers.BestN(
-                get_metric_fn=lambda metrics: metrics["score"],
-                n=1,
-                keep_checkpoints_without_metrics=False,
-            ),
-        ]
-        self._manager = ocp.CheckpointManager(
-            folder.absolute(),
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-                enable_async_checkpointing=False,
-            ),
-        )
+        """Takes over a folder, which no other process may write to.
+
+        Args:
+          folder: where the checkpoints are; it need not exist.
+          keep: how many of the newest are kept, beside the best.
+        """
+        self._folder = folder.absolute()
+        self._keep = keep
+        self._orbax = ocp.Checkpointer(ocp.StandardCheckpointHandler())
+        remove_left_overs(self._folder)
 
     def __enter__(self) -> Checkpoints:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._manager.close()
+        self._orbax.close()
+
+    def steps(self) -> list[int]:
+        """The steps that were saved, sound or not, ascending."""
+        return steps_in(self._folder)
 
     def save(self, step: int, state: State, notes: dict, score: float | None = None) -> None:
-        """Saves the state, JSON notes, and the score by which the best is kept."""
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state),
-                notes=ocp.args.JsonSave({**notes, "digests": digests(state, notes)}),
-            ),
-            metrics=None if score is None else {"score": score},
-        )
-        self._manager.wait_until_finished()
+        """Saves the state, JSON notes, and the score by which the best is kept.
+
+        Raises:
+          InputError: it cannot be written; those before it are still there.
+        """
+        temporary = temporary_beside(self._folder / str(step))
+        try:
+            temporary.mkdir(parents=True)
+            with _quiet():
+                self._orbax.save(temporary / "state", args=ocp.args.StandardSave(state))
+            write_json(temporary / "notes.json", {"notes": notes, "score": score})
+            write_text(temporary / SUMS, sums(temporary, flush=True))
+            os.replace(temporary, self._folder / str(step))
+        except Exception as error:  # orbax and tensorstore raise many kinds
+            raise InputError(
+                f"{self._folder}: checkpoint {step} cannot be written ({_one_line(error)}); free "
+                "space or mend the folder, and start again with the same command"
+            ) from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        log.info("checkpoint saved: step %d", step)
+        kept = self.steps()[-self._keep :]
+        scores = {s: score for s in self.steps() if (score := self._score(s)) is not None}
+        # Steps without a score (dense ones, say) are not kept for being the best.
+        kept += sorted(scores, key=scores.get)[-1:]
+        for old in set(self.steps()) - set(kept):
+            self._remove(old)
 
     def restore_latest(self, like: State) -> tuple[int, State, dict] | None:
         """Step, state and notes of the newest sound checkpoint; None where there is none at all.
@@ -73,41 +92,87 @@ class Checkpoints:
         Raises:
           InputError: there are checkpoints, but none is sound.
         """
-        steps = sorted(self._manager.all_steps(), reverse=True)
-        for step in steps:
+        steps = self.steps()
+        for step in reversed(steps):
+            folder = self._folder / str(step)
             try:
-                restored = self._manager.restore(
-                    step,
-                    args=ocp.args.Composite(
-                        state=ocp.args.StandardRestore(like), notes=ocp.args.JsonRestore()
-                    ),
-                )
-                state, notes = restored["state"], restored["notes"]
-                if notes.pop("digests") != digests(state, notes):
-                    raise ValueError("its contents do not match their digests")
+                check_sums(folder)
+                with _quiet():
+                    restored = ocp.args.StandardRestore(like)
+                    state = self._orbax.restore(folder / "state", args=restored)
+                notes = json.loads((folder / "notes.json").read_bytes())["notes"]
             except Exception as error:  # orbax and tensorstore raise many kinds
                 log.warning(
-                    "checkpoint %d is damaged (%s); trying an older one",
-                    step,
-                    " ".join(str(error).split())[:200],
+                    "checkpoint %d is damaged (%s); trying an older one", step, _one_line(error)
                 )
                 continue
             for damaged in (s for s in steps if s > step):
-                self._manager.delete(damaged)
+                self._remove(damaged)
             return step, state, notes
         if steps:
             raise InputError(
-                f"{self._manager.directory}: no checkpoint is sound (steps {steps}); "
+                f"{self._folder}: no checkpoint is sound (steps {steps}); "
                 "start again with another --workdir"
             )
         return None
 
+    def _score(self, step: int) -> float | None:
+        try:
+            return json.loads((self._folder / str(step) / "notes.json").read_bytes())["score"]
+        except (OSError, ValueError, KeyError, TypeError):  # damaged
+            return None
 
-def digests(state: State, notes: dict) -> dict[str, str]:
-    """SHA-256 of the bytes of every leaf, by its path in the tree, and of the notes."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(state)
-    of_notes = hashlib.sha256(json.dumps(notes, sort_keys=True).encode()).hexdigest()
-    return {"notes": of_notes} | {
-        jax.tree_util.keystr(path): hashlib.sha256(np.ascontiguousarray(leaf)).hexdigest()
-        for path, leaf in leaves
-    }
+    def _remove(self, step: int) -> None:
+        """Under a temporary name, so that a checkpoint is never there in part."""
+        temporary = temporary_beside(self._folder / str(step))
+        os.replace(self._folder / str(step), temporary)
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def steps_in(folder: pathlib.Path) -> list[int]:
+    """The steps that were saved in a folder, ascending."""
+    return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
+
+
+def sums(folder: pathlib.Path, flush: bool = False) -> str:
+    """A line for every file below a folder as `sha256sum` writes it, by name.
+
+    Args:
+      folder: any.
+      flush: write the files to disk first.
+    """
+    lines = []
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / SUMS):
+        with path.open("rb") as stream:
+            if flush:
+                os.fsync(stream.fileno())
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        lines.append(f"{digest}  {path.relative_to(folder).as_posix()}\n")
+    return "".join(lines)
+
+
+def check_sums(folder: pathlib.Path) -> None:
+    """ValueError unless the files below a folder are exactly those of its SHA256SUMS."""
+    if not (folder / SUMS).is_file():
+        raise ValueError(f"it has no {SUMS}")
+    stored, found = (folder / SUMS).read_bytes(), sums(folder).encode()
+    if stored != found:
+        lines = set(stored.splitlines()) ^ set(found.splitlines())
+        names = sorted({line[66:].decode(errors="replace") for line in lines})
+        raise ValueError(f"not as {SUMS} says: {', '.join(names)}")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without orbax's own log, which has the traceback of an error that it raises, too."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -15,6 +15,7 @@ from celsa_jax.schedules import SCHEDULES
 SPLITS = ("users", "temporal")
 OPTIMIZERS = ("adam", "nadam")
 DECAYS = ("cosine", "none")
+_SMALLEST = 1.2e-38  # of the normal float32; XLA may take those below it for 0
 
 
 def default_config() -> ConfigDict:
@@ -66,6 +67,7 @@ def default_config() -> ConfigDict:
                 "auxiliary_weight": 0.0,  # of the loss of the 4k largest weights, beside that of k
                 "final_decay": "cosine",  # of the rate, to 0 over the final phase; or none
                 "seed": 0,
+                "deterministic": False,  # on GPUs the same bits again; CPUs give them anyway
                 "chunk_users": 0,  # users in a chunk, where the device cannot hold all; 0 = all
                 "init_from": "",  # folder of an earlier run, whose items begin as it left them
             },
@@ -133,6 +135,11 @@ def validate(config: ConfigDict) -> None:
     for field in ("train.learning_rate", "train.epsilon"):
         if not 0 < _value(config, field) < math.inf:
             raise InputError(f"config.{field} is {_value(config, field)}; use a number above 0")
+    if config.train.epsilon < _SMALLEST:
+        raise InputError(
+            f"config.train.epsilon is {config.train.epsilon}, which is 0 in float32; use at least "
+            f"{_SMALLEST:g}"
+        )
     if not 0 <= config.train.b1 < 1:
         raise InputError(f"config.train.b1 is {config.train.b1}; it must be from 0 to below 1")
     if not 0 <= config.train.auxiliary_weight < math.inf:

@@ -44,7 +44,8 @@ def remove_left_overs(folder: pathlib.Path, older_than: float = 0) -> None:
     """
     for path in folder.glob(".*.tmp"):
         with contextlib.suppress(FileNotFoundError):  # another process removed it
-            if time.time() - path.stat().st_mtime < older_than:
+            # A clock that went backwards leaves times in the future.
+            if older_than and time.time() - path.stat().st_mtime < older_than:
                 continue
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)

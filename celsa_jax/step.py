@@ -164,7 +164,7 @@ def train_chunk(
       prune_every_step: update the mask before each step at which it changes.
 
     Returns:
-      The new state, and the sum of the losses of the chunk's users.
+      The new state, and [n_batches] float32 sums of the losses of each batch's users.
     """
     optimizer = recipe.make_optimizer()
     n_factors = state.weights.shape[1]
@@ -204,7 +204,7 @@ def train_chunk(
     if layout is not None:
         weights, opt_state = compact.expand((state.weights, state.opt_state), layout, n_factors)
         state = state._replace(weights=weights, opt_state=opt_state)
-    return state, jnp.sum(losses)
+    return state, losses
 
 
 @jax.jit
@@ -223,3 +223,10 @@ def nnz_per_row(state: TrainState) -> jax.Array:
 def entries_kept(before: jax.Array, after: jax.Array) -> jax.Array:
     """[n_items] int32 true entries of each row of one mask that are true in another, too."""
     return jnp.sum(before & after, axis=1, dtype=jnp.int32)
+
+
+@jax.jit
+def is_finite(state: TrainState) -> jax.Array:
+    """Whether all weights and the optimizer's state are finite, a bool scalar."""
+    leaves = jax.tree.leaves((state.weights, state.opt_state))
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()

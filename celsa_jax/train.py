@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
+import hashlib
 import logging
-import math
 import pathlib
 import platform
 import sys
@@ -19,8 +18,7 @@ import scipy.sparse as sp
 import tqdm
 from ml_collections import ConfigDict
 
-import celsa_jax
-from celsa_jax import compact
+from celsa_jax import compact, runtime, stopping
 from celsa_jax.checkpoint import Checkpoints
 from celsa_jax.config import validate
 from celsa_jax.data import Interactions, Split, load_dataset, make_split
@@ -40,6 +38,7 @@ from celsa_jax.step import (
     create_state,
     entries_kept,
     final_embeddings,
+    is_finite,
     nnz_per_row,
     train_chunk,
     unprune,
@@ -65,22 +64,39 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
       The contents of results.json.
 
     Raises:
-      InputError: a field, a file or the folder is at fault, or the loss is no longer finite.
+      InputError: a field, a file or the folder is at fault, another process has the folder, or
+        training diverges.
+      Stopped: the program was asked to stop (`celsa_jax.stopping`); the run can go on.
     """
     validate(config)
     folder = Workdir(workdir)
+    results = _finished(config, folder)
+    if results is None:
+        with folder.locked():
+            results = _finished(config, folder) or _run(config, folder)
+    return results
+
+
+def _finished(config: ConfigDict, folder: Workdir) -> dict | None:
     folder.check(config)
     results = folder.results()
     if results is not None:
         log.info("%s holds a finished run (step %d)", folder.path, results["step"])
-        return results
+    return results
 
+
+def _run(config: ConfigDict, folder: Workdir) -> dict:
     started = time.perf_counter()
+    if config.train.deterministic:
+        runtime.use_deterministic_operations()
     devices = jax.devices()
     log.info("devices: %d (%s)", len(devices), devices[0].device_kind)
+    log.info("versions: %s", ", ".join(f"{n} {v}" for n, v in runtime.versions().items()))
+    log.info("config: SHA-256 %s", hashlib.sha256(config.to_json().encode()).hexdigest())
     dataset = load_dataset(config.data, config.train.seed)
     log.info("data: %s", dataset.counts)
     split = _split(config, dataset.interactions, folder)
+    log.info("data: SHA-256 %s", split.digest or dataset.interactions.digest())
     log.info("split: %s", split.counts())
     check_memory(_needed(config, split.train))
     warm = None
@@ -94,7 +110,10 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
     if not folder.split.exists():
         split.save(folder.split)
 
-    with Checkpoints(folder.checkpoints, config.checkpoint.keep) as checkpoints:
+    with (
+        Checkpoints(folder.checkpoints, config.checkpoint.keep) as checkpoints,
+        runtime.compilations() as compilations,
+    ):
         run = _Run(config, split, folder, checkpoints, warm)
         state, seconds_before = run.train()
 
@@ -117,9 +136,12 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
         "wall_seconds": round(seconds_before + time.perf_counter() - started, 1),
         **run.seconds_by_part(),
         "device": f"{len(devices)} x {devices[0].device_kind} ({platform.machine()})",
-        "versions": _versions(),
+        "versions": runtime.versions(),
     }
     folder.finish(results)
+    log.info("compiled: %d functions in %.1f s", len(compilations), sum(compilations))
+    peak = runtime.peak_memory().items()
+    log.info("peak memory: %s", ", ".join(f"{where} {n / 2**20:,.0f} MiB" for where, n in peak))
     log.info("test: %s", results["test"])
     return results
 
@@ -186,15 +208,6 @@ def _needed(config: ConfigDict, users: Interactions) -> int:
     )
 
 
-def _versions() -> dict[str, str]:
-    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy")
-    return {
-        "celsa_jax": celsa_jax.__version__,
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in names},
-    }
-
-
 class _Run:
     """The loop over epochs."""
 
@@ -253,7 +266,7 @@ class _Run:
         """The trained state, and the seconds spent before this process resumed the run."""
         started = time.perf_counter()
         state, first, before = self._resume()
-        self.folder.cut_metrics(int(state.step))
+        self.folder.cut_metrics(int(state.step), first)
         k = int(np.asarray(state.mask[0]).sum())
         # On a terminal a bar shows the epochs; elsewhere the log has one line for each.
         bar = tqdm.tqdm(
@@ -264,7 +277,9 @@ class _Run:
                 state, k = self._prune_before(epoch, state, k)
                 state, k, record = self._train_epoch(epoch, state, k)
                 self.folder.log_metrics(record)
-                if self._due(epoch, self.config.checkpoint.every_epochs) or "ndcg@100" in record:
+                stop = stopping.requested()
+                due = self._due(epoch, self.config.checkpoint.every_epochs)
+                if due or stop or "ndcg@100" in record:
                     score = record.get("ndcg@100") if k == self.config.sparsity.target_nnz else None
                     elapsed = before + time.perf_counter() - started
                     notes = {"epoch": epoch + 1, "seconds": self.seconds, "elapsed": elapsed}
@@ -276,6 +291,8 @@ class _Run:
                     done = (epoch + 1 - first) / (self.n_epochs - first)
                     left = (time.perf_counter() - started) * (1 / done - 1)
                     self._log_line(record, left)
+                if stop:
+                    stopping.leave(f"checkpoint at step {int(state.step)}")
         return state, before
 
     def seconds_by_part(self) -> dict[str, float]:
@@ -376,7 +393,7 @@ class _Run:
         losses = []
         per_chunk = np.split(np.arange(self.steps_per_epoch), len(self.chunks))
         for (chunk, batches), at in zip(self._on_device(epoch), per_chunk, strict=True):
-            state, loss_sum = train_chunk(
+            state, chunk_losses = train_chunk(
                 state,
                 chunk,
                 batches,
@@ -387,17 +404,14 @@ class _Run:
                 budget=self.budget,
                 prune_every_step=every_step,
             )
-            losses.append(loss_sum)
+            losses.append(chunk_losses)
             # The host does not run further ahead: three chunks are on the device at most.
             jax.block_until_ready(losses[-2:-1])
-        loss = sum(map(float, losses)) / self.split.train.n_users
+        losses = np.concatenate(losses)
+        loss = float(losses.sum(dtype=np.float64)) / self.split.train.n_users
         spent = time.perf_counter() - started
         self.seconds["training"] += spent
-        if not math.isfinite(loss):
-            raise InputError(
-                f"the loss is {loss} after step {int(state.step)} (epoch {epoch + 1}, learning "
-                f"rate {config.train.learning_rate}); lower --config.train.learning_rate"
-            )
+        self._check_finite(epoch, state, losses, rate_scale)
         k = int(nnz[-1])
         if epoch + 1 == self.n_epochs:
             state, k = self._prune_at_end(state, k)
@@ -430,11 +444,32 @@ class _Run:
             return None
         return jax.device_put(compact.make_layout(np.asarray(state.mask)))
 
+    def _check_finite(
+        self, epoch: int, state: TrainState, losses: np.ndarray, rate_scale: np.ndarray
+    ) -> None:
+        """InputError if a step of the epoch has diverged, before anything of it is saved."""
+        finite = np.isfinite(losses)
+        if finite.all() and is_finite(state):
+            return
+        at, what = len(losses) - 1, "the gradient is not finite"
+        if not finite.all():
+            at = int(np.argmin(finite))
+            what = f"the loss is {losses[at]}"
+        rate = self.config.train.learning_rate * float(rate_scale[at])
+        saved = self.checkpoints.steps()
+        last = f"step {saved[-1]} in {self.folder.checkpoints}" if saved else "none"
+        raise InputError(
+            f"{what} at step {epoch * self.steps_per_epoch + at + 1} (epoch {epoch + 1}, learning "
+            f"rate {rate:.3g}); last sound checkpoint: {last}; lower "
+            "--config.train.learning_rate and use another --workdir"
+        )
+
     def _due(self, epoch: int, every: int) -> bool:
         return every > 0 and ((epoch + 1) % every == 0 or epoch + 1 == self.n_epochs)
 
     def _log_line(self, record: dict, seconds_left: float) -> None:
-        validation = f", ndcg@100 {record['ndcg@100']:.4f}" if "ndcg@100" in record else ""
+        validation = record.get("ndcg@100")  # None, too, where no user has enough to be judged
+        validation = "" if validation is None else f", ndcg@100 {validation:.4f}"
         log.info(
             "epoch %d/%d: k %d, loss %.4f, %.0f users/s, %.0f s left%s",
             record["epoch"],

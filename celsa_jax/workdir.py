@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import pathlib
+from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
 from celsa_jax.config import default_config
 from celsa_jax.errors import InputError
-from celsa_jax.files import remove_left_overs, write_json, write_text
+from celsa_jax.files import locked, remove_left_overs, write_json, write_text
+
+log = logging.getLogger(__name__)
 
 
 class Workdir:
@@ -50,13 +55,40 @@ class Workdir:
             raise _damaged(self.config, error) from None
         return config
 
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Makes the folder, and keeps other processes out; with nothing in it, it goes again.
+
+        Raises:
+          InputError: another process is at the run, or the folder cannot be written to.
+        """
+        lock, new = self.path / ".lock", not self.path.exists()
+        with contextlib.ExitStack() as stack:
+            try:
+                mine = stack.enter_context(locked(lock, wait=False))
+            except OSError as error:
+                raise InputError(
+                    f"--workdir={self.path} cannot be written to ({error.strerror or error}); "
+                    "mend that, or use another"
+                ) from None
+            if not mine:
+                raise InputError(
+                    f"--workdir={self.path}: another process is at this run; wait for it, or use "
+                    "another --workdir"
+                )
+            try:
+                yield
+            finally:
+                if new and [*self.path.iterdir()] == [lock]:  # bad input: nothing has begun
+                    lock.unlink()
+                    self.path.rmdir()
+
     def has_checkpoint(self) -> bool:
         """Whether the run has got as far as a finished checkpoint."""
         return any(step.name.isdigit() for step in self.checkpoints.glob("*"))
 
     def start(self, config: ConfigDict) -> None:
-        """Makes the folder and writes the configuration."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        """Writes the configuration."""
         remove_left_overs(self.path)
         if not self.config.exists():
             write_text(self.config, config.to_json(indent=2) + "\n")
@@ -75,18 +107,28 @@ class Workdir:
         with self._metrics.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(record) + "\n")
 
-    def cut_metrics(self, step: int) -> None:
-        """Drops what was logged after the checkpoint at `step`, a half-written line included."""
-        kept = []
+    def cut_metrics(self, step: int, epoch: int) -> None:
+        """Drops what was logged after the checkpoint at `step`, a half-written line included.
+
+        The log is no part of the training state: a run whose log misses epochs goes on, and says
+        so.
+
+        Args:
+          step: of the checkpoint.
+          epoch: how many epochs it has behind it.
+        """
+        kept, epochs = [], set()
         if self._metrics.exists():
-            for line in self._metrics.read_text(encoding="utf-8").splitlines(keepends=True):
+            for line in self._metrics.read_bytes().splitlines():
                 try:
                     record = json.loads(line)
-                except ValueError:
-                    break
-                if not line.endswith("\n") or record["step"] > step:
-                    break
-                kept.append(line)
+                    if record["step"] <= step:
+                        epochs.add(record["epoch"])
+                        kept.append(line.decode() + "\n")
+                except (ValueError, KeyError, TypeError):
+                    continue
+        if missing := sorted(set(range(1, epoch + 1)) - epochs):
+            log.warning("%s: damaged: epochs %s are missing; going on", self._metrics, missing)
         write_text(self._metrics, "".join(kept))
 
 

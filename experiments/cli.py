@@ -9,6 +9,7 @@ from collections.abc import Callable
 from absl import app, flags
 from absl import logging as absl_logging
 
+from celsa_jax import stopping
 from celsa_jax.errors import InputError
 
 
@@ -17,6 +18,7 @@ def run(
     required: tuple[str, ...] = (),
     default_config: str = "",
     arguments: tuple[str, ...] = (),
+    resumable: bool = False,
 ) -> None:
     """Parses flags and runs `main`; bad input ends in one line and exit status 1.
 
@@ -25,6 +27,7 @@ def run(
       required: flags that must be given.
       default_config: what --config is where it is not given.
       arguments: names of what stands on the command line without a flag.
+      resumable: SIGTERM ends the program where it can go on later (`celsa_jax.stopping`).
     """
     # Not as the flag's default: ml_collections would read that at import, outside of _parse.
     if default_config and not any(a.startswith(("--config=", "-config=")) for a in sys.argv):
@@ -43,6 +46,8 @@ def run(
         if len(values) < len(arguments):
             _fail(f"give {' and '.join(arguments[len(values) :])} (--help shows how)")
         _show_log()
+        if resumable:
+            stopping.install()
         try:
             main(*values)
         except InputError as error:

@@ -94,4 +94,5 @@ if __name__ == "__main__":
     cli.run(
         main,
         default_config=str(pathlib.Path(__file__).parent.parent / "configs" / "quickstart.py"),
+        resumable=True,
     )

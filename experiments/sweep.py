@@ -46,4 +46,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, required=("config", "workdir"))
+    cli.run(main, required=("config", "workdir"), resumable=True)

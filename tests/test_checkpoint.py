@@ -1,3 +1,6 @@
+import shutil
+import subprocess
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,10 +43,20 @@ def test_no_checkpoint_at_all(tmp_path, like):
         assert checkpoints.restore_latest(like) is None
 
 
-def flip_a_bit(folder, step, n=0):
-    """Flips one bit in the n-th largest data file of a step."""
-    files = (p for p in (folder / str(step) / "state").rglob("*") if p.is_file())
-    path = sorted(files, key=lambda p: -p.stat().st_size)[n]
+def test_sha256sum_reads_the_sums(tmp_path):
+    save_steps(tmp_path, [3])
+    command = ["sha256sum", "--check", "--strict", "SHA256SUMS"]
+    subprocess.run(command, cwd=tmp_path / "3", check=True, capture_output=True)
+    listed = {line[66:] for line in (tmp_path / "3" / "SHA256SUMS").read_text().splitlines()}
+    there = {str(p.relative_to(tmp_path / "3")) for p in tmp_path.rglob("*") if p.is_file()}
+    assert there - listed == {"SHA256SUMS"}
+
+
+def files_of(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def flip_a_bit(path):
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
@@ -51,10 +64,10 @@ def flip_a_bit(folder, step, n=0):
 
 def test_a_damaged_checkpoint_falls_back_to_the_older_one(tmp_path, like, caplog):
     save_steps(tmp_path, [3, 8])
-    flip_a_bit(tmp_path, 8)
+    flip_a_bit(max(files_of(tmp_path / "8"), key=lambda path: path.stat().st_size))
     with Checkpoints(tmp_path, keep=9) as checkpoints:
         step, state, _ = checkpoints.restore_latest(like)
-        assert "checkpoint 8 is damaged" in caplog.text
+        assert "checkpoint 8 is damaged (not as SHA256SUMS says: state/" in caplog.text
         assert step == int(state.step) == 3
         # The run goes on from there, past the step that was damaged.
         checkpoints.save(8, state._replace(step=jnp.int32(8)), {"epoch": 8})
@@ -62,20 +75,48 @@ def test_a_damaged_checkpoint_falls_back_to_the_older_one(tmp_path, like, caplog
         assert checkpoints.restore_latest(like)[0] == 8
 
 
-def test_a_digest_shows_what_orbax_does_not(tmp_path, like, monkeypatch, caplog):
-    save_steps(tmp_path, [3])
-    changed = create_state(RECIPE, 40, 16)
-    changed = changed._replace(weights=changed.weights.at[5, 5].add(1e-7))
-    with Checkpoints(tmp_path, keep=9) as checkpoints:
-        restore = checkpoints._manager.restore
-        monkeypatch.setattr(
-            checkpoints._manager,
-            "restore",
-            lambda *a, **k: {"state": changed, "notes": restore(*a, **k)["notes"]},
-        )
-        with pytest.raises(InputError, match=r"no checkpoint is sound \(steps \[3\]\)"):
+def test_a_bit_of_any_file_is_noticed(tmp_path, like, caplog):
+    save_steps(tmp_path / "whole", [3])
+    names = [path.relative_to(tmp_path / "whole") for path in files_of(tmp_path / "whole")]
+    assert {name.name for name in names} > {"SHA256SUMS", "notes.json", "_METADATA"}
+    for name in names:
+        shutil.copytree(tmp_path / "whole", tmp_path / "flipped", dirs_exist_ok=True)
+        flip_a_bit(tmp_path / "flipped" / name)
+        with (
+            Checkpoints(tmp_path / "flipped", keep=9) as checkpoints,
+            pytest.raises(InputError, match=r"no checkpoint is sound \(steps \[3\]\)"),
+        ):
             checkpoints.restore_latest(like)
-    assert "do not match their digests" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["SHA256SUMS", "notes.json", "more"])
+def test_a_file_too_few_or_too_many_is_noticed(tmp_path, like, name, caplog):
+    save_steps(tmp_path, [3, 8])
+    path = tmp_path / "8" / name
+    path.unlink() if path.exists() else path.touch()
+    with Checkpoints(tmp_path, keep=9) as checkpoints:
+        assert checkpoints.restore_latest(like)[0] == 3
+    assert f"damaged ({'it has no SHA256SUMS' if name == 'SHA256SUMS' else 'not as'}" in caplog.text
+
+
+def test_what_orbax_cannot_read_is_damaged_too(tmp_path, like, caplog):
+    save_steps(tmp_path, [3])
+    with Checkpoints(tmp_path, keep=9) as checkpoints:
+        state = create_state(RECIPE, 40, 16)
+        checkpoints.save(8, {"another": state.weights}, {})
+        assert checkpoints.restore_latest(like)[0] == 3
+    assert "checkpoint 8 is damaged" in caplog.text
+
+
+def test_one_that_cannot_be_written_leaves_the_others(tmp_path, like, monkeypatch):
+    save_steps(tmp_path, [3])
+    state = create_state(RECIPE, 40, 16)
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        monkeypatch.setattr("celsa_jax.checkpoint.write_json", lambda *_: 1 / 0)
+        with pytest.raises(InputError, match=r"checkpoint 8 cannot be written .* free space"):
+            checkpoints.save(8, state, {})
+        assert checkpoints.restore_latest(like)[0] == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["3"]
 
 
 def test_keeps_the_newest_and_the_best(tmp_path):

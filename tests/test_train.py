@@ -338,9 +338,45 @@ def test_several_chunks_of_users(small_config, tmp_path):
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast")
 def test_a_loss_that_is_not_finite_stops_the_run(small_config, tmp_path):
     small_config.train.learning_rate = 1e39
-    with pytest.raises(InputError, match=r"the loss is nan after step \d+ .*learning_rate"):
+    with pytest.raises(
+        InputError,
+        match=r"the loss is nan at step 2 \(epoch 1, learning rate 1e\+39\); last sound "
+        r"checkpoint: none; lower --config.train.learning_rate and use another --workdir",
+    ):
         train_and_evaluate(small_config, tmp_path)
     assert not (tmp_path / "results.json").exists()
+
+
+@pytest.mark.parametrize("what", ["loss", "weights", "optimizer"])
+def test_a_step_that_diverges_is_named(small_config, tmp_path, monkeypatch, what):
+    """In the fourth epoch, whose steps are 13 to 16; the rate there is that of the config."""
+
+    def diverging(state, *arguments, **options):
+        state, losses = train_chunk(state, *arguments, **options)
+        if int(state.step) != 16:
+            return state, losses
+        if what == "loss":
+            losses = losses.at[2:].set(jnp.inf)
+        elif what == "weights":
+            state = state._replace(weights=state.weights.at[3, 3].set(jnp.nan))
+        else:
+            opt_state = jax.tree.map(lambda leaf: leaf.at[()].set(jnp.inf), state.opt_state[0].nu)
+            state = state._replace(
+                opt_state=(state.opt_state[0]._replace(nu=opt_state), *state.opt_state[1:])
+            )
+        return state, losses
+
+    monkeypatch.setattr("celsa_jax.train.train_chunk", diverging)
+    said = (
+        "the loss is inf at step 15" if what == "loss" else "the gradient is not finite at step 16"
+    )
+    with pytest.raises(
+        InputError,
+        match=rf"{said} \(epoch 4, learning rate 0\.0\d+\); last sound checkpoint: step 12 in",
+    ):
+        train_and_evaluate(small_config, tmp_path)
+    saved = {int(path.name) for path in (tmp_path / "checkpoints").iterdir()}
+    assert max(saved) == 12
 
 
 def test_the_best_checkpoint_at_the_target_is_kept(small_config, tmp_path):
@@ -477,6 +513,7 @@ def test_one_compilation_for_the_whole_run(small_config, tmp_path):
         ("train.optimizer", "sgd", "choose one of adam, nadam"),
         ("train.learning_rate", 0.0, "use a number above 0"),
         ("train.epsilon", 0.0, r"train\.epsilon is 0.0; use a number above 0"),
+        ("train.epsilon", 1e-39, "which is 0 in float32; use at least 1.2e-38"),
         ("train.b1", 1.0, "from 0 to below 1"),
         ("train.auxiliary_weight", -1.0, "must be at least 0, which turns it off"),
         ("train.batch_size", 0, "must be at least 1"),

@@ -5,15 +5,13 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import re
-import zipfile
-import zlib
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from celsa_jax.data.interactions import Interactions, lookup
 from celsa_jax.errors import InputError
-from celsa_jax.files import atomic_path
+from celsa_jax.seals import UNREADABLE, check_seal, write_sealed
 
 _PARTS = ("train", "val", "test")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([ T][0-9]{2}:[0-9]{2}(:[0-9]{2})?)?")
@@ -63,7 +61,7 @@ class Split:
         }
 
     def save(self, path: pathlib.Path) -> None:
-        """Writes the external user ids of each part (a NumPy .npz), and the other fields."""
+        """Writes the external user ids of each part and the other fields, with a checksum."""
         more = {}
         if self.test_from is not None:
             more["from"] = [self.val_from, self.test_from]
@@ -71,14 +69,8 @@ class Split:
             more["digest"] = self.digest
         if self.trained_before is not None:
             more["trained_before"] = self.trained_before
-        with atomic_path(path) as temporary, temporary.open("wb") as stream:
-            np.savez_compressed(
-                stream,
-                train=self.train.user_ids,
-                val=self.val.user_ids,
-                test=self.test.user_ids,
-                **more,
-            )
+        parts = {part: getattr(self, part).user_ids for part in _PARTS}
+        write_sealed(path, lambda stream: np.savez_compressed(stream, **parts, **more))
 
 
 def make_split(
@@ -273,11 +265,12 @@ def read_split(path: pathlib.Path) -> dict[str, np.ndarray]:
     """The arrays that `Split.save` wrote: ids of `train`, `val` and `test`; by time `from`, the
     two times; in newer files `digest`; of warm starts `trained_before`."""
     try:
+        check_seal(path)
         with np.load(path) as file:
             stored = dict(file)
         return {part: stored[part] for part in _PARTS} | stored
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path}: not a split file: {error}") from None
+    except UNREADABLE as error:
+        raise InputError(f"{path}: damaged, or not a split file: {error}") from None
 
 
 def trained_users(stored: dict[str, np.ndarray]) -> np.ndarray:

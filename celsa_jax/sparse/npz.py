@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import pathlib
-import zipfile
-import zlib
 
 import numpy as np
 import scipy.sparse as sp
 
 from celsa_jax.errors import InputError
-from celsa_jax.files import atomic_path, write_text
+from celsa_jax.files import write_text
+from celsa_jax.seals import UNREADABLE, check_seal, write_sealed
 
 
 def save_embeddings(folder: pathlib.Path, embeddings: sp.csc_matrix, item_ids: np.ndarray) -> None:
-    """Writes `embeddings.npz` (items x factors, CSC) and `items.txt` (one id a line)."""
+    """Writes `embeddings.npz` (items x factors, CSC) and `items.txt` (one id a line).
+
+    A checksum in the first covers both; SciPy reads past it.
+    """
     if embeddings.shape[0] != len(item_ids):
         raise ValueError(f"{embeddings.shape[0]} embeddings for {len(item_ids)} item ids")
-    write_text(folder / "items.txt", "".join(f"{item}\n" for item in item_ids))
+    lines = _lines(item_ids)
+    write_text(folder / "items.txt", lines)
     path = folder / "embeddings.npz"
-    with atomic_path(path) as temporary, temporary.open("wb") as stream:
-        sp.save_npz(stream, embeddings)
+    write_sealed(path, lambda stream: sp.save_npz(stream, embeddings), lines)
 
 
 def load_embeddings(
@@ -36,15 +38,15 @@ def load_embeddings(
       items x factors in float32, CSC or a dense array, and [n_items] text ids.
 
     Raises:
-      InputError: a file is missing or damaged, values are not finite, ids repeat, or the number
-        of ids is not the number of rows.
+      InputError: a file is missing or damaged, values are not finite, ids repeat, or the ids are
+        not those of the rows.
     """
     path = pathlib.Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:
         embeddings = _load_matrix(path)
-    except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+    except UNREADABLE as error:
         raise InputError(
             f"{path}: damaged, or neither a SciPy sparse .npz nor a NumPy .npy matrix: {error}"
         ) from None
@@ -60,7 +62,17 @@ def load_embeddings(
         raise InputError(
             f"{items}: {len(item_ids)} ids for the {embeddings.shape[0]} rows of {path}"
         )
+    try:
+        check_seal(path, _lines(item_ids))
+    except ValueError:
+        raise InputError(
+            f"{path}: damaged, or {items} is not the file of ids that it was written with"
+        ) from None
     return embeddings, item_ids
+
+
+def _lines(item_ids: np.ndarray) -> str:
+    return "".join(f"{item}\n" for item in item_ids)
 
 
 def read_item_ids(path: str | pathlib.Path) -> np.ndarray:

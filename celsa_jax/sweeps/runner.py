@@ -21,6 +21,7 @@ import traceback
 import numpy as np
 from ml_collections import ConfigDict
 
+from celsa_jax import stopping
 from celsa_jax.errors import InputError
 from celsa_jax.files import atomic_path, locked, remove_left_overs, write_json
 from celsa_jax.sweeps import tables
@@ -75,6 +76,8 @@ def _run_all(folder: pathlib.Path, runs: list[Run], write_tables) -> None:
     while waiting:
         elsewhere = []
         for run in waiting:
+            if stopping.requested():
+                stopping.leave("between two runs")
             with locked(folder / "runs" / run.id / "lock", wait=False) as mine:
                 if not mine:
                     elsewhere.append(run)

@@ -1,0 +1,236 @@
+"""Does to small runs what happens to long ones, and counts what that breaks.
+
+    python -m experiments.stress --kills=100 --flips=200 --minutes=30
+
+--kills ends runs by SIGKILL at random times and starts them again; whatever they leave must be
+readable, and the end the same as that of a run that was left alone. --flips turns single bits in
+the files of a finished run; none may be loaded. --minutes trains, prunes, checkpoints and exports
+over and over in one process, and watches its memory. The last line printed is one JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict
+
+from celsa_jax.config import default_config
+from celsa_jax.data.splits import read_split
+from celsa_jax.errors import InputError
+from celsa_jax.sparse import FORMATS, SparseEmbeddings
+from experiments import cli
+
+_KILLS = flags.DEFINE_integer("kills", 0, "How often a run is killed.", lower_bound=0)
+_FLIPS = flags.DEFINE_integer("flips", 0, "How many bits are flipped.", lower_bound=0)
+_MINUTES = flags.DEFINE_float("minutes", 0.0, "How long runs are repeated.", lower_bound=0)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the times of the kills and the places of the bits.")
+ROOT = pathlib.Path(__file__).parent.parent
+_KILLS_A_RUN = 3  # before it may end
+_CONFIG = "config.py"  # what a process reads that is killed
+
+
+def main() -> None:
+    if not (_KILLS.value or _FLIPS.value or _MINUTES.value):
+        raise InputError("give --kills, --flips or --minutes")
+    report: dict[str, object] = {"seed": _SEED.value}
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder)
+        os.environ["CELSA_JAX_CACHE"] = str(path / "cache")
+        if _KILLS.value:
+            report["kills"] = kill(path / "kills", _KILLS.value, _SEED.value)
+        if _FLIPS.value:
+            report["flips"] = flip(path / "flips", _FLIPS.value, _SEED.value)
+        if _MINUTES.value:
+            report["memory"] = repeat(path / "memory", _MINUTES.value)
+    print(json.dumps(report))
+
+
+def small_config() -> ConfigDict:
+    """A run of a second on planted segments that passes through every phase."""
+    config = default_config()
+    config.data.name = "synthetic"
+    config.data.synthetic.update(n_users=400, n_items=200, n_segments=8)
+    config.data.update(n_val_users=40, n_test_users=40)
+    config.model.n_factors = 64
+    config.sparsity.target_nnz = 4
+    config.train.update(batch_size=64, n_epochs=6, n_final_epochs=2)
+    config.refine.update(n_rounds=1, n_epochs=4, n_final_epochs=2)
+    config.checkpoint.every_epochs = 1
+    config.eval.every_epochs = 4
+    return config
+
+
+def kill(folder: pathlib.Path, n_kills: int, seed: int) -> dict[str, int]:
+    """Kills runs at random times until there were so many kills; compares what they end with.
+
+    From its first line of log on, when all is imported, a process lives for a random share of the
+    time that an undisturbed one takes.
+    """
+    folder.mkdir()
+    (folder / _CONFIG).write_text("from experiments.stress import small_config as get_config\n")
+    rng = np.random.default_rng(seed)
+    _start(folder, "warm").wait()  # fills the cache of compiled code
+    process = _start(folder, "whole")
+    started = time.perf_counter()
+    if process.wait():
+        raise InputError("the run that is left alone fails; does experiments.train work?")
+    longest = time.perf_counter() - started
+    expected = _outcome(folder / "whole")
+    counts = {"kills": 0, "resumed": 0, "runs": 0, "divergences": 0, "unreadable": 0}
+    while counts["kills"] < n_kills:
+        name = f"run{counts['runs']}"
+        counts["runs"] += 1
+        for _ in range(min(_KILLS_A_RUN, n_kills - counts["kills"])):
+            process = _start(folder, name)
+            try:
+                process.wait(rng.uniform() * longest)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+            killed = process.wait() == -signal.SIGKILL
+            counts["kills"] += killed
+            # A checkpoint was there to go on from.
+            counts["resumed"] += killed and (folder / name / "checkpoints").exists()
+        process = _start(folder, name)
+        if process.wait():
+            counts["unreadable"] += 1
+            print((folder / f"{name}.log").read_text(), file=sys.stderr)
+        elif _outcome(folder / name) != expected:
+            counts["divergences"] += 1
+        print(json.dumps(counts), file=sys.stderr)
+        shutil.rmtree(folder / name, ignore_errors=True)
+    return counts
+
+
+def _start(folder: pathlib.Path, name: str) -> subprocess.Popen:
+    """A process that trains, from its first line of log on."""
+    command = [sys.executable, "-m", "experiments.train", f"--config={folder / _CONFIG}"]
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(folder / "compiled")}
+    cache |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    with (folder / f"{name}.log").open("w") as log:
+        process = subprocess.Popen(
+            [*command, f"--workdir={folder / name}"],
+            cwd=ROOT,
+            env={**os.environ, **cache},
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+        )
+    while process.poll() is None and not (folder / f"{name}.log").stat().st_size:
+        time.sleep(0.01)
+    return process
+
+
+def _outcome(workdir: pathlib.Path) -> list[bytes]:
+    return [(workdir / name).read_bytes() for name in ("embeddings.npz", "items.txt", "split.npz")]
+
+
+def flip(folder: pathlib.Path, n_flips: int, seed: int) -> dict[str, int]:
+    """Flips bits, one at a time, of checkpoints, splits and embeddings; counts what is loaded."""
+    import jax
+
+    from celsa_jax.checkpoint import Checkpoints
+    from celsa_jax.step import Recipe, create_state
+    from celsa_jax.train import train_and_evaluate
+
+    config = small_config()
+    config.checkpoint.keep = 1
+    config.eval.every_epochs = 0
+    train_and_evaluate(config, folder)
+    embeddings = SparseEmbeddings.load(folder / "embeddings.npz")
+    for form in FORMATS:
+        embeddings.to_format(form).save(folder / form)
+    recipe = Recipe(
+        relu_cap=6.0,
+        rewind=False,
+        regrow=False,
+        optimizer=config.train.optimizer,
+        learning_rate=config.train.learning_rate,
+        seed=config.train.seed,
+        b1=config.train.b1,
+    )
+    shape = embeddings.n_items, config.model.n_factors
+    like = jax.eval_shape(lambda: create_state(recipe, *shape))
+
+    def load_checkpoint() -> None:
+        with Checkpoints(folder / "checkpoints", keep=1) as checkpoints:
+            checkpoints.restore_latest(like)
+
+    readers = dict.fromkeys(_files(folder / "checkpoints"), load_checkpoint)
+    readers[folder / "split.npz"] = lambda: read_split(folder / "split.npz")
+    for name in ("embeddings.npz", "items.txt"):
+        readers[folder / name] = lambda: SparseEmbeddings.load(folder / "embeddings.npz")
+    for form in FORMATS:
+        readers[folder / form] = lambda form=form: SparseEmbeddings.load(folder / form)
+    for read in set(readers.values()):
+        read()  # as they are, all are sound
+    rng = np.random.default_rng(seed)
+    counts = {"flips": 0, "files": len(readers), "loaded": 0, "errors_not_one_line": 0}
+    # A file is drawn before a bit of it, so that small ones have their turn.
+    for path in rng.choice(np.array(list(readers), object), n_flips):
+        content = path.read_bytes()
+        flipped, bit = bytearray(content), int(rng.integers(8 * len(content)))
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        counts["flips"] += 1
+        try:
+            readers[path]()
+            counts["loaded"] += 1
+            print(f"loaded: bit {bit} of {path}", file=sys.stderr)
+        except InputError:
+            pass
+        except Exception as error:
+            counts["errors_not_one_line"] += 1
+            print(f"{type(error).__name__}: bit {bit} of {path}", file=sys.stderr)
+        path.write_bytes(content)
+    return counts
+
+
+def _files(folder: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def repeat(folder: pathlib.Path, minutes: float) -> dict[str, float]:
+    """Trains and exports over and over in this process; its memory once that is in full swing.
+
+    The first tenth of the time is to warm up.
+    """
+    from celsa_jax.train import train_and_evaluate
+
+    config, sizes, runs = small_config(), [], 0
+    started = time.monotonic()
+    while (elapsed := time.monotonic() - started) < 60 * minutes:
+        train_and_evaluate(config, folder)
+        SparseEmbeddings.load(folder / "embeddings.npz").to_format("int8").save(folder / "int8")
+        shutil.rmtree(folder)
+        runs += 1
+        if elapsed > 6 * minutes:
+            sizes.append(_resident_bytes() / 2**20)
+    if not sizes:
+        raise InputError(f"--minutes={minutes}: no run ended after the first tenth; give more")
+    return {
+        "minutes": minutes,
+        "runs": runs,
+        "start_mib": round(sizes[0], 1),
+        "max_mib": round(max(sizes), 1),
+        "end_mib": round(sizes[-1], 1),
+        "growth_percent": round(100 * (sizes[-1] / sizes[0] - 1), 2),
+    }
+
+
+def _resident_bytes() -> int:
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,76 @@
+"""No single flipped bit of a sealed file goes unnoticed."""
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from celsa_jax.data.splits import read_split
+from celsa_jax.errors import InputError
+from celsa_jax.seals import check_seal, write_sealed
+from celsa_jax.sparse import SparseEmbeddings, load_embeddings, save_embeddings
+
+
+@pytest.fixture
+def embeddings(tmp_path):
+    matrix = sp.csc_matrix(np.array([[0.6, 0.8], [0, 1], [1, 0]], np.float32))
+    save_embeddings(tmp_path, matrix, np.array(["a", "é", "c"]))
+    return tmp_path / "embeddings.npz"
+
+
+def each_flip(path):
+    """Leaves the file with one bit flipped after another, and in the end as it was."""
+    content = path.read_bytes()
+    for bit in range(8 * len(content)):
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        yield
+    path.write_bytes(content)
+
+
+def test_numpy_and_scipy_read_past_the_checksum(embeddings):
+    ours, item_ids = load_embeddings(embeddings)
+    np.testing.assert_array_equal(sp.load_npz(embeddings).toarray(), ours.toarray())
+    np.testing.assert_array_equal(ours.toarray(), np.array([[0.6, 0.8], [0, 1], [1, 0]], "f4"))
+    assert item_ids.tolist() == ["a", "é", "c"]
+
+
+@pytest.mark.filterwarnings("ignore")  # of NumPy, on what it reads
+@pytest.mark.parametrize("name", ["embeddings.npz", "items.txt"])
+def test_flipped_bits_of_embeddings_and_their_ids(embeddings, name):
+    for _ in each_flip(embeddings.with_name(name)):
+        with pytest.raises(InputError):
+            load_embeddings(embeddings)
+    load_embeddings(embeddings)
+
+
+def test_flipped_bits_of_a_split(tmp_path):
+    parts = {part: np.array([part]) for part in ("train", "val", "test")}
+    write_sealed(tmp_path / "split.npz", lambda stream: np.savez_compressed(stream, **parts))
+    for _ in each_flip(tmp_path / "split.npz"):
+        with pytest.raises(InputError, match=r"split\.npz: damaged"):
+            read_split(tmp_path / "split.npz")
+    assert read_split(tmp_path / "split.npz")["val"] == ["val"]
+
+
+@pytest.mark.parametrize("format", ["float16", "int8", "int4"])
+def test_flipped_bits_of_an_export(embeddings, format):
+    path = embeddings.with_name(format)
+    SparseEmbeddings.load(embeddings).to_format(format).save(path)
+    for _ in each_flip(path):
+        with pytest.raises(InputError):
+            SparseEmbeddings.load(path)
+    SparseEmbeddings.load(path)
+
+
+def test_ids_of_another_run_are_refused(embeddings):
+    embeddings.with_name("items.txt").write_text("a\nb\nc\n")
+    with pytest.raises(InputError, match=r"damaged, or .*items\.txt is not the file of ids"):
+        load_embeddings(embeddings)
+
+
+def test_files_without_a_checksum_are_taken_as_they_are(tmp_path):
+    np.savez(tmp_path / "plain.npz", a=np.arange(3))
+    check_seal(tmp_path / "plain.npz")
+    np.save(tmp_path / "plain.npy", np.arange(3))
+    check_seal(tmp_path / "plain.npy")
