@@ -1,6 +1,7 @@
 """Faults of runs that take days, on the real program: it goes on and ends with the same bits."""
 
 import ctypes
+import json
 import os
 import pathlib
 import resource
@@ -66,6 +67,7 @@ class Runs:
         self.config.write_text(CONFIG.format(path=str(self.data)))
         done = self.run(folder / "whole")
         assert done.returncode == 0, done.stderr
+        self.log = done.stderr
         # Killed while the third of five checkpoints was written.
         code = KILL_AT.format(module="celsa_jax.checkpoint", name="sums", n=3)
         assert self.run(folder / "half", code=code).returncode == -signal.SIGKILL
@@ -136,6 +138,20 @@ def wait_for_epoch(process, workdir):
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     return Runs(tmp_path_factory.mktemp("runs"))
+
+
+def test_the_log_says_once_what_was_run_and_what_it_took(runs):
+    for once in (
+        "devices: ",
+        "versions: ",
+        "config: SHA-256 ",
+        "data: SHA-256 ",
+        "compiled: ",
+        "peak memory: host ",
+    ):
+        assert runs.log.count(once) == 1
+    assert runs.log.count("checkpoint saved: step ") == 5
+    assert "damaged" not in runs.log
 
 
 @pytest.mark.parametrize(
@@ -303,6 +319,24 @@ def test_a_data_file_that_changed(runs, tmp_path):
     runs.data.write_text(content)
     assert_one_line(done, "split.npz: the data have changed since")
     runs.assert_ends_alike(workdir)
+
+
+def test_the_stress_program():
+    command = [sys.executable, "-m", "experiments.stress", "--kills=1", "--flips=20"]
+    done = subprocess.run([*command, "--minutes=0.01"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report["kills"] == {
+        "kills": 1,
+        "resumed": report["kills"]["resumed"],
+        "runs": report["kills"]["runs"],
+        "divergences": 0,
+        "unreadable": 0,
+    }
+    files = report["flips"].pop("files")
+    assert files > 10
+    assert report["flips"] == {"flips": 20, "loaded": 0, "errors_not_one_line": 0}
+    assert report["memory"]["max_mib"] >= report["memory"]["start_mib"] > 0
 
 
 def test_a_configuration_that_changed(runs, tmp_path):

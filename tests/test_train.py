@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from celsa_jax import runtime
 from celsa_jax.config import default_config
 from celsa_jax.data import load_dataset
 from celsa_jax.data.batches import make_chunks
@@ -544,6 +545,19 @@ def test_a_damaged_file_of_the_run_is_named(small_config, tmp_path, name):
     (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-30])
     with pytest.raises(InputError, match=name):
         train_and_evaluate(small_config, tmp_path)
+
+
+def test_deterministic_operations_are_asked_for_before_a_gpu_starts(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--a=1")
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert runtime.xla_bridge.backends_are_initialized() or jax.devices()
+    with pytest.raises(InputError, match=r"too late.*XLA_FLAGS=--xla_gpu_deterministic_ops=true"):
+        runtime.use_deterministic_operations()
+    monkeypatch.setattr(runtime.xla_bridge, "backends_are_initialized", lambda: False)
+    runtime.use_deterministic_operations()
+    assert os.environ["XLA_FLAGS"] == "--a=1 --xla_gpu_deterministic_ops=true"
+    monkeypatch.setattr(runtime.xla_bridge, "backends_are_initialized", lambda: True)
+    runtime.use_deterministic_operations()
 
 
 def test_the_default_configuration():
