@@ -14,7 +14,7 @@ from typing import Any
 
 import orbax.checkpoint as ocp
 
-from celsa_jax.errors import InputError
+from celsa_jax.errors import InputError, one_line
 from celsa_jax.files import remove_left_overs, temporary_beside, write_json, write_text
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class Checkpoints:
             os.replace(temporary, self._folder / str(step))
         except Exception as error:  # orbax and tensorstore raise many kinds
             raise InputError(
-                f"{self._folder}: checkpoint {step} cannot be written ({_one_line(error)}); free "
+                f"{self._folder}: checkpoint {step} cannot be written ({_what(error)}); free "
                 "space or mend the folder, and start again with the same command"
             ) from error
         finally:
@@ -103,7 +103,7 @@ class Checkpoints:
                 notes = json.loads((folder / "notes.json").read_bytes())["notes"]
             except Exception as error:  # orbax and tensorstore raise many kinds
                 log.warning(
-                    "checkpoint %d is damaged (%s); trying an older one", step, _one_line(error)
+                    "checkpoint %d is damaged (%s); trying an older one", step, _what(error)
                 )
                 continue
             for damaged in (s for s in steps if s > step):
@@ -174,5 +174,5 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+def _what(error: Exception) -> str:
+    return one_line(error)[:200] or type(error).__name__

@@ -16,6 +16,11 @@ try:
 except ImportError:  # not on Windows
     fcntl = None
 
+from celsa_jax.errors import InputError
+
+_UNPACKED = 1 << 28  # bytes that any archive may unpack to
+_RATIO = 200  # above that, times its own size; real data come to less than 50
+
 
 @contextlib.contextmanager
 def atomic_path(path: pathlib.Path) -> Iterator[pathlib.Path]:
@@ -84,3 +89,26 @@ def write_text(path: pathlib.Path, text: str) -> None:
 
 def write_json(path: pathlib.Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: pathlib.Path) -> object:
+    """The value in a JSON file; ValueError where it is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def check_unpacked(path: object, n_bytes: int, n_packed: int) -> None:
+    """InputError for an archive, or a file of compressed columns, that would fill the memory.
+
+    Args:
+      path: for the message.
+      n_bytes: unpacked, as announced or as counted so far.
+      n_packed: its own size.
+    """
+    if n_bytes > max(_UNPACKED, _RATIO * n_packed):
+        raise InputError(
+            f"{path}: unpacks to more than {_RATIO} times its {n_packed} bytes, which no real data "
+            "do; if it is to be trusted, unpack it and give the unpacked file"
+        )

@@ -9,23 +9,11 @@ from __future__ import annotations
 import hashlib
 import io
 import pathlib
-import zipfile
-import zlib
 from collections.abc import Callable
 from typing import BinaryIO
 
 from celsa_jax.files import atomic_path
 
-# What reading a damaged archive raises; RuntimeError where it looks encrypted.
-UNREADABLE = (
-    OSError,
-    ValueError,
-    KeyError,
-    EOFError,
-    RuntimeError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 _MARK = b"sha256 "
 _COMMENT = len(_MARK) + 64
 _LAST_RECORD = 22  # bytes, where no comment follows

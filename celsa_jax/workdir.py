@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from celsa_jax.config import default_config
 from celsa_jax.errors import InputError
-from celsa_jax.files import locked, remove_left_overs, write_json, write_text
+from celsa_jax.files import locked, read_json, remove_left_overs, write_json, write_text
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ class Workdir:
                     if record["step"] <= step:
                         epochs.add(record["epoch"])
                         kept.append(line.decode() + "\n")
-                except (ValueError, KeyError, TypeError):
+                except (ValueError, KeyError, TypeError, RecursionError):
                     continue
         if missing := sorted(set(range(1, epoch + 1)) - epochs):
             log.warning("%s: damaged: epochs %s are missing; going on", self._metrics, missing)
@@ -134,7 +134,7 @@ class Workdir:
 
 def _read_object(path: pathlib.Path) -> dict:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_json(path)
         if not isinstance(value, dict):
             raise ValueError("not an object")
     except ValueError as error:

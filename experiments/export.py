@@ -27,7 +27,7 @@ import pyarrow.parquet
 from absl import flags
 
 from celsa_jax.errors import InputError
-from celsa_jax.files import atomic_path
+from celsa_jax.files import atomic_path, read_json
 from celsa_jax.sparse import FORMATS, SparseEmbeddings
 from celsa_jax.sparse.vectors import split_signs
 from experiments import cli, inputs
@@ -71,7 +71,7 @@ def read_run(workdir: pathlib.Path) -> SparseEmbeddings:
         file = workdir / f"{name}.json"
         try:
             if file.is_file():
-                metadata[name] = json.loads(file.read_text(encoding="utf-8"))
+                metadata[name] = read_json(file)
         except ValueError as error:
             raise InputError(f"{file}: damaged: {error}") from None
     return SparseEmbeddings.from_scipy(embeddings.tocsr(), embeddings.item_ids, metadata=metadata)

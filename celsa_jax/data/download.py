@@ -13,11 +13,10 @@ import socket
 import time
 import urllib.error
 import urllib.request
-import zipfile
 
 import tqdm
 
-from celsa_jax.data.tables import DAMAGED, one_line
+from celsa_jax.data.tables import check_member, one_line, open_archive
 from celsa_jax.errors import InputError
 from celsa_jax.files import atomic_path, remove_left_overs
 
@@ -75,8 +74,10 @@ def unpack(path: pathlib.Path, members: tuple[str, ...], folder: pathlib.Path) -
     fewest folders is meant (not that of `samples/`). An archive that will not do is removed.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_archive(path) as archive:
             sources = [_member(path, archive.namelist(), name) for name in members]
+            for found in sources:
+                check_member(path, archive, found)
             for name, found in reversed(list(zip(members, sources, strict=True))):
                 with (
                     archive.open(found) as source,
@@ -84,12 +85,9 @@ def unpack(path: pathlib.Path, members: tuple[str, ...], folder: pathlib.Path) -
                     temporary.open("wb") as target,
                 ):
                     shutil.copyfileobj(source, target, _BLOCK)
-    except InputError:
+    except InputError as error:
         path.unlink()
-        raise
-    except DAMAGED as error:
-        path.unlink()
-        raise InputError(f"{path}: a damaged archive ({one_line(error)}); start again") from None
+        raise InputError(f"{error}; removed, start again") from None
 
 
 def _member(path: pathlib.Path, names: list[str], wanted: str) -> str:
@@ -98,7 +96,7 @@ def _member(path: pathlib.Path, names: list[str], wanted: str) -> str:
     fewest = min((n.count("/") for n in found), default=0)
     found = [n for n in found if n.count("/") == fewest]
     if len(found) != 1:
-        raise InputError(f"{path}: has {len(found)} members called {wanted}, not one; removed")
+        raise InputError(f"{path}: has {len(found)} members called {wanted}, not one")
     return found[0]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from celsa_jax.data.download import Archive
 from celsa_jax.data.readers import Columns, Ratings, read_ratings
-from celsa_jax.data.tables import AnyPath, as_path, find, header, read_text_columns
+from celsa_jax.data.tables import AnyPath, as_path, column_names, find, read_text_columns
 from celsa_jax.errors import InputError
 
 # The publisher gives neither a checksum nor a size; the archive's own CRCs are checked.
@@ -34,7 +34,7 @@ def read_goodbooks(path: AnyPath, books: str = "") -> tuple[Ratings, dict[str, n
     ratings = read_ratings(ratings_path, columns)
     if is_folder:
         to_read = find(path, "to_read.csv", required=False)
-        if to_read and header(ratings_path)[0] == "book_id":
+        if to_read and column_names(ratings_path)[0] == "book_id":
             if ratings.ratings is None:
                 raise InputError(f"{ratings_path}: no column 'rating'")
             ratings = _with_marks(ratings, read_ratings(to_read, columns))
@@ -42,7 +42,7 @@ def read_goodbooks(path: AnyPath, books: str = "") -> tuple[Ratings, dict[str, n
     if not books:
         return ratings, {}
     books = as_path(books)
-    item = "id" if "id" in header(books) else "book_id"
+    item = "id" if "id" in column_names(books) else "book_id"
     table = read_text_columns(books, [item, "title", "authors"])
     metadata = {"item_id": table.pop(item), **table}
     genres = find(path, "book_genres.csv", required=False) if is_folder else None

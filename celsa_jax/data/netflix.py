@@ -6,6 +6,7 @@ it a line `USER,RATING,DATE` for each rating.
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterator
 
@@ -28,7 +29,7 @@ _TYPES = {
     "rating": pa.int8(),
     "date": pa.date32(),
 }
-_ROW = re.compile(rb"[^,:\s]+,[1-5],\d{4}-\d\d-\d\d\r?")
+_ROW = re.compile(rb"[^,:\s\x80-\xff]+,[1-5],\d{4}-\d\d-\d\d\r?")
 _HEADER = re.compile(rb"(\d+):\r?")
 
 
@@ -67,6 +68,8 @@ def _blocks(path: AnyPath) -> Iterator[tuple[bytes, int]]:
     with open_data(path) as stream:
         while block := stream.read(_BLOCK):
             block += stream.readline()
+            if line == 1:
+                block = block.removeprefix(codecs.BOM_UTF8)
             yield block, line
             line += block.count(b"\n")
 
@@ -81,6 +84,8 @@ def _read_block(
       block: whole lines.
       movie: whose rows come before the first header, if any do.
     """
+    if not block.isascii():
+        _explain(path, block, first_line, movie)
     content = np.frombuffer(block, np.uint8)
     ends = np.flatnonzero(content == _NEWLINE)
     if not block.endswith(b"\n"):

@@ -17,10 +17,11 @@ import shutil
 import numpy as np
 import scipy.sparse as sp
 
+from celsa_jax.arrays import read_arrays
 from celsa_jax.data.interactions import Interactions
 from celsa_jax.data.tables import one_line
 from celsa_jax.errors import InputError
-from celsa_jax.files import remove_left_overs, temporary_beside
+from celsa_jax.files import read_json, remove_left_overs, temporary_beside
 
 log = logging.getLogger(__name__)
 
@@ -97,15 +98,13 @@ def load(
         return None
     try:
         info = _info(folder)
-        arrays = {
-            name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-            for name in info["sizes"]
-        }
+        arrays = {name: read_arrays(folder / f"{name}.npy", mapped=True) for name in info["sizes"]}
         for name, size in info["sizes"].items():
             if len(arrays[name]) != size:
                 raise ValueError(f"{name}.npy has {len(arrays[name])} entries, not {size}")
         indices, indptr = arrays["indices"], arrays["indptr"]
         shape = (len(arrays["user_ids"]), len(arrays["item_ids"]))
+        _check(arrays)
         matrix = sp.csr_matrix((np.ones(len(indices), np.float32), indices, indptr), shape=shape)
         matrix.has_canonical_format = True
         times = arrays.get("times")
@@ -113,7 +112,7 @@ def load(
         interactions = Interactions(matrix, *ids, times)
         metadata = {name: np.array(column, object) for name, column in info["metadata"].items()}
         return interactions, metadata, info["counts"]
-    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError) as error:
         log.warning("%s is damaged (%s); preparing again", folder, one_line(error))
         shutil.rmtree(folder, ignore_errors=True)
         return None
@@ -121,8 +120,24 @@ def load(
         raise InputError(f"{folder}: cannot be read: {error.strerror or error}") from None
 
 
+def _check(arrays: dict[str, np.ndarray]) -> None:
+    """ValueError unless the arrays fit one another; bits are not compared."""
+    kinds = {name: (array.dtype.kind, array.ndim) for name, array in arrays.items()}
+    wanted = {"indptr": "i", "indices": "i", "user_ids": "U", "item_ids": "U"}
+    wanted |= {"times": "i"} if "times" in arrays else {}
+    if kinds != {name: (kind, 1) for name, kind in wanted.items()}:
+        raise ValueError(f"arrays of the wrong kinds: {kinds}")
+    indptr, indices, n_items = arrays["indptr"], arrays["indices"], len(arrays["item_ids"])
+    if len(indptr) != len(arrays["user_ids"]) + 1 or indptr[0] or indptr[-1] != len(indices):
+        raise ValueError("the rows do not fit the entries")
+    if (indptr[1:] < indptr[:-1]).any() or (
+        len(indices) and not 0 <= indices.min() <= indices.max() < n_items
+    ):
+        raise ValueError("an entry outside of the matrix")
+
+
 def _info(folder: pathlib.Path) -> dict:
-    info = json.loads((folder / "info.json").read_text(encoding="utf-8"))
+    info = read_json(folder / "info.json")
     if not isinstance(info, dict):
         raise ValueError("info.json is not an object")
     return info

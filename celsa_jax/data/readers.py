@@ -6,7 +6,7 @@ text file, the file is read once more, slowly, to name the line that is at fault
 
 from __future__ import annotations
 
-import csv
+import contextlib
 import dataclasses
 import datetime
 import io
@@ -17,14 +17,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
-import scipy.sparse as sp
 
+from celsa_jax.arrays import read_sparse
 from celsa_jax.data.tables import (
+    BLOCK,
     DELIMITERS,
     AnyPath,
+    arrow_errors,
     as_path,
     check_columns,
+    csv_rows,
     header,
+    is_broken,
     kind_of,
     one_line,
     open_data,
@@ -103,7 +107,7 @@ def read_ratings(
 def _read_text(
     path: AnyPath, columns: Columns, delimiter: str, given_names: list[str] | None
 ) -> Ratings:
-    names = given_names or header(path)
+    names = given_names or header(path, delimiter)
     check_columns(path, names, [columns.user, columns.item])
     text = pa.dictionary(pa.int32(), pa.string())
     types = {columns.user: text, columns.item: text}
@@ -113,35 +117,86 @@ def _read_text(
     if columns.time:
         check_columns(path, names, [columns.time])
         types[columns.time] = _time_type(path, names.index(columns.time), delimiter, given_names)
+    form = (path, types, delimiter, given_names)
+    explained = False
+
+    def explain() -> int:
+        nonlocal explained
+        explained = True
+        return _explain(path, types, columns, delimiter, names, given_names is None)
+
     try:
-        with open_data(path) as stream:
-            table = pa.csv.read_csv(
-                stream,
-                read_options=pa.csv.ReadOptions(block_size=1 << 24, column_names=given_names),
-                parse_options=pa.csv.ParseOptions(delimiter=delimiter),
-                convert_options=pa.csv.ConvertOptions(
-                    include_columns=list(types), column_types=types, null_values=[]
-                ),
+        table, quoted = _arrow_table(*form)
+    except InputError:
+        explain()
+        table, quoted = _arrow_table(*form, multiline=True)  # it may be that and no fault
+    # A quote may open a text of several lines, or take the rows below it in.
+    if quoted and _is_doubtful(path, table.num_rows + (given_names is None)):
+        n_rows = explain()
+        if n_rows != table.num_rows:
+            raise InputError(
+                f"{path}: {table.num_rows} rows were read of {n_rows}; mend its quotes"
             )
-        ratings = _from_table(path, table, columns)
-    except (pa.ArrowInvalid, InputError) as error:
-        _explain(path, types, columns, delimiter, names, skip_header=given_names is None)
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: {one_line(error)}") from None
-    return ratings
+    try:
+        return _from_table(path, table, columns)
+    except InputError:
+        if not explained:
+            explain()
+        raise
+
+
+class _Noting:
+    """A stream for Arrow that notes whether there are quotes in it."""
+
+    def __init__(self, stream: io.BufferedIOBase):
+        self._stream, self.quoted, self.closed = stream, False, False
+
+    def read(self, size: int) -> bytes:
+        block = self._stream.read(size)
+        self.quoted = self.quoted or b'"' in block
+        return block
+
+
+def _arrow_table(
+    path: AnyPath,
+    types: dict[str, pa.DataType],
+    delimiter: str,
+    given_names: list[str] | None,
+    multiline: bool = False,
+) -> tuple[pa.Table, bool]:
+    """The columns of a text file, and whether there are quotes in it."""
+    with open_data(path) as stream, arrow_errors(path):
+        noting = _Noting(stream)
+        table = pa.csv.read_csv(
+            noting,
+            read_options=pa.csv.ReadOptions(block_size=BLOCK, column_names=given_names),
+            parse_options=pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=multiline),
+            convert_options=pa.csv.ConvertOptions(
+                include_columns=list(types), column_types=types, null_values=[]
+            ),
+        )
+    return table, noting.quoted
+
+
+def _is_doubtful(path: AnyPath, n_rows: int) -> bool:
+    """Whether a file has other than `n_rows` lines, or quotes that are not all in pairs."""
+    n_lines, n_quotes, last = 0, 0, b"\n"
+    with open_data(path) as stream:
+        while block := stream.read(BLOCK):
+            n_lines += block.count(b"\n")
+            n_quotes += block.count(b'"')
+            last = block[-1:]
+    return n_lines + (last != b"\n") != n_rows or n_quotes % 2 == 1
 
 
 def _time_type(
     path: AnyPath, at: int, delimiter: str, given_names: list[str] | None
 ) -> pa.DataType:
     """What the times of a file are, by the first of them: seconds, or ISO dates and times."""
-    with open_data(path) as stream:
-        text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
-        rows = csv.reader(text, delimiter=delimiter)
+    with contextlib.closing(csv_rows(path, delimiter)) as rows:
         if given_names is None:
             next(rows, None)
-        first = next((row[at] for row in rows if len(row) > at), "0")
+        first = next((row[at] for _, row in rows if len(row) > at), "0")
     if first.lstrip("-").isdecimal():
         return pa.int64()
     return pa.float64() if _is_number(first) else pa.timestamp("s")
@@ -154,18 +209,16 @@ def _explain(
     delimiter: str,
     names: list[str],
     skip_header: bool,
-) -> None:
-    """Raises an InputError that names the first line at fault, if a slow reading finds one."""
-    with open_data(path) as stream:
-        text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
-        rows = csv.reader(text, delimiter=delimiter)
-        if skip_header:
-            next(rows)
-        for row in rows:
-            if not row:
-                continue
-            if problem := _problem(row, names, types, columns):
-                raise InputError(f"{path}: line {rows.line_num}: {problem}")
+) -> int:
+    """Raises an InputError that names the first line at fault; without one, counts the rows."""
+    rows, n_rows = csv_rows(path, delimiter), 0
+    if skip_header:
+        next(rows)
+    for line, row in rows:
+        if problem := _problem(row, names, types, columns):
+            raise InputError(f"{path}: line {line}: {problem}")
+        n_rows += 1
+    return n_rows
 
 
 def _problem(
@@ -173,6 +226,8 @@ def _problem(
 ) -> str:
     if len(row) != len(names):
         return f"{len(row)} fields where there should be {len(names)}"
+    if sum(map(len, row)) > BLOCK:
+        return f"is longer than {BLOCK} characters"
     for name, what in ((columns.user, "user"), (columns.item, "item")):
         if fault := _id_fault(row[names.index(name)]):
             return f"the {what} id {fault}"
@@ -194,6 +249,7 @@ _TIME_NAMES = {
 }
 
 
+_NUMBER = re.compile(r"[ \t]*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?[ \t]*")
 _SECONDS = re.compile(r"-?[0-9]{1,18}")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([ T][0-9]{2}:[0-9]{2}:[0-9]{2})?")
 
@@ -213,10 +269,7 @@ def _is_time(text: str, kind: pa.DataType) -> bool:
 
 
 def _is_number(text: str) -> bool:
-    try:
-        return "_" not in text and math.isfinite(float(text))
-    except ValueError:
-        return False
+    return bool(_NUMBER.fullmatch(text)) and math.isfinite(float(text))
 
 
 def _id_fault(text: str | None) -> str:
@@ -228,7 +281,7 @@ def _id_fault(text: str | None) -> str:
         return "has a NUL byte in it"
     if len(text) > MAX_ID_LENGTH:
         return f"is longer than {MAX_ID_LENGTH} characters"
-    if any("\udc80" <= c <= "\udcff" for c in text):
+    if is_broken(text):
         return "is not UTF-8"
     return ""
 
@@ -237,6 +290,12 @@ def _read_parquet(path: AnyPath, columns: Columns) -> Ratings:
     required = [columns.user, columns.item, *([columns.time] if columns.time else [])]
     with open_data(path) as stream:
         table = parquet_table(path, stream, required, [columns.rating])
+    with arrow_errors(path):
+        return _from_table(path, _typed(path, table, columns), columns)
+
+
+def _typed(path: AnyPath, table: pa.Table, columns: Columns) -> pa.Table:
+    """The table with ids as text and ratings as numbers."""
     for name in (columns.user, columns.item):
         column = table[name]
         kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
@@ -250,7 +309,7 @@ def _read_parquet(path: AnyPath, columns: Columns) -> Ratings:
             table = table.set_column(at, columns.rating, table[columns.rating].cast(pa.float64()))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise InputError(f"{path}: column '{columns.rating}': {one_line(error)}") from None
-    return _from_table(path, table, columns)
+    return table
 
 
 def _is_large(kind: pa.DataType) -> bool:
@@ -313,9 +372,13 @@ def _read_npz(path: AnyPath) -> Ratings:
     """A users x items matrix; positions are the ids. Values that are not all 1 are ratings."""
     try:
         with open_data(path) as stream:
-            matrix = sp.load_npz(io.BytesIO(stream.read())).tocoo()
-    except (ValueError, KeyError, EOFError):
-        raise InputError(f"{path}: not a SciPy sparse matrix (scipy.sparse.save_npz)") from None
+            matrix = read_sparse(path, io.BytesIO(stream.read())).tocoo()
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(
+            f"{path}: not a SciPy sparse matrix (scipy.sparse.save_npz): {error}"
+        ) from None
     if matrix.ndim != 2 or not np.isrealobj(matrix.data):
         raise InputError(f"{path}: not a matrix of real numbers, users x items")
     matrix.eliminate_zeros()
@@ -327,10 +390,13 @@ def _read_npz(path: AnyPath) -> Ratings:
         raise InputError(
             f"{path}: row {matrix.row[at]}, column {matrix.col[at]}: the value is not finite"
         )
-    return Ratings(
-        matrix.row.astype(np.int32),
-        matrix.col.astype(np.int32),
-        np.arange(matrix.shape[0]).astype(np.str_),
-        np.arange(matrix.shape[1]).astype(np.str_),
-        None if (values == 1).all() else values,
-    )
+    # Those that have entries, as a shape may be of any size.
+    users, user_ids = _positions(matrix.row)
+    items, item_ids = _positions(matrix.col)
+    ratings = None if (values == 1).all() else values
+    return Ratings(users, items, user_ids, item_ids, ratings)
+
+
+def _positions(column: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    encoded = pa.array(column).dictionary_encode()
+    return encoded.indices.to_numpy(), encoded.dictionary.to_numpy().astype(np.str_)

@@ -9,9 +9,10 @@ import re
 import numpy as np
 from ml_collections import ConfigDict
 
+from celsa_jax.arrays import read_arrays
 from celsa_jax.data.interactions import Interactions, lookup
 from celsa_jax.errors import InputError
-from celsa_jax.seals import UNREADABLE, check_seal, write_sealed
+from celsa_jax.seals import check_seal, write_sealed
 
 _PARTS = ("train", "val", "test")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([ T][0-9]{2}:[0-9]{2}(:[0-9]{2})?)?")
@@ -266,10 +267,17 @@ def read_split(path: pathlib.Path) -> dict[str, np.ndarray]:
     two times; in newer files `digest`; of warm starts `trained_before`."""
     try:
         check_seal(path)
-        with np.load(path) as file:
-            stored = dict(file)
-        return {part: stored[part] for part in _PARTS} | stored
-    except UNREADABLE as error:
+        stored = read_arrays(path)
+        if not isinstance(stored, dict) or (absent := [p for p in _PARTS if p not in stored]):
+            raise ValueError("one array" if isinstance(stored, np.ndarray) else f"no {absent[0]}")
+        for name, array in stored.items():
+            kind, shape = {"from": ("i", (2,)), "digest": ("U", ())}.get(name, ("U", (array.size,)))
+            if array.dtype.kind != kind or array.shape != shape:
+                raise ValueError(f"{name} is {array.dtype} of shape {array.shape}")
+        return stored
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:
         raise InputError(f"{path}: damaged, or not a split file: {error}") from None
 
 

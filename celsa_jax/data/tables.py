@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
+import collections
 import contextlib
 import csv
+import errno
 import gzip
 import io
+import lzma
 import pathlib
 import zipfile
 import zlib
@@ -17,18 +21,22 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-from celsa_jax.errors import InputError
+from celsa_jax.errors import InputError, one_line
+from celsa_jax.files import check_unpacked
 
-csv.field_size_limit(1 << 30)  # the header of a broken file may be one long field
+BLOCK = 1 << 24  # bytes that are parsed at once, and the longest row
+csv.field_size_limit(BLOCK)
 AnyPath = pathlib.Path | zipfile.Path  # a file, or a member of an archive
 DAMAGED = (  # what reading an archive raises
     zipfile.BadZipFile,
     gzip.BadGzipFile,
     EOFError,
     zlib.error,
+    lzma.LZMAError,
     NotImplementedError,  # a zip with a compression that Python lacks
     RuntimeError,  # an encrypted zip
 )
+_BUFFER = 1 << 20
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t", ".inter": "\t", ".item": "\t"}
 
 
@@ -38,16 +46,27 @@ def as_path(path: str | AnyPath) -> AnyPath:
 
 @contextlib.contextmanager
 def open_data(path: AnyPath) -> Iterator[io.BufferedIOBase]:
-    """The bytes of a file, of a .gz, of the only member of a .zip, or of a member."""
+    """The bytes of a file, of a .gz, of the only member of a .zip, or of a member.
+
+    Raises:
+      InputError: it cannot be read, or unpacks to far more than real data do.
+    """
     try:
         if not path.is_file():
             raise InputError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}")
-        if path.suffix == ".gz":
+        if isinstance(path, zipfile.Path):
+            check_member(path, path.root, path.at)
+            with path.open("rb") as stream:
+                yield stream
+        elif path.suffix == ".gz":
             with gzip.open(path) as stream:
-                yield stream
-        elif path.suffix == ".zip" and isinstance(path, pathlib.Path):
-            with zipfile.ZipFile(path) as archive, archive.open(_only_member(path)) as stream:
-                yield stream
+                yield io.BufferedReader(_Bounded(path, stream), _BUFFER)
+        elif path.suffix == ".zip":
+            with open_archive(path) as archive:
+                name = _only_member(path, archive)
+                check_member(path, archive, name)
+                with archive.open(name) as stream:
+                    yield stream
         else:
             with path.open("rb") as stream:
                 yield stream
@@ -55,6 +74,29 @@ def open_data(path: AnyPath) -> Iterator[io.BufferedIOBase]:
         raise InputError(f"{path}: damaged archive: {one_line(error)}") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+class _Bounded(io.RawIOBase):
+    """What a .gz unpacks to, until it is too much."""
+
+    def __init__(self, path: pathlib.Path, stream: io.BufferedIOBase):
+        self._path, self._stream = path, stream
+        self._n_packed, self._n_bytes = path.stat().st_size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:
+        n_read = self._stream.readinto(buffer)
+        self._n_bytes += n_read
+        check_unpacked(self._path, self._n_bytes, self._n_packed)
+        return n_read
+
+
+def check_member(path: AnyPath, archive: zipfile.ZipFile, name: str) -> None:
+    """InputError for a member that unpacks to too much; zipfile reads no more than announced."""
+    n_packed = pathlib.Path(archive.filename).stat().st_size
+    check_unpacked(path, archive.getinfo(name).file_size, n_packed)
 
 
 def find(folder: AnyPath, name: str, required: bool = True) -> AnyPath | None:
@@ -81,24 +123,36 @@ def as_folder(path: pathlib.Path) -> AnyPath:
         names = [n for n in archive.namelist() if not n.startswith("__MACOSX")]
         if sum(not name.endswith("/") for name in names) == 1:
             return path
+    if out := [n for n in names if n.startswith("/") or ".." in n.split("/")]:
+        raise InputError(f"{path}: holds '{out[0]}', which leads out of it; unpack it by hand")
     tops = {name.partition("/")[0] for name in names}
     return zipfile.Path(path, f"{tops.pop()}/" if len(tops) == 1 else "")
 
 
 @contextlib.contextmanager
-def open_archive(path: AnyPath) -> Iterator[zipfile.ZipFile]:
+def open_archive(path: pathlib.Path) -> Iterator[zipfile.ZipFile]:
+    """A zip to read; InputError where it is damaged or has two members of one name."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            yield archive
-    except DAMAGED as error:
+        archive = zipfile.ZipFile(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except Exception as error:  # zipfile raises many kinds
         raise InputError(f"{path}: damaged archive: {one_line(error)}") from None
+    with archive:
+        counts = collections.Counter(archive.namelist())
+        for name, count in counts.most_common(1):
+            if count > 1:  # zipfile would read the last alone
+                raise InputError(f"{path}: holds {count} files called {name}; unpack the right one")
+        try:
+            yield archive
+        except (*DAMAGED, OSError) as error:
+            if isinstance(error, OSError) and error.errno != errno.EINVAL:  # a place before 0
+                raise
+            raise InputError(f"{path}: damaged archive: {one_line(error)}") from None
 
 
-def _only_member(path: AnyPath) -> str:
-    with zipfile.ZipFile(path) as archive:
-        names = [
-            n for n in archive.namelist() if not n.endswith("/") and not n.startswith("__MACOSX")
-        ]
+def _only_member(path: AnyPath, archive: zipfile.ZipFile) -> str:
+    names = [n for n in archive.namelist() if not n.endswith("/") and not n.startswith("__MACOSX")]
     if len(names) != 1:
         raise InputError(f"{path}: holds {len(names)} files; give a zip with one, or unpack it")
     return names[0]
@@ -108,39 +162,68 @@ def kind_of(path: AnyPath) -> str:
     """The suffix that tells the format, looking behind .gz and into .zip."""
     if path.suffix == ".gz":
         return pathlib.Path(path.stem).suffix.lower()
-    if path.suffix == ".zip":
-        with open_data(path):
-            return pathlib.Path(_only_member(path)).suffix.lower()
+    if path.suffix == ".zip" and isinstance(path, pathlib.Path):
+        if not path.is_file():
+            raise InputError(f"{path}: no such file")
+        with open_archive(path) as archive:
+            return pathlib.Path(_only_member(path, archive)).suffix.lower()
     return path.suffix.lower()
 
 
-def header(path: AnyPath, encoding: str = "utf-8") -> list[str]:
-    """Column names of a CSV or TSV file."""
-    delimiter = DELIMITERS.get(kind_of(path), ",")
+def csv_rows(
+    path: AnyPath, delimiter: str, encoding: str = "utf-8"
+) -> Iterator[tuple[int, list[str]]]:
+    """Each row of a CSV or TSV file, but for empty lines, and the number of its last line.
+
+    What is not UTF-8 comes as surrogates, for whom it concerns.
+
+    Raises:
+      InputError: an unknown encoding, text that is not of another one, or quotes that do not
+        close or have text behind them; with the line.
+    """
     with_mark = "utf-8-sig" if encoding.lower() in ("utf-8", "utf8") else encoding
+    first = 1
     try:
         with open_data(path) as stream:
             text = io.TextIOWrapper(stream, with_mark, errors="surrogateescape", newline="")
-            names = next(csv.reader(text, delimiter=delimiter), None)
+            rows = csv.reader(text, delimiter=delimiter, strict=True)
+            for row in rows:
+                if row:
+                    yield rows.line_num, row
+                first = rows.line_num + 1
     except LookupError:
         raise InputError(f"unknown encoding '{encoding}'; use a name such as latin-1") from None
-    except (UnicodeError, csv.Error):
+    except UnicodeError:
         raise _wrong_encoding(path, encoding) from None
-    if not names:
-        raise InputError(f"{path}: the file is empty")
-    return names
+    except csv.Error as error:
+        problem = "a quote that never closes" if "end of data" in str(error) else str(error)
+        raise InputError(f"{path}: line {first}: {problem}") from None
+
+
+def is_broken(text: str) -> bool:
+    """Whether a text of `csv_rows` was not UTF-8."""
+    return any("\udc80" <= c <= "\udcff" for c in text)
 
 
 def column_names(path: str | AnyPath, encoding: str = "utf-8") -> list[str]:
     """The columns of a CSV, TSV or parquet file."""
     path = as_path(path)
-    if _table_kind(path) != ".parquet":
-        names = header(path, encoding)
-        if any(c == "\x00" or "\udc80" <= c <= "\udcff" for name in names for c in name):
-            raise _wrong_encoding(path, encoding)
-        return names
-    with open_data(path) as stream:
-        return _parquet_file(path, stream).schema_arrow.names
+    kind = _table_kind(path)
+    if kind == ".parquet":
+        with open_data(path) as stream:
+            return _parquet_file(path, stream).schema_arrow.names
+    return header(path, DELIMITERS[kind], encoding)
+
+
+def header(path: AnyPath, delimiter: str, encoding: str = "utf-8") -> list[str]:
+    """Column names of a CSV or TSV file."""
+    with contextlib.closing(csv_rows(path, delimiter, encoding)) as rows:
+        _, names = next(rows, (0, None))
+    if names is None:
+        raise InputError(f"{path}: the file is empty")
+    if any("\x00" in name or is_broken(name) for name in names):
+        raise _wrong_encoding(path, encoding)
+    return names
 
 
 def check_columns(path: AnyPath, found: list[str], required: list[str]) -> None:
@@ -161,14 +244,14 @@ def shown_columns(names: list[str]) -> str:
             f"its one column is '{one_line(names[0])}': separated by "
             f"{marks.get(found[0], repr(found[0]))}? A .csv needs commas, a .tsv tabs"
         )
-    shown = ", ".join(names[:12])
+    shown = ", ".join(one_line(name) for name in names[:12])
     return f"columns: {shown}" + (f", ... {len(names)} in all" if len(names) > 12 else "")
 
 
 def latin_lines(path: AnyPath) -> Iterator[tuple[str, str]]:
     """Each line of a Latin-1 text, and "FILE: line N"; lines end with \\n or \\r\\n alone."""
     with open_data(path) as stream:
-        lines = stream.read().decode("latin-1").split("\n")
+        lines = stream.read().removeprefix(codecs.BOM_UTF8).decode("latin-1").split("\n")
     for number, line in enumerate(lines[:-1] if not lines[-1] else lines, 1):
         yield f"{path}: line {number}", line.removesuffix("\r")
 
@@ -196,25 +279,22 @@ def read_text_columns(
         with open_data(path) as stream:
             table = parquet_table(path, stream, names)
         return {n: _as_text(path, n, table[n]) for n in names}
-    check_columns(path, column_names(path, encoding), names)
-    options = pa.csv.ConvertOptions(
-        include_columns=names, column_types=dict.fromkeys(names, pa.string())
-    )
-    try:
-        with open_data(path) as stream:
-            table = pa.csv.read_csv(
-                stream,
-                read_options=pa.csv.ReadOptions(encoding=encoding, block_size=1 << 24),
-                parse_options=pa.csv.ParseOptions(
-                    delimiter=DELIMITERS[kind], newlines_in_values=True
-                ),
-                convert_options=options,
+    rows = csv_rows(path, DELIMITERS[kind], encoding)
+    found = header(path, DELIMITERS[kind], encoding)
+    check_columns(path, found, names)
+    next(rows)
+    places = [found.index(name) for name in names]
+    cells = []
+    for line, row in rows:
+        if len(row) != len(found):
+            raise InputError(
+                f"{path}: line {line}: {len(row)} fields where there should be {len(found)}"
             )
-    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
-        if "utf8" in (problem := one_line(error)).lower() or isinstance(error, UnicodeError):
-            raise _wrong_encoding(path, encoding) from None
-        raise InputError(f"{path}: {problem}") from None
-    return {n: table[n].to_numpy() for n in names}
+        cells.append([row[at] for at in places])
+        if any(map(is_broken, cells[-1])):
+            raise _wrong_encoding(path, encoding, line)
+    columns = zip(*cells, strict=True) if cells else [[]] * len(names)
+    return {n: np.array(c, object) for n, c in zip(names, columns, strict=True)}
 
 
 def _table_kind(path: AnyPath) -> str:
@@ -243,31 +323,46 @@ def _joined(lists: pa.ListArray) -> pa.StringArray:
     return pc.binary_join(pa.ListArray.from_arrays(offsets, values.drop_null()), "|")
 
 
-def _wrong_encoding(path: AnyPath, encoding: str) -> InputError:
+def _wrong_encoding(path: AnyPath, encoding: str, line: int | None = None) -> InputError:
+    where = f" (line {line})" if line else ""
     return InputError(
-        f"{path}: is not {encoding.upper()}; say what it is, --encoding=latin-1 for instance"
+        f"{path}: is not {encoding.upper()}; say what it is, --encoding=latin-1 for instance{where}"
     )
 
 
 def _parquet_file(path: AnyPath, stream: io.BufferedIOBase) -> pa.parquet.ParquetFile:
-    source = path if path.suffix == ".parquet" else pa.BufferReader(stream.read())
-    try:
-        return pa.parquet.ParquetFile(source)
-    except pa.ArrowInvalid as error:
-        raise InputError(f"{path}: {one_line(error)}") from None
+    if plain := isinstance(path, pathlib.Path) and path.suffix == ".parquet":
+        n_packed = path.stat().st_size
+    else:
+        content = stream.read()
+        n_packed = len(content)
+    with arrow_errors(path):
+        file = pa.parquet.ParquetFile(path if plain else pa.BufferReader(content))
+    check_unpacked(path, 8 * file.metadata.num_rows, n_packed)  # a column of them
+    return file
 
 
 def parquet_table(
     path: AnyPath, stream: io.BufferedIOBase, required: list[str], optional: list[str] = ()
 ) -> pa.Table:
     file = _parquet_file(path, stream)
+    with arrow_errors(path):
+        found = file.schema_arrow.names
+        check_columns(path, found, required)
+        names = [*required, *(n for n in optional if n in found)]
+        table = file.read(names)
+        table.validate(full=True)
+        if table.num_rows != file.metadata.num_rows:
+            raise InputError(f"{path}: damaged: {table.num_rows} rows of {file.metadata.num_rows}")
+        return table
+
+
+@contextlib.contextmanager
+def arrow_errors(path: AnyPath) -> Iterator[None]:
+    """Makes an InputError of what Arrow raises."""
     try:
-        check_columns(path, file.schema_arrow.names, required)
-        return file.read([*required, *(n for n in optional if n in file.schema_arrow.names)])
-    except pa.ArrowInvalid as error:
+        yield
+    except InputError:
+        raise
+    except (pa.ArrowException, UnicodeDecodeError) as error:
         raise InputError(f"{path}: {one_line(error)}") from None
-
-
-def one_line(error: object) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= 200 else text[:200] + "..."

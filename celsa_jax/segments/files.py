@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import json
 import pathlib
-import zipfile
-import zlib
 from collections.abc import Iterator
 
 import numpy as np
 import scipy.sparse as sp
 
+from celsa_jax.arrays import read_sparse
 from celsa_jax.data.interactions import lookup
 from celsa_jax.data.tables import one_line
 from celsa_jax.errors import InputError
-from celsa_jax.files import atomic_path, write_json
+from celsa_jax.files import atomic_path, read_json, write_json
 from celsa_jax.segments.find import Found
 from celsa_jax.segments.groups import shown_pair
 from celsa_jax.segments.naming import Name
@@ -69,17 +67,10 @@ def load_segments(folder: str | pathlib.Path, item_ids: np.ndarray) -> Segments:
     """
     path = pathlib.Path(folder) / "segments.json"
     with _reading(path):
-        read = [
-            (
-                Name(entry["name"], tuple(entry["terms"])),
-                tuple((int(factor), int(sign)) for factor, sign in entry["pairs"]),
-                np.array(entry["items"], np.str_),
-            )
-            for entry in json.loads(path.read_text(encoding="utf-8"))
-        ]
+        read = [_read_segment(entry) for entry in read_json(path)]
     vectors_path = path.with_name("segment_vectors.npz")
     with _reading(vectors_path):
-        n_segments, n_factors = sp.load_npz(vectors_path).shape
+        n_segments, n_factors = read_sparse(vectors_path).shape
     if n_segments != len(read):
         raise InputError(
             f"{vectors_path}: {n_segments} vectors for the {len(read)} segments of {path}; "
@@ -98,6 +89,18 @@ def load_segments(folder: str | pathlib.Path, item_ids: np.ndarray) -> Segments:
     return Segments(tuple(segments), item_ids, n_factors)
 
 
+def _read_segment(entry: dict) -> tuple[Name, tuple[tuple[int, int], ...], np.ndarray]:
+    """Name, pairs and item ids of a segment in JSON; ValueError for values of other kinds."""
+    name, terms, pairs, items = (entry[field] for field in ("name", "terms", "pairs", "items"))
+    lists = isinstance(terms, list) and isinstance(items, list)
+    if not lists or not all(isinstance(text, str) for text in (name, *terms, *items)):
+        raise ValueError("a name, a term or an item that is no text")
+    if not all(type(number) is int for pair in pairs for number in pair):
+        raise ValueError("a pair that is no two whole numbers")
+    pairs = tuple((factor, sign) for factor, sign in pairs)
+    return Name(name, tuple(terms)), pairs, np.array(items, np.str_)
+
+
 @contextlib.contextmanager
 def _reading(path: pathlib.Path) -> Iterator[None]:
     """Makes an InputError that names the file of whatever reading it raises."""
@@ -107,15 +110,9 @@ def _reading(path: pathlib.Path) -> Iterator[None]:
         raise InputError(
             f"{path}: {error.strerror or error}; give the folder that experiments.segments wrote"
         ) from None
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        EOFError,
-        NotImplementedError,  # a zip or a sparse matrix of a kind that is unknown here
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
+    except InputError:
+        raise
+    except (ValueError, KeyError, TypeError) as error:
         problem = one_line(error)
         raise InputError(f"{path}: damaged: {problem}; run experiments.segments again") from None
 

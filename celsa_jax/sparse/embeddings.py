@@ -10,7 +10,7 @@ import pathlib
 import numpy as np
 import scipy.sparse as sp
 
-from celsa_jax.errors import InputError
+from celsa_jax.errors import InputError, one_line
 from celsa_jax.sparse.formats import Decoder, check_stored, decoder, ids_and_codes, row_sums, store
 from celsa_jax.sparse.npz import load_embeddings
 from celsa_jax.sparse.tensors import read_tensors, write_tensors
@@ -138,14 +138,26 @@ class SparseEmbeddings:
         tensors, fields = read_tensors(path, verify, lambda fields: _accept(path, fields))
         try:
             return cls._from_tensors(tensors, fields)
-        except (KeyError, ValueError, TypeError, IndexError) as error:
-            raise InputError(f"{path}: damaged: {error}; export it again") from None
+        except (
+            KeyError,
+            ValueError,
+            TypeError,
+            IndexError,
+            OverflowError,
+            MemoryError,
+            RecursionError,
+        ) as error:
+            raise InputError(f"{path}: damaged: {one_line(error)}; export it again") from None
 
     @classmethod
     def _from_tensors(cls, tensors: dict, fields: dict[str, str]) -> SparseEmbeddings:
         """Checks all that compiled code relies on; a whole file may be of another's making."""
         n_items, n_factors = int(fields["n_items"]), int(fields["n_factors"])
         encoded = tensors.pop("item_ids")
+        # No text begins in the middle of a character, so that all together tell of each.
+        if ((encoded[:, 0] & 0xC0) == 0x80).any() or not 0 <= n_factors <= 1 << 32:
+            raise ValueError("ids that are not UTF-8, or an impossible number of factors")
+        encoded.tobytes().decode("utf-8")
         encoded = encoded.view(f"S{encoded.shape[1]}").reshape(n_items)
         starts = tensors.pop("starts", None)
         if starts is None:

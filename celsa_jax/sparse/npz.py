@@ -7,9 +7,10 @@ import pathlib
 import numpy as np
 import scipy.sparse as sp
 
+from celsa_jax.arrays import read_arrays, read_sparse
 from celsa_jax.errors import InputError
 from celsa_jax.files import write_text
-from celsa_jax.seals import UNREADABLE, check_seal, write_sealed
+from celsa_jax.seals import check_seal, write_sealed
 
 
 def save_embeddings(folder: pathlib.Path, embeddings: sp.csc_matrix, item_ids: np.ndarray) -> None:
@@ -46,7 +47,9 @@ def load_embeddings(
         raise InputError(f"{path}: no such file")
     try:
         embeddings = _load_matrix(path)
-    except UNREADABLE as error:
+    except InputError:
+        raise
+    except (ValueError, TypeError, MemoryError, OSError) as error:
         raise InputError(
             f"{path}: damaged, or neither a SciPy sparse .npz nor a NumPy .npy matrix: {error}"
         ) from None
@@ -82,10 +85,16 @@ def read_item_ids(path: str | pathlib.Path) -> np.ndarray:
         raise InputError(f"{path}: no such file")
     # Only line feeds end a line: an id may hold any other character that Python calls a break.
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            text = stream.read()
     except UnicodeDecodeError:
         raise InputError(f"{path}: not UTF-8") from None
-    item_ids = np.array(lines[:-1] if lines[-1] == "" else lines, np.str_)
+    lines = text.replace("\r\n", "\n").removesuffix("\n").split("\n") if text else []
+    for number, line in enumerate(lines, 1):
+        if not line or "\x00" in line:
+            problem = "has a NUL byte in it" if line else "is empty"
+            raise InputError(f"{path}: line {number}: the item id {problem}")
+    item_ids = np.array(lines, np.str_)
     unique, counts = np.unique(item_ids, return_counts=True)
     if (counts > 1).any():
         raise InputError(f"{path}: the id '{unique[np.argmax(counts > 1)]}' is there twice")
@@ -93,12 +102,11 @@ def read_item_ids(path: str | pathlib.Path) -> np.ndarray:
 
 
 def _load_matrix(path: pathlib.Path) -> sp.csc_matrix | np.ndarray:
-    stored = np.load(path)
-    if isinstance(stored, np.lib.npyio.NpzFile):
-        with stored:
-            if len(stored.files) == 1:
-                return _real(stored[stored.files[0]])
-        matrix = sp.load_npz(path)
+    stored = read_arrays(path)
+    if isinstance(stored, dict):
+        if len(stored) == 1:
+            return _real(next(iter(stored.values())))
+        matrix = read_sparse(path)
         return _real(matrix.tocsc() if matrix.ndim == 2 else matrix)
     return _real(stored)
 

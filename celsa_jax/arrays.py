@@ -1,0 +1,98 @@
+"""Arrays in the files of NumPy and SciPy, which may come from anywhere.
+
+Pickles are never loaded, what is unpacked is bounded, and sparse matrices are checked before
+compiled code relies on them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import pathlib
+import sys
+import warnings
+import zipfile
+from collections.abc import Iterator
+
+import numpy as np
+import scipy.sparse as sp
+
+from celsa_jax.errors import InputError, one_line
+from celsa_jax.files import check_unpacked
+
+
+def read_arrays(path: pathlib.Path, mapped: bool = False) -> np.ndarray | dict[str, np.ndarray]:
+    """The array of a `.npy`, or the arrays of a `.npz` by name.
+
+    Args:
+      path: the file.
+      mapped: the array of a `.npy` is mapped into memory, read-only.
+
+    Raises:
+      InputError: it unpacks to far more than real data do.
+      ValueError: it is damaged or of another kind.
+      OSError: it cannot be read.
+    """
+    with _value_errors():
+        _check_size(path, path)
+        stored = np.load(path, "r" if mapped else None, allow_pickle=False)
+        if isinstance(stored, np.ndarray):
+            return _checked(stored)
+        with stored:
+            return {name: _checked(stored[name]) for name in stored.files}
+
+
+def read_sparse(
+    path: pathlib.Path | zipfile.Path, stream: io.BytesIO | None = None
+) -> sp.spmatrix | sp.sparray:
+    """The matrix of `scipy.sparse.save_npz`, whose indices are sound.
+
+    Args:
+      path: the file.
+      stream: its content, where it is packed.
+
+    Raises:
+      as `read_arrays`
+    """
+    source = path if stream is None else stream
+    with _value_errors():
+        _check_size(path, source)
+        matrix = sp.load_npz(source)
+        if matrix.format in ("csr", "csc", "bsr"):
+            matrix.check_format(full_check=True)
+        return matrix
+
+
+def _check_size(path: object, source: pathlib.Path | io.BytesIO) -> None:
+    if zipfile.is_zipfile(source):
+        with zipfile.ZipFile(source) as archive:
+            n_bytes = sum(member.file_size for member in archive.infolist())
+        packed = (
+            source.stat().st_size if isinstance(source, pathlib.Path) else len(source.getbuffer())
+        )
+        check_unpacked(path, n_bytes, packed)
+    if not isinstance(source, pathlib.Path):
+        source.seek(0)
+
+
+def _checked(array: np.ndarray | bytes) -> np.ndarray:
+    if not isinstance(array, np.ndarray):
+        raise ValueError("a member that is no array")
+    if array.size and not array.dtype.itemsize:  # of any length, in no bytes
+        raise ValueError("an array of nothing")
+    if array.dtype.kind == "U" and array.size:
+        characters = np.ascontiguousarray(array).reshape(-1).view(np.uint32)
+        if not array.dtype.isnative or characters.max() > sys.maxunicode:
+            raise ValueError("text of characters that there are not")
+    return array
+
+
+@contextlib.contextmanager
+def _value_errors() -> Iterator[None]:
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of headers that are odd
+            yield
+    except (InputError, OSError):
+        raise
+    except Exception as error:  # NumPy, SciPy and zipfile raise many kinds
+        raise ValueError(one_line(error) or type(error).__name__) from None
