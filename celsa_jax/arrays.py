@@ -21,7 +21,9 @@ from celsa_jax.errors import InputError, one_line
 from celsa_jax.files import check_unpacked
 
 
-def read_arrays(path: pathlib.Path, mapped: bool = False) -> np.ndarray | dict[str, np.ndarray]:
+def read_arrays(
+    path: str | pathlib.Path, mapped: bool = False
+) -> np.ndarray | dict[str, np.ndarray]:
     """The array of a `.npy`, or the arrays of a `.npz` by name.
 
     Args:
@@ -33,6 +35,7 @@ def read_arrays(path: pathlib.Path, mapped: bool = False) -> np.ndarray | dict[s
       ValueError: it is damaged or of another kind.
       OSError: it cannot be read.
     """
+    path = pathlib.Path(path)
     with _value_errors():
         _check_size(path, path)
         stored = np.load(path, "r" if mapped else None, allow_pickle=False)

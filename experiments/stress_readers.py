@@ -1,0 +1,726 @@
+r"""Broken files for every reader, thousands of them: what becomes of each.
+
+    python -m experiments.stress_readers --inputs=2000 --seed=0
+
+Each input is a sound file of a reader, changed at random: bytes flipped, inserted, cut out and
+doubled, quotes, NUL bytes and line ends put in, cells replaced, other encodings, bombs, archives
+with paths that climb out. It is read in a process of its own making, which is ended after ten
+seconds. A reader may return a result, which is compared with what Python's own `csv` module makes
+of the same bytes where it is a text, or raise an `InputError` of one line. The last line printed is
+one JSON object; all but `read` and `errors` should be 0 in it.
+"""
+
+from __future__ import annotations
+
+import codecs
+import collections
+import csv
+import gzip
+import io
+import json
+import multiprocessing
+import pathlib
+import re
+import struct
+import sys
+import tempfile
+import traceback
+import zipfile
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import scipy.sparse as sp
+from absl import flags
+
+from celsa_jax.config import default_config
+from celsa_jax.data import datasets, download, load_dataset, prepared, splits
+from celsa_jax.data.metadata import read_metadata
+from celsa_jax.data.readers import Ratings, read_ratings
+from celsa_jax.data.tables import read_text_columns
+from celsa_jax.errors import InputError
+from celsa_jax.segments import load_segments
+from celsa_jax.sparse import SparseEmbeddings, load_embeddings
+from celsa_jax.sparse.tensors import write_tensors
+from celsa_jax.workdir import Workdir
+from experiments import cli, inputs
+
+_INPUTS = flags.DEFINE_integer("inputs", 2000, "How many files to read.", lower_bound=1)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the files.", lower_bound=0)
+
+TIME_LIMIT = 10.0  # seconds for an input
+_BOMB = 257 << 20  # bytes, more than any archive may unpack to
+_CELLS = (
+    b"-1",
+    b"1e400",
+    b"1e5",
+    b"2015-01-01",
+    b"99999999999999999999999",
+    b"0.5",
+    b"nan",
+    b"",
+    b" 4 ",
+    b"+4",
+    b"0x10",
+    "Žluťoučký".encode(),
+    "٤".encode(),
+    b"x" * 300,
+    b"true",
+    b"-0",
+    b'""',
+    b'"a,b"',
+    b"1:",
+    b"\xff",
+)
+_MARKS = re.compile(rb"[,\t\n|:]")
+_PUT_IN = (b'"', b"\x00", b"\r", b"\n", b"\r\n", b",", b"\t", b":", b"|", b"\xe9", b'"\n', b"\n\n")
+
+
+class Lost(Exception):
+    """A result that is not what the file holds."""
+
+
+def fuzz(n: int, seed: int) -> dict:
+    """Reads `n` broken files, the readers in turn; counts what became of them.
+
+    A process reads them; where it hangs or dies it is replaced.
+    """
+    context = multiprocessing.get_context("spawn")
+    names = list(READERS)
+    report = {"inputs": n, "by_reader": dict.fromkeys(names, 0), "read": 0, "errors": 0}
+    report |= {"tracebacks": 0, "hangs": 0, "silent_losses": 0, "files_outside": 0, "faults": []}
+    worker = None
+    for at in range(n):
+        name = names[at % len(names)]
+        if worker is None:
+            ours, theirs = context.Pipe()
+            worker = context.Process(target=_work, args=(theirs,), daemon=True)
+            worker.start()
+            ours.recv()  # its imports are not the reader's time
+        ours.send((name, [seed, at]))
+        try:
+            kind, detail = ours.recv() if ours.poll(TIME_LIMIT) else ("hangs", "")
+        except EOFError:
+            kind, detail = "tracebacks", "the process died"
+        report["by_reader"][name] += 1
+        report[kind] += 1
+        if kind not in ("read", "errors"):
+            report["faults"].append([name, at, kind, detail])
+        if kind == "hangs" or detail == "the process died":
+            worker.kill()
+            worker.join()
+            worker = None
+    if worker is not None:
+        worker.kill()
+    return report
+
+
+def _work(connection) -> None:
+    connection.send("ready")
+    while True:
+        name, seed = connection.recv()
+        with tempfile.TemporaryDirectory() as folder:
+            connection.send(outcome(name, np.random.default_rng(seed), pathlib.Path(folder)))
+
+
+def outcome(name: str, rng: np.random.Generator, folder: pathlib.Path) -> tuple[str, str]:
+    """What became of one broken file of a reader: a key of the report, and what to know of it."""
+    inside = folder / "inside"
+    inside.mkdir()
+    try:
+        READERS[name](rng, inside)
+        kind, detail = "read", ""
+    except InputError as error:
+        kind, detail = "errors", str(error)
+        if not detail.isprintable() or len(detail) > 3000 or str(folder) not in detail:
+            kind = "tracebacks"  # no error of one line that names the file
+    except Lost as error:
+        kind, detail = "silent_losses", str(error)
+    except BaseException:
+        kind, detail = "tracebacks", traceback.format_exc()
+    if [path.name for path in folder.iterdir()] != ["inside"]:
+        kind, detail = "files_outside", str(list(folder.iterdir()))
+    return kind, detail
+
+
+def mutate(rng: np.random.Generator, content: bytes, n_changes: int | None = None) -> bytes:
+    """A file with up to five faults."""
+    data = bytearray(content)
+    for _ in range(rng.integers(0, 6) if n_changes is None else n_changes):
+        at = int(rng.integers(0, len(data) + 1))
+        end = min(at + int(rng.integers(1, 40)), len(data))
+        kind = rng.integers(0, 12)
+        if kind == 0 and at < len(data):
+            data[at] ^= 1 << int(rng.integers(8))
+        elif kind == 1:
+            data[at:at] = rng.bytes(int(rng.integers(1, 9)))
+        elif kind == 2:
+            del data[at:end]
+        elif kind == 3:
+            data[at:at] = data[at:end]
+        elif kind == 4:
+            del data[at:]
+        elif kind in (5, 6, 7):
+            data[at:at] = _PUT_IN[rng.integers(len(_PUT_IN))]
+        elif kind in (8, 9):  # a cell becomes another
+            marks = [m.start() for m in _MARKS.finditer(bytes(data))] if len(data) < 1 << 16 else []
+            if len(marks) > 1:
+                cell = int(rng.integers(len(marks) - 1))
+                first, last = marks[cell] + 1, marks[cell + 1]
+                data[first:last] = _CELLS[rng.integers(len(_CELLS))]
+        elif kind == 10:
+            data[:] = _elsewhere(rng, bytes(data))
+        elif rng.random() < 0.1:
+            data[at:at] = b"x" * (10 << 20)
+    return bytes(data)
+
+
+def _elsewhere(rng: np.random.Generator, content: bytes) -> bytes:
+    """The same text as other programs write it."""
+    choice = rng.integers(6)
+    if choice == 0:
+        return codecs.BOM_UTF8 + content
+    if choice == 1:
+        return content.replace(b"\n", b"\r\n")
+    if choice == 2:
+        return content.replace(b"\n", b"\r")
+    if choice == 3:
+        return content.decode("latin-1").encode("utf-16")
+    if choice == 4:
+        return content.decode("utf-8", "replace").encode("latin-1", "replace")
+    return content.replace(b"\n", b"\r\n", 2)
+
+
+def pack(rng: np.random.Generator, path: pathlib.Path, content: bytes) -> pathlib.Path:
+    """Writes a file plain, as .gz or as .zip, and now and then breaks the archive."""
+    choice = rng.integers(8)
+    if choice == 0:
+        path = path.with_name(path.name + ".gz")
+        packed = gzip.compress(content)
+        if rng.random() < 0.15:
+            packed += gzip.compress(bytes(1 << 20)) * (_BOMB >> 20)
+    elif choice == 1:
+        path = path.with_name(path.name + ".zip")
+        others = {"b.csv": b"a,b\n"} if rng.random() < 0.2 else {}
+        name = "../" + path.stem if rng.random() < 0.3 else path.stem
+        packed = zipped({name: content, **others})
+    else:
+        path.write_bytes(content)
+        return path
+    path.write_bytes(mutate(rng, packed, 1) if rng.random() < 0.4 else packed)
+    return path
+
+
+def zipped(members: dict[str, bytes]) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return stream.getvalue()
+
+
+def unpacked(path: pathlib.Path) -> bytes:
+    """The bytes that a reader is to see, by Python's own modules."""
+    if path.suffix == ".gz":
+        return gzip.decompress(path.read_bytes())
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path) as archive:
+            return archive.read(archive.namelist()[0])
+    return path.read_bytes()
+
+
+def plain_rows(content: bytes, delimiter: str = ",", encoding: str = "utf-8-sig") -> list[list]:
+    """The rows of a text, but for empty lines, by `csv`; Lost where a quote stays open."""
+    text = io.StringIO(content.decode(encoding, "surrogateescape"), newline="")
+    rows = [row for row in csv.reader(text, delimiter=delimiter) if row]
+    text.seek(0)
+    try:
+        collections.deque(csv.reader(text, delimiter=delimiter, strict=True), 0)
+    except csv.Error as error:
+        if "end of data" in str(error):
+            raise Lost("a quote that never closes was passed over") from None
+    return rows
+
+
+def check_ratings(ratings: Ratings, rows: list[list[str]], columns: list[int]) -> None:
+    """Lost unless these are the rows, in their order, and all are accounted for."""
+    user, item, rating = columns
+    users = ratings.user_ids[ratings.users].tolist()
+    items = ratings.item_ids[ratings.items].tolist()
+    values = ratings.ratings.tolist() if ratings.ratings is not None else []
+    wanted = [(row[user], row[item], float(row[rating])) for row in rows]
+    if list(zip(users, items, values, strict=True)) != wanted:
+        raise Lost(f"{len(users)} rows of {len(wanted)}, or others")
+    check_counts(datasets.filter_ratings(ratings, -np.inf, 1, "file")[1], len(wanted))
+
+
+def check_counts(counts: dict[str, int], n_rows: int) -> None:
+    dropped = sum(count for name, count in counts.items() if name.startswith("dropped"))
+    dropped -= counts["dropped_users_with_too_few"]  # users, not rows
+    if counts["rows"] != n_rows or n_rows != dropped + counts["interactions"]:
+        raise Lost(f"{n_rows} rows: {counts}")
+
+
+def _table(rng: np.random.Generator, delimiter: str = ",", header: str = "") -> bytes:
+    """Users, items, ratings and, in a column that is not read, text."""
+    lines = [header] if header else []
+    for _ in range(rng.integers(1, 30)):
+        user, item = rng.integers(0, 20, 2)
+        text = ("", "fine", "Ž", '"in, quotes"', '"two\nlines"')[rng.integers(5)]
+        cells = [f"u{user}", f"{item:03d}", f"{rng.integers(1, 11) / 2}", text]
+        lines.append(delimiter.join(cells))
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _csv(rng: np.random.Generator, folder: pathlib.Path) -> None:
+    delimiter, suffix = ((",", ".csv"), ("\t", ".tsv"))[rng.integers(2)]
+    header = delimiter.join(["user_id", "item_id", "rating", "note"])
+    path = pack(rng, folder / f"r{suffix}", mutate(rng, _table(rng, delimiter, header)))
+    ratings = read_ratings(path)
+    names, *rows = plain_rows(unpacked(path), delimiter)
+    if "rating" in names:
+        check_ratings(ratings, rows, [names.index(n) for n in ("user_id", "item_id", "rating")])
+    elif len(ratings.users) != len(rows):
+        raise Lost(f"{len(ratings.users)} rows of {len(rows)}")
+
+
+def _users_file(rng: np.random.Generator, folder: pathlib.Path) -> None:
+    """`experiments.inputs.read_users`, whose flags are as they are by default."""
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS([""])
+    path = folder / "r.csv"
+    path.write_bytes(mutate(rng, _table(rng, ",", "user_id,item_id,rating,note")))
+    _, counts = inputs.read_users(np.array([f"{i:03d}" for i in range(20)]), str(path))
+    check_counts(counts, len(plain_rows(path.read_bytes())) - 1)
+
+
+def _parquet_bytes(rng: np.random.Generator) -> tuple[pa.Table, bytes]:
+    n_rows = int(rng.integers(1, 40))
+    text = rng.integers(0, 9, n_rows).astype(str).tolist()
+    kinds = [
+        pa.array(text),
+        pa.array(text).dictionary_encode(),
+        pa.array([int(t) - 3 for t in text]),
+        pa.array([*text[1:], None]),
+        pa.array([float(t) for t in text]),
+        pa.array(["x" * 400, *text[1:]]),
+        pa.array([b"\xff" + t.encode() for t in text]).view(pa.string()),
+    ]
+    values = [
+        pa.array([float(t) for t in text]),
+        pa.array(text),
+        pa.array(["x", *text[1:]]),
+        pa.array([None, *map(float, text[1:])], pa.float64()),
+        pa.array(np.arange(n_rows).astype("datetime64[D]")),
+        pa.array([2**70] * n_rows, pa.decimal128(38, 0)),
+    ]
+    chosen = [0 if rng.random() < 0.6 else int(rng.integers(len(kinds))) for _ in range(2)]
+    rated = values[0 if rng.random() < 0.6 else int(rng.integers(len(values)))]
+    columns = {"user_id": kinds[chosen[0]], "item_id": kinds[chosen[1]], "rating": rated}
+    table, stream = pa.table(columns), io.BytesIO()
+    pa.parquet.write_table(table, stream, row_group_size=int(rng.integers(1, 50)))
+    return table, stream.getvalue()
+
+
+def _parquet(rng: np.random.Generator, folder: pathlib.Path) -> None:
+    table, content = _parquet_bytes(rng)
+    changed = mutate(rng, content) if rng.random() < 0.5 else content
+    ratings = read_ratings(pack(rng, folder / "r.parquet", changed))
+    if changed == content:
+        rows = [
+            [str(cell) for cell in row] for row in zip(*table.to_pydict().values(), strict=True)
+        ]
+        check_ratings(ratings, rows, [0, 1, 2])
+
+
+def _npz(rng: np.random.Generator, folder: pathlib.Path) -> None:
+    path = folder / "r.npz"
+    matrix, kind = _matrix(rng, path)
+    ratings = read_ratings(path)
+    if kind == "sound":
+        coo = matrix.tocoo()
+        found = sp.coo_matrix(
+            (
+                np.ones(coo.nnz) if ratings.ratings is None else ratings.ratings,
+                (
+                    ratings.user_ids[ratings.users].astype(int),
+                    ratings.item_ids[ratings.items].astype(int),
+                ),
+            ),
+            coo.shape,
+        )
+        if (found != coo).nnz:
+            raise Lost("another matrix")
+
+
+def _matrix(rng: np.random.Generator, path: pathlib.Path) -> tuple[sp.spmatrix, str]:
+    """Writes a sparse matrix: sound, with unsound arrays, a pickle, a bomb, or bytes changed."""
+    made = sp.random(6, 8, 0.3, ("csr", "csc", "coo", "bsr")[rng.integers(4)], random_state=rng)
+    made.data[:] += 0.1
+    sp.save_npz(path, made)
+    kind = ("sound", "arrays", "pickle", "bomb", "bytes", "bytes")[rng.integers(6)]
+    if kind == "bytes":
+        changed = mutate(rng, path.read_bytes(), int(rng.integers(1, 4)))
+        path.write_bytes(changed)
+    if kind in ("arrays", "pickle", "bomb"):
+        with np.load(path) as stored:
+            arrays = dict(stored)
+        name = list(arrays)[rng.integers(len(arrays))]
+        array = arrays[name]
+        if kind == "pickle":
+            arrays[name] = np.array([_Pickled()], object)
+        elif kind == "bomb":
+            arrays[name] = np.zeros(_BOMB // 8)
+        elif array.ndim and array.size:
+            values = (-1, 2**31 - 1, 2**62, 10**6, 0)
+            array = array.astype(np.int64) if array.dtype.kind in "iu" else array
+            if array.dtype.kind == "f":
+                values = (np.nan, np.inf, -1e300)
+            array.flat[rng.integers(array.size)] = values[rng.integers(len(values))]
+            if rng.random() < 0.3:
+                array = array[: rng.integers(array.size + 1)]
+            arrays[name] = array
+        np.savez_compressed(path, **arrays)
+    return made, kind
+
+
+class _Pickled:
+    """Leaves a file outside the target when it is unpickled."""
+
+    def __reduce__(self):
+        return (open, ("../unpickled", "w"))
+
+
+def _text(rng: np.random.Generator, folder: pathlib.Path) -> None:
+    delimiter, suffix = ((",", ".csv"), ("\t", ".tsv"))[rng.integers(2)]
+    header = delimiter.join(["id", "title", "x", "note"])
+    path = pack(rng, folder / f"m{suffix}", mutate(rng, _table(rng, delimiter, header)))
+    encoding, known = (("utf-8", "utf-8-sig"), ("latin-1", "latin-1"))[int(rng.random() < 0.2)]
+    table = read_text_columns(path, ["id", "title", "note"], encoding)
+    names, *rows = plain_rows(unpacked(path), delimiter, known)
+    for name, column in table.items():
+        if column.tolist() != [row[names.index(name)] for row in rows]:
+            raise Lost(f"{len(column)} rows of {len(rows)}, or others")
+
+
+def _metadata(rng: np.random.Generator, folder: pathlib.Path) -> None:
+    if rng.random() < 0.5:
+        path = folder / "m.parquet"
+        path.write_bytes(mutate(rng, _parquet_bytes(rng)[1]))
+        names = ["user_id", "item_id"]
+    else:
+        path = folder / "m.csv"
+        path.write_bytes(mutate(rng, _table(rng, ",", "id,title,x,note")))
+        names = ["id", "note"]
+    read_metadata([str(path)], names[:1], names[1:], np.array(["u1", "u2", "u3", "1", "2"]))
+
+
+def _folder(rng: np.random.Generator, folder: pathlib.Path, files: dict[str, bytes]) -> str:
+    """Writes files, one of them changed, as a folder or a zip of it; its path."""
+    changed = list(files)[rng.integers(len(files))]
+    files = files | {changed: mutate(rng, files[changed])}
+    if rng.random() < 0.7:
+        (folder / "d").mkdir()
+        for name, content in files.items():
+            (folder / "d" / name).write_bytes(content)
+        return str(folder / "d")
+    top = ("", "d/", "../", "/", "a/../../")[rng.integers(5)]
+    content = zipped({top + name: text for name, text in files.items()})
+    (folder / "d.zip").write_bytes(mutate(rng, content, 1) if rng.random() < 0.3 else content)
+    return str(folder / "d.zip")
+
+
+def _load(folder: pathlib.Path, name: str, path: str) -> datasets.Dataset:
+    config = default_config().data
+    config.update(name=name, path=path, data_dir=str(folder / "data"))
+    config.update(min_rating=1.0, min_user_interactions=1)
+    return load_dataset(config)
+
+
+def _check_dataset(found: datasets.Dataset, path: str, name: str, count: Callable) -> None:
+    if path.endswith(".zip"):
+        with zipfile.ZipFile(path) as archive:
+            (member,) = (n for n in archive.namelist() if n.endswith("/" + name) or n == name)
+            content = archive.read(member)
+    else:
+        content = (pathlib.Path(path) / name).read_bytes()
+    check_counts(found.counts, count(content))
+
+
+def _published(name: str, ratings: str, make: Callable, count: Callable) -> Callable:
+    """A reader of a publisher's files, by the data set's name."""
+
+    def read(rng: np.random.Generator, folder: pathlib.Path) -> None:
+        path = _folder(rng, folder, make(rng))
+        found = _load(folder, name, path)
+        _check_dataset(found, path, ratings, count)
+        again = _load(folder, name, path)  # the prepared form
+        if again.interactions.digest() != found.interactions.digest():
+            raise Lost("the prepared form is another")
+
+    return read
+
+
+def _numbers(rng: np.random.Generator, delimiter: str, form: str = "{}") -> str:
+    rows = [[*rng.integers(1, 9, 2), rng.integers(1, 6), 10**9] for _ in range(rng.integers(1, 30))]
+    return "\n".join(form.format(delimiter.join(map(str, row))) for row in rows) + "\n"
+
+
+def _ml_100k(rng: np.random.Generator) -> dict[str, bytes]:
+    items = "".join(f"{i}|Film Ž{i}|1995||url|{'|'.join('01' * 9)}|0\n" for i in range(1, 9))
+    return {
+        "u.data": _numbers(rng, "\t").encode(),
+        "u.item": items.replace("Ž", "é").encode("latin-1"),
+    }
+
+
+def _ml_1m(rng: np.random.Generator) -> dict[str, bytes]:
+    items = "".join(f"{i}::Film é{i}::Drama|War\n" for i in range(1, 9))
+    return {
+        "ratings.dat": _numbers(rng, "::").encode(),
+        "movies.dat": items.encode("latin-1"),
+    }
+
+
+def _ml_20m(rng: np.random.Generator) -> dict[str, bytes]:
+    items = "".join(f'{i},"Film, {i}",Drama\n' for i in range(1, 9))
+    return {
+        "ratings.csv": b"userId,movieId,rating,timestamp\n" + _numbers(rng, ",").encode(),
+        "movies.csv": b"movieId,title,genres\n" + items.encode(),
+    }
+
+
+def _netflix(rng: np.random.Generator) -> dict[str, bytes]:
+    files = {}
+    for part in range(1, 5):
+        rows = [f"{u},{rng.integers(1, 6)},2005-09-0{u}" for u in range(1, rng.integers(3, 9))]
+        files[f"combined_data_{part}.txt"] = "\n".join([f"{part}:", *rows, ""]).encode()
+    return files | {"movie_titles.csv": "1,2003,Dinosaur é, Planet\n2,NULL,X\n".encode("latin-1")}
+
+
+def _goodbooks(rng: np.random.Generator) -> dict[str, bytes]:
+    return {
+        "ratings.csv": _table(rng, ",", "user_id,book_id,rating,note"),
+        "books.csv": b'book_id,title,authors\n001,"A, B",C\n002,"Two\nlines",\n',
+    }
+
+
+def _lines_with(content: bytes) -> int:
+    """Lines that are not empty; \\r ends one, too."""
+    return sum(bool(line) for line in content.replace(b"\r", b"\n").split(b"\n"))
+
+
+def _count_headless(content: bytes) -> int:
+    return len(plain_rows(content, "\t"))
+
+
+def _count_table(content: bytes) -> int:
+    return len(plain_rows(content)) - 1
+
+
+def _check_netflix(rng: np.random.Generator, folder: pathlib.Path) -> None:
+    path = _folder(rng, folder, _netflix(rng))
+    found, n_rows = _load(folder, "netflix", path), 0
+    for part in range(1, 5):
+        name = f"combined_data_{part}.txt"
+        if path.endswith(".zip"):
+            with zipfile.ZipFile(path) as archive:
+                (member,) = (n for n in archive.namelist() if n.endswith(name))
+                lines = archive.read(member).split(b"\n")
+        else:
+            lines = (pathlib.Path(path) / name).read_bytes().split(b"\n")
+        n_rows += sum(bool(line.strip()) and not line.strip().endswith(b":") for line in lines)
+    check_counts(found.counts, n_rows)
+
+
+def _unpack(rng: np.random.Generator, folder: pathlib.Path) -> None:
+    names = ("ratings.csv", "movies.csv")
+    tops = ("", "a/", "../", "../../", "/", "a/../../../", "..\\")
+    members = {tops[rng.integers(len(tops))] + name: b"x" * 100 for name in names}
+    members |= {"../evil.txt": b"x", "/evil.txt": b"x", "../../evil.txt": b"x"}
+    if rng.random() < 0.2:
+        members[next(iter(members))] = bytes(_BOMB)
+    content = zipped(members)
+    path = folder / "a.zip.part"
+    path.write_bytes(mutate(rng, content, 1) if rng.random() < 0.5 else content)
+    (folder / "target").mkdir()
+    try:
+        download.unpack(path, names, folder / "target")
+    finally:
+        beside = {p.name for p in folder.iterdir()} - {"target", "a.zip.part"}
+        if beside or {p.name for p in (folder / "target").iterdir()} - set(names):
+            raise Lost(f"files outside the target: {beside}")
+    if any((folder / "target" / name).read_bytes() != b"x" * 100 for name in names):
+        raise Lost("another content")
+
+
+def _prepared(rng: np.random.Generator, folder: pathlib.Path) -> None:
+    """What is damaged counts as not there; bits within the arrays are not compared."""
+    config = default_config().data
+    config.synthetic.update(n_users=20, n_items=10, n_segments=2)
+    config.name = "synthetic"
+    made = load_dataset(config)
+    place = folder / f"file-{'0' * 16}"
+    prepared.save(place, made.interactions, {"item_id": np.array(["a"])}, made.counts, {})
+    files = sorted(place.iterdir())
+    changed = files[rng.integers(len(files))]
+    content = changed.read_bytes()
+    changed.write_bytes(mutate(rng, content, int(rng.integers(1, 4))))
+    prepared.find(folder, "file", {})
+    found = prepared.load(place)
+    if found and found[0].nnz != made.interactions.nnz:
+        raise Lost(f"{found[0].nnz} of {made.interactions.nnz}")
+    if found:
+        found[0].drop_unused_items()
+        (found[0].matrix @ np.ones(found[0].n_items)).sum()
+
+
+def _split(rng: np.random.Generator, folder: pathlib.Path) -> None:
+    path = folder / "split.npz"
+    arrays = {name: np.array(["a", "b", "ž"]) for name in ("train", "val", "test")}
+    arrays |= {"digest": np.array("0" * 64)}
+    if rng.random() < 0.5:
+        strange = (np.array([_Pickled()], object), np.arange(3), np.array("x"), np.zeros((2, 2)))
+        name = ("train", "digest", "from")[rng.integers(3)]
+        arrays[name] = strange[rng.integers(len(strange))]
+    np.savez_compressed(path, **arrays)
+    path.write_bytes(mutate(rng, path.read_bytes()))
+    stored = splits.read_split(path)
+    splits.trained_users(stored)
+    splits.same_data(stored, "")
+    if any(stored[name].tolist() != ["a", "b", "ž"] for name in ("train", "val", "test")):
+        raise Lost("other users")
+
+
+def _embeddings(rng: np.random.Generator, folder: pathlib.Path) -> None:
+    path, items = folder / "embeddings.npz", folder / "items.txt"
+    if rng.random() < 0.4:
+        path = folder / "embeddings.npy"
+        strange = (np.ones((6, 2)), np.array([_Pickled()], object), np.ones(6), np.array("x"))
+        np.save(path, strange[rng.integers(len(strange))])
+        path.write_bytes(mutate(rng, path.read_bytes()))
+    else:
+        _matrix(rng, path)
+    items.write_bytes(mutate(rng, "a\nb\nc\nd\ne\nž\n".encode()) if rng.random() < 0.5 else b"")
+    if not items.read_bytes():
+        items.write_bytes("a\nb\nc\nd\ne\nž\n".encode())
+    matrix, ids = load_embeddings(path)
+    lines = items.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").split("\n")
+    if ids.tolist() != (lines[:-1] if not lines[-1] else lines):
+        raise Lost("other ids")
+    (matrix @ np.ones(matrix.shape[1])).sum()
+
+
+def _compact(rng: np.random.Generator, folder: pathlib.Path) -> None:
+    """Half of the files have a fitting checksum, as if someone had made them so."""
+    path = folder / "e"
+    matrix = sp.random(7, 16, 0.3, "csr", np.float32, random_state=rng)
+    form = ("float32", "float16")[rng.integers(2)]
+    made = SparseEmbeddings.from_scipy(matrix, np.array(list("abcdefž")), format=form)
+    made.save(path)
+    if rng.random() < 0.5:
+        path.write_bytes(mutate(rng, path.read_bytes(), int(rng.integers(1, 4))))
+        changed = True
+    else:
+        changed = _change_tensors(rng, path)
+    loaded = SparseEmbeddings.load(path)
+    loaded.item_ids.tolist()
+    loaded.tocsr().sum()
+    if not changed and (loaded.tocsr() != made.tocsr()).nnz:
+        raise Lost("other embeddings")
+
+
+def _change_tensors(rng: np.random.Generator, path: pathlib.Path) -> bool:
+    content = path.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    fields = header.pop("__metadata__")
+    fields.pop("sha256")
+    kinds = {"F32": "<f4", "F16": "<f2", "I64": "<i8", "U16": "<u2", "U8": "u1"}
+    tensors = {}
+    for name, entry in header.items():
+        first, end = entry["data_offsets"]
+        array = np.frombuffer(content[8 + length + first : 8 + length + end], kinds[entry["dtype"]])
+        tensors[name] = array.reshape(entry["shape"]).copy()
+    if rng.random() < 0.5:
+        name = list(tensors)[rng.integers(len(tensors))]
+        tensors[name].reshape(-1).view(np.uint8)[rng.integers(tensors[name].nbytes)] ^= 0xFF
+    else:
+        name = list(fields)[rng.integers(len(fields))]
+        values = ("", "-1", "1" * 30, "[" * 100_000, "x", "1e3", "0", "int8", "null")
+        fields[name] = values[rng.integers(len(values))]
+    write_tensors(path, tensors, fields)
+    return True
+
+
+def _segments(rng: np.random.Generator, folder: pathlib.Path) -> None:
+    entries = [
+        {"name": "A", "terms": ["t"], "pairs": [[0, 1], [1, -1]], "items": ["a", "ž"]},
+        {"name": "B", "terms": [], "pairs": [[2, 1]], "items": ["b"]},
+    ]
+    strange = (None, [], {}, "x", 1, [[[]]], [1], float("inf"), 10**400, [["a"]], [[0, 1, 2]])
+    if rng.random() < 0.6:
+        name = list(entries[0])[rng.integers(4)]
+        entries[rng.integers(2)][name] = strange[rng.integers(len(strange))]
+    text = json.dumps(entries, ensure_ascii=False).encode()
+    if rng.random() < 0.05:
+        text = b"[" * 100_000
+    (folder / "segments.json").write_bytes(mutate(rng, text) if rng.random() < 0.5 else text)
+    path = folder / "segment_vectors.npz"
+    sp.save_npz(path, sp.random(2, 4, 0.5, "csr", random_state=rng))
+    if rng.random() < 0.4:
+        path.write_bytes(mutate(rng, path.read_bytes(), 1))
+    found = load_segments(folder, np.array(["a", "b", "c", "ž"]))
+    if len(found.segments) != 2:
+        raise Lost(f"{len(found.segments)} segments of 2")
+
+
+def _workdir(rng: np.random.Generator, folder: pathlib.Path) -> None:
+    workdir, config = Workdir(folder), default_config()
+    workdir.start(config)
+    workdir.finish({"test": {"ndcg": 0.5}})
+    for step in range(5):
+        workdir.log_metrics({"step": step, "loss": 0.5})
+    name = ("config.json", "results.json", "metrics.jsonl")[rng.integers(3)]
+    path = folder / name
+    path.write_bytes(b"[" * 100_000 if rng.random() < 0.05 else mutate(rng, path.read_bytes(), 2))
+    workdir.cut_metrics(3)
+    for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines():
+        json.loads(line)
+    workdir.results()
+    workdir.stored_config()
+    workdir.check(config)
+
+
+READERS: dict[str, Callable[[np.random.Generator, pathlib.Path], None]] = {
+    "csv": _csv,
+    "users_file": _users_file,
+    "parquet": _parquet,
+    "npz": _npz,
+    "text_columns": _text,
+    "metadata": _metadata,
+    "ml-100k": _published("ml-100k", "u.data", _ml_100k, _count_headless),
+    "ml-1m": _published("ml-1m", "ratings.dat", _ml_1m, _lines_with),
+    "ml-20m": _published("ml-20m", "ratings.csv", _ml_20m, _count_table),
+    "goodbooks": _published("goodbooks", "ratings.csv", _goodbooks, _count_table),
+    "netflix": _check_netflix,
+    "unpack": _unpack,
+    "prepared": _prepared,
+    "split": _split,
+    "embeddings": _embeddings,
+    "compact": _compact,
+    "segments": _segments,
+    "workdir": _workdir,
+}
+
+
+def main() -> None:
+    report = fuzz(_INPUTS.value, _SEED.value)
+    for fault in report.pop("faults"):
+        print(*fault, sep=": ", file=sys.stderr)
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    cli.run(main)
