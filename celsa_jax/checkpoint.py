@@ -175,4 +175,4 @@ def _quiet() -> Iterator[None]:
 
 
 def _what(error: Exception) -> str:
-    return one_line(error)[:200] or type(error).__name__
+    return one_line(error) or type(error).__name__
