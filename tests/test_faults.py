@@ -210,12 +210,12 @@ def test_sigterm_in_an_epoch_that_is_too_long(runs, tmp_path):
 def test_sigterm_ends_a_sweep_and_is_no_failure_of_a_run(runs, tmp_path):
     sweep = tmp_path / "sweep.py"
     sweep.write_text(
-        "from ml_collections import ConfigDict\nimport runpy\n"
+        "import runpy\nfrom celsa_jax.sweeps.grid import make_sweep\n"
+        f"base = runpy.run_path({str(runs.config)!r})['get_config']()\n"
+        "rows = {'a': {'method': 'elsa'}, 'b': {'method': 'popularity'}}\n"
+        "columns = {'c': {'config': {'sparsity': {'target_nnz': 2}}}}\n"
         "def get_config():\n"
-        f"    base = runpy.run_path({str(runs.config)!r})['get_config']()\n"
-        "    rows = {'a': {'method': 'elsa'}, 'b': {'method': 'popularity'}}\n"
-        "    return ConfigDict({'base': base, 'rows': rows,\n"
-        "        'columns': {'c': {}}, 'seeds': (0,)})\n"
+        "    return make_sweep(base=base, rows=rows, columns=columns, reference='b')\n"
     )
     workdir = tmp_path / "w"
     process = runs.start(workdir, program="sweep", config=sweep, code=SLOWLY.format(seconds=1))
