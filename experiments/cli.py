@@ -76,7 +76,7 @@ def _parse(arguments: list[str]) -> list[str]:
     try:
         return flags.FLAGS(arguments)
     except flags.Error as error:
-        lines = str(error).strip().splitlines()
+        lines = str(error).replace("\\n", "\n").strip().splitlines()
         # What goes wrong inside a configuration file comes with its traceback.
         _fail(str(error) if "Traceback" not in str(error) else f"--config: {lines[-1]}")
     except (OSError, ImportError) as error:

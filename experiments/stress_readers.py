@@ -681,11 +681,11 @@ def _workdir(rng: np.random.Generator, folder: pathlib.Path) -> None:
     workdir.start(config)
     workdir.finish({"test": {"ndcg": 0.5}})
     for step in range(5):
-        workdir.log_metrics({"step": step, "loss": 0.5})
+        workdir.log_metrics({"step": step, "epoch": step + 1, "loss": 0.5})
     name = ("config.json", "results.json", "metrics.jsonl")[rng.integers(3)]
     path = folder / name
     path.write_bytes(b"[" * 100_000 if rng.random() < 0.05 else mutate(rng, path.read_bytes(), 2))
-    workdir.cut_metrics(3)
+    workdir.cut_metrics(3, 4)
     for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines():
         json.loads(line)
     workdir.results()

@@ -206,12 +206,14 @@ def test_json_that_is_nested_too_deeply(tmp_path):
         load_segments(tmp_path, np.array(["a"]))
 
 
-def test_metrics_of_any_bytes_are_cut_where_they_are_broken(tmp_path):
-    sound = '{"step": 1}\n'
+def test_broken_lines_of_metrics_are_dropped(tmp_path):
+    sound = '{"step": 1, "epoch": 1}\n'
     for broken in (b"\xff\n", b"[]\n", b'{"step": "x"}\n', b"[" * 100_000 + b"\n", b'{"step": 2}'):
         written(tmp_path / "metrics.jsonl", sound.encode() + broken + sound.encode())
-        Workdir(tmp_path).cut_metrics(5)
-        assert (tmp_path / "metrics.jsonl").read_text() == sound
+        Workdir(tmp_path).cut_metrics(5, 1)
+        # Without a line end it breaks the line after it, too.
+        n_sound = 2 if broken.endswith(b"\n") else 1
+        assert (tmp_path / "metrics.jsonl").read_text() == n_sound * sound
 
 
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\x00\r\n"), min_size=1, max_size=9)
@@ -228,6 +230,8 @@ numbers = st.floats(-1e6, 1e6)
     kind=st.sampled_from([(".csv", ","), (".tsv", "\t")]),
 )
 def test_every_spelling_of_a_table_is_read_exactly(tmp_path, rows, end, quoting, mark, kind):
+    if any("\n" in row[3] or "\r" in row[3] for row in rows):
+        quoting = csv.QUOTE_ALL  # Python 3.11 quotes no line break but the one it ends lines with
     text = io.StringIO()
     writer = csv.writer(text, delimiter=kind[1], lineterminator=end, quoting=quoting)
     writer.writerows([HEAD.strip().split(","), *rows])

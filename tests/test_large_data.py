@@ -27,7 +27,7 @@ def trained(chunks, batches, n_items, budget):
     for chunk, rows in zip(chunks, batches, strict=True):
         nnz, rate = jnp.full(len(rows), 16, jnp.int32), jnp.ones(len(rows), jnp.float32)
         state, loss = train_chunk(state, chunk, rows, nnz, rate, recipe=RECIPE, budget=budget)
-        losses.append(float(loss))
+        losses.append(float(loss.sum()))
     return np.asarray(state.weights), sum(losses)
 
 

@@ -13,6 +13,7 @@ from test_cli import WITHOUT_JAX, assert_fails, program
 from test_language_model import KEY, stub  # noqa: F401  (a fixture)
 
 from celsa_jax.data.synthetic import synthetic
+from celsa_jax.sparse.npz import load_embeddings, save_embeddings
 
 STRANGE_USER = "<u>9</u>&amp;\u202e"
 TITLE = '<img src=x onerror="alert(1)"> & <b>Bold</b>'
@@ -260,7 +261,8 @@ def test_purity_of_a_run_on_synthetic_data(tmp_path):
     assert report["purity"] > 0.6
     # By chance the largest of four classes of a group of a few.
     assert 0.25 < report["purity_random"] < 0.6
-    (tmp_path / "items.txt").write_text("\n".join([*ids[:-1], "i999999"]))
+    embeddings, _ = load_embeddings(tmp_path / "embeddings.npz")
+    save_embeddings(tmp_path, embeddings, np.array([*ids[:-1], "i999999"]))
     assert_fails(program("purity", f"--workdir={tmp_path}"), "'i999999' is no item of the data of")
     config.unlink()
     assert_fails(program("purity", f"--workdir={tmp_path}"), "config.json")
