@@ -173,6 +173,24 @@ def test_an_explanation_adds_up_to_the_score(products):
     assert others
 
 
+def test_activations_are_the_latent_vector_by_size(products):
+    product, dense, histories = products
+    dense = dense.astype(np.float64)
+    for user in range(8):
+        found = product.activations(histories[[user]])
+        latent = histories[user].toarray()[0] @ dense
+        expected = sorted(np.flatnonzero(latent), key=lambda f: (-abs(latent[f]), f))
+        assert found.factors.tolist() == expected
+        np.testing.assert_allclose(found.values, latent[expected], atol=1e-9)
+        owners = [
+            next((at for at, s in enumerate(product.segments) if (f, np.sign(v)) in s.pairs), -1)
+            for f, v in zip(found.factors, found.values, strict=True)
+        ]
+        assert found.segments.tolist() == owners
+        assert {-1} < set(owners)
+    assert not len(product.activations(histories[[8]]).factors)
+
+
 def test_recommending_refuses_what_does_not_fit(products):
     product, _, histories = products
     with pytest.raises(InputError, match="60 is no item position"):
@@ -181,6 +199,8 @@ def test_recommending_refuses_what_does_not_fit(products):
         product.explain(histories[[0]], True)
     with pytest.raises(InputError, match="explain takes one history, not 9"):
         product.explain(histories, 0)
+    with pytest.raises(InputError, match="activations takes one history, not 9"):
+        product.activations(histories)
     with pytest.raises(InputError, match="k is 0"):
         product.recommend_segments(histories, 0)
     with pytest.raises(InputError, match="n_rows is 0"):

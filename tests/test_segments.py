@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 from hypothesis import given, settings
+from scipy.cluster import hierarchy
 
 from celsa_jax.data.synthetic import synthetic
 from celsa_jax.errors import InputError
@@ -19,6 +20,7 @@ from celsa_jax.segments import (
     find_segments,
     inverted_index,
     item_terms,
+    load_merges,
     load_segments,
     save_segments,
 )
@@ -405,6 +407,50 @@ def test_segments_survive_saving_and_loading(found, tmp_path):
         load_segments(tmp_path, found.segments.item_ids)
     with pytest.raises(InputError, match="No such file"):
         load_segments(tmp_path / "nowhere", found.segments.item_ids)
+
+
+def test_merges_are_read_as_the_linkage_of_each_segment(tmp_path):
+    """Against a partition by SciPy, of random groups that all may merge."""
+    rng = np.random.default_rng(0)
+    item = np.repeat(np.arange(12), 3)
+    rows = np.zeros((36, 12), np.float32)
+    rows[np.arange(36), item] = np.where(item % 2, 1, -1)
+    words = rng.permutation(np.repeat(["crime", "poetry", "chess"], 4))
+    genres = text(*(f"{words[at]}|{'ab'[at % 2]}" for at in item))
+    terms = item_terms({"genres": genres}, list_columns=("genres",))
+    ids = np.arange(36).astype(np.str_)
+    found = find_segments(sp.csr_matrix(rows), ids, terms, threshold=0.2)
+    save_segments(tmp_path, found)
+    trees = load_merges(tmp_path, load_segments(tmp_path, ids))
+    assert max(map(len, trees)) > 2
+    for segment, tree in zip(found.segments, trees, strict=True):
+        n_pairs = len(segment.pairs)
+        assert tree.shape == (n_pairs - 1, 4)
+        assert n_pairs == 1 or hierarchy.is_valid_linkage(tree)
+        nodes = [{pair} for pair in segment.pairs]
+        for left, right, distance, size in tree:
+            nodes.append(nodes[int(left)] | nodes[int(right)])
+            assert len(nodes[-1]) == size
+            assert 0 <= distance <= 0.8 + 1e-6
+        assert nodes[-1] == set(segment.pairs)
+
+
+@pytest.mark.parametrize(
+    ("lines", "problem"),
+    [
+        (["m,0+,2+,0.9", "n,0-,1+,0.8"], "'n' is of two segments"),
+        ([], "no tree of the segment 'Nordic Crime, Fiction'"),
+        (["m,0+,3+,0.9"], "'3\\+'"),
+        (["m,0+,2+,high"], "could not convert"),
+    ],
+)
+def test_merges_of_other_segments_are_refused(found, tmp_path, lines, problem):
+    save_segments(tmp_path, found)
+    path = tmp_path / "merges.csv"
+    assert path.read_text().startswith("node,left,right,cosine\n")
+    path.write_text("\n".join(["node,left,right,cosine", *lines]))
+    with pytest.raises(InputError, match=rf"merges\.csv: damaged: .*{problem}"):
+        load_merges(tmp_path, found.segments)
 
 
 @pytest.mark.parametrize("share", [0, 0.5, 0.95])

@@ -4,15 +4,16 @@ NumPy, SciPy and scikit-learn; no JAX.
 """
 
 from celsa_jax.segments.embedders import SentenceEmbedder, TfidfEmbedder
-from celsa_jax.segments.files import load_segments, save_segments
+from celsa_jax.segments.files import load_merges, load_segments, save_segments
 from celsa_jax.segments.find import Found, find_segments
 from celsa_jax.segments.groups import Groups, extract, inverted_index
 from celsa_jax.segments.language_model import LanguageModelNamer
-from celsa_jax.segments.recommend import Explanation, Row, SegmentRecommender
+from celsa_jax.segments.recommend import Activations, Explanation, Row, SegmentRecommender
 from celsa_jax.segments.segments import Segment, Segments
 from celsa_jax.segments.terms import ItemTerms, item_terms
 
 __all__ = [
+    "Activations",
     "Explanation",
     "Found",
     "Groups",
@@ -28,6 +29,7 @@ __all__ = [
     "find_segments",
     "inverted_index",
     "item_terms",
+    "load_merges",
     "load_segments",
     "save_segments",
 ]

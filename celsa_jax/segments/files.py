@@ -89,6 +89,43 @@ def load_segments(folder: str | pathlib.Path, item_ids: np.ndarray) -> Segments:
     return Segments(tuple(segments), item_ids, n_factors)
 
 
+def load_merges(folder: str | pathlib.Path, segments: Segments) -> list[np.ndarray]:
+    """Reads how the groups of each segment became one.
+
+    Args:
+      folder: what `save_segments` wrote.
+      segments: read from the same folder.
+
+    Returns:
+      For each segment a linkage matrix of `scipy.cluster.hierarchy`, [n_pairs - 1, 4] float64:
+      rows (left, right, 1 - cosine, number of groups), nodes below n_pairs being the segment's
+      pairs in their order.
+
+    Raises:
+      InputError: the file is missing or damaged, or not of these segments.
+    """
+    path = pathlib.Path(folder) / "merges.csv"
+    trees: list[list[tuple]] = [[] for _ in segments.segments]
+    nodes = {
+        shown_pair(*pair): (at, leaf, 1)
+        for at, segment in enumerate(segments.segments)
+        for leaf, pair in enumerate(segment.pairs)
+    }
+    with _reading(path), path.open(encoding="utf-8", newline="") as stream:
+        for row in csv.DictReader(stream):
+            at, left, n_left = nodes.pop(row["left"])
+            other, right, n_right = nodes.pop(row["right"])
+            if at != other:
+                raise ValueError(f"'{row['node']}' is of two segments")
+            n_groups = n_left + n_right
+            nodes[row["node"]] = (at, len(segments[at].pairs) + len(trees[at]), n_groups)
+            trees[at].append((left, right, 1 - float(row["cosine"]), n_groups))
+        for segment, tree in zip(segments.segments, trees, strict=True):
+            if len(tree) != len(segment.pairs) - 1:
+                raise ValueError(f"no tree of the segment '{segment.name.name}'")
+    return [np.array(tree).reshape(-1, 4) for tree in trees]
+
+
 def _read_segment(entry: dict) -> tuple[Name, tuple[tuple[int, int], ...], np.ndarray]:
     """Name, pairs and item ids of a segment in JSON; ValueError for values of other kinds."""
     name, terms, pairs, items = (entry[field] for field in ("name", "terms", "pairs", "items"))

@@ -53,6 +53,21 @@ class Explanation:
     history: list[tuple[int, float]]
 
 
+@dataclasses.dataclass(frozen=True)
+class Activations:
+    """The factors of a user's latent vector, the largest in size first.
+
+    Attributes:
+      factors: [n] int64.
+      values: [n] float64, (x A)_f; never 0.
+      segments: [n] int64, the segment of each factor with the sign of its value; -1 for none.
+    """
+
+    factors: np.ndarray
+    values: np.ndarray
+    segments: np.ndarray
+
+
 class SegmentRecommender:
     """Scores segments and items by one product, x A (arXiv 2602.09935).
 
@@ -135,6 +150,21 @@ class SegmentRecommender:
             for user, (segments, _) in enumerate(ranked)
         ]
 
+    def activations(self, user_items: sp.spmatrix | sp.sparray) -> Activations:
+        """The latent vector x A of one user, and the segments that its factors speak for.
+
+        Args:
+          user_items: one history [1, n_items of the catalogue], sparse.
+
+        Raises:
+          InputError: more than one history.
+        """
+        values = self._latent(user_items, "activations")
+        factors = np.argsort(-np.abs(values), kind="stable")
+        factors = factors[values[factors] != 0]
+        values = values[factors]
+        return Activations(factors, values, self._owners(factors, values))
+
     def explain(self, user_items: sp.spmatrix | sp.sparray, item: int) -> Explanation:
         """Splits the score of an item for one user by segment, and by the history.
 
@@ -149,15 +179,12 @@ class SegmentRecommender:
         is_position = isinstance(item, int | np.integer) and not isinstance(item, bool)
         if not is_position or not 0 <= item < n_items:
             raise InputError(f"{item!r} is no item position; positions are 0 to {n_items - 1}")
-        if user_items.shape[0] != 1:
-            raise InputError(f"explain takes one history, not {user_items.shape[0]}")
-        self.recommender.encode(user_items)  # checks the history
+        latent = self._latent(user_items, "explain")
         history = user_items.tocsr().astype(np.float64)
         history.sum_duplicates()
-        latent = (history @ self._rows).toarray()[0]
         entry = self._rows[[item]]
         parts = latent[entry.indices] * entry.data
-        owner = self.segments.of_pair[2 * entry.indices + (entry.data < 0)]
+        owner = self._owners(entry.indices, entry.data)
         names = [*self.segments.names, OTHER]  # -1 is the last
         by_segment = [(names[at], float(parts[owner == at].sum())) for at in np.unique(owner)]
         similar = self._rows[history.indices] @ entry.T
@@ -169,6 +196,17 @@ class SegmentRecommender:
             _by_size(by_segment),
             _by_size(by_history),
         )
+
+    def _latent(self, user_items: sp.spmatrix | sp.sparray, caller: str) -> np.ndarray:
+        """[n_factors] float64, x A of one history."""
+        if user_items.shape[0] != 1:
+            raise InputError(f"{caller} takes one history, not {user_items.shape[0]}")
+        self.recommender.encode(user_items)  # checks the history
+        return (user_items.tocsr().astype(np.float64) @ self._rows).toarray()[0]
+
+    def _owners(self, factors: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """The segment of each factor with the sign of its value; -1 for none."""
+        return self.segments.of_pair[2 * factors + (values < 0)]
 
     @functools.cached_property
     def _rows(self) -> sp.csr_matrix:
