@@ -30,7 +30,6 @@ import scipy.sparse as sp
 from absl import flags
 
 from celsa_jax.data.interactions import lookup
-from celsa_jax.data.metadata import read_metadata
 from celsa_jax.errors import InputError
 from celsa_jax.files import write_json
 from celsa_jax.segments import (
@@ -48,19 +47,16 @@ from celsa_jax.segments.judge import judge
 from celsa_jax.segments.report import write_report
 from celsa_jax.segments.terms import EXCLUDED
 from celsa_jax.sparse import Recommender
-from experiments import cli, inputs
+from experiments import cli, inputs, metadata
 
 flags.adopt_module_key_flags(inputs)  # shown by --help
+flags.adopt_module_key_flags(metadata)
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to write.")
-_METADATA = flags.DEFINE_list("metadata", [], "Tables of items: CSV, TSV or parquet.")
-_ID = flags.DEFINE_list("id_column", ["item_id"], "Column of item ids, one or one a table.")
-_TEXT = flags.DEFINE_list("text_columns", [], "Columns to read: the title first, then others.")
 _LISTS = flags.DEFINE_list("list_columns", None, "Which of these hold lists; by default: detected.")
 _COMPARED = flags.DEFINE_list(
     "coherence_columns", None, "Which of them coherence compares; by default: those of lists."
 )
 _EXCLUDED = flags.DEFINE_list("exclude_terms", list(EXCLUDED), "Terms with these are left out.")
-_ENCODING = flags.DEFINE_string("encoding", "utf-8", "Of the tables in CSV and TSV.")
 _NAMER = flags.DEFINE_enum("namer", "terms", ["terms", "llm"], "Who names groups.")
 _EMBEDDER = flags.DEFINE_string(
     "embedder", "tfidf", "tfidf, or the folder of a sentence-transformers model."
@@ -86,9 +82,9 @@ def main() -> None:
     output = _output(pathlib.Path(_OUTPUT.value))
     embeddings = inputs.read_sparse(inputs.EMBEDDINGS.value, inputs.ITEMS.value)
     rows, item_ids = embeddings.tocsr(), embeddings.item_ids
-    metadata = read_metadata(_METADATA.value, _ID.value, _TEXT.value, item_ids, _ENCODING.value)
+    table = metadata.read(item_ids)
     lists = None if _LISTS.value is None else tuple(_LISTS.value)
-    terms = item_terms(metadata.columns, lists, tuple(_EXCLUDED.value), len(item_ids))
+    terms = item_terms(table.columns, lists, tuple(_EXCLUDED.value), len(item_ids))
     compared = _compared(terms)
     namer = LanguageModelNamer(output / "names.jsonl") if _NAMER.value == "llm" else None
     embedder = TfidfEmbedder()
@@ -96,8 +92,8 @@ def main() -> None:
         embedder = SentenceEmbedder(_EMBEDDER.value)
     users = _read_users(item_ids)
     other = _read_other(item_ids)
-    _log.info("read %d items: %s", len(item_ids), metadata.counts)
-    for path, n_found in metadata.counts.get("items_by_table", {}).items():
+    _log.info("read %d items: %s", len(item_ids), table.counts)
+    for path, n_found in table.counts.get("items_by_table", {}).items():
         if n_found < len(item_ids) / 2:
             _log.warning(
                 "%s has only %d of %d items; is its --id_column right?",
@@ -106,7 +102,7 @@ def main() -> None:
                 len(item_ids),
             )
 
-    titles = metadata.shown(item_ids)
+    titles = table.shown(item_ids)
     found = find_segments(
         rows,
         item_ids,
@@ -122,7 +118,7 @@ def main() -> None:
     report = judge(
         found, rows, metadata_vectors(terms, compared), recommender.candidates, _SEED.value
     )
-    report |= metadata.counts
+    report |= table.counts
     report |= {"columns": terms.kinds, "coherence_columns": compared}
     if found.outcome is not None:
         report["language_model"] = vars(found.outcome)

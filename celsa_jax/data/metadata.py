@@ -29,6 +29,11 @@ class Metadata:
         first = next(iter(self.columns.values()), None)
         return ids if first is None else [t or i for t, i in zip(first, ids, strict=True)]
 
+    def details(self, item_ids: np.ndarray) -> list[str]:
+        """What to say of each item beside that: its second column, or ""."""
+        columns = list(self.columns.values())
+        return columns[1].tolist() if len(columns) > 1 else [""] * len(item_ids)
+
 
 def read_metadata(
     paths: list[str],

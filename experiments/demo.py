@@ -1,0 +1,82 @@
+r"""Opens a page in the browser to explore a model and its segments (needs the extra `demo`).
+
+    python -m experiments.demo --embeddings=runs/mine/embeddings.npz --segments=segments \
+        --metadata=items.csv --id_column=item_id --text_columns=title,authors,genres
+
+--segments is the folder that experiments.segments wrote, the metadata the tables that it read;
+the first text column is what items are called, the second what is shown below. With
+--interactions=FILE (as for experiments.recommend) the first users of the file can be chosen, too.
+
+The page is served to this machine alone, and needs no network. Ctrl-C ends it. JAX is not needed.
+"""
+
+from __future__ import annotations
+
+import logging
+import pathlib
+
+import numpy as np
+from absl import flags
+
+from celsa_jax.errors import InputError
+from celsa_jax.segments import SegmentRecommender, load_merges, load_segments
+from celsa_jax.sparse import Recommender
+from experiments import cli, demo_catalogue, inputs, metadata
+
+flags.adopt_module_key_flags(inputs)  # shown by --help
+flags.adopt_module_key_flags(metadata)
+_SEGMENTS = flags.DEFINE_string("segments", None, "Folder that experiments.segments wrote.")
+_PORT = flags.DEFINE_integer("port", 8501, "Port of the page.", 1, 65535)
+_ADDRESS = flags.DEFINE_string("address", "localhost", "0.0.0.0 shows it to other machines.")
+_BROWSER = flags.DEFINE_boolean("browser", True, "Open the page in a browser.")
+_N_USERS = 200
+_PAGE = pathlib.Path(__file__).with_name("demo_page.py")
+_log = logging.getLogger("celsa_jax.demo")
+
+
+def main() -> None:
+    try:
+        from streamlit.web import bootstrap
+    except ImportError:
+        raise InputError("the demo is not installed: pip install -e '.[demo]'") from None
+    embeddings = inputs.read_sparse(inputs.EMBEDDINGS.value, inputs.ITEMS.value)
+    item_ids = embeddings.item_ids
+    table = metadata.read(item_ids)
+    segments = load_segments(_SEGMENTS.value, item_ids)
+    catalogue = demo_catalogue.Catalogue(
+        SegmentRecommender(Recommender(embeddings), segments),
+        table.shown(item_ids),
+        table.details(item_ids),
+        load_merges(_SEGMENTS.value, segments),
+        _read_users(item_ids) | demo_catalogue.readers(segments),
+    )
+    _log.info("making smaller embeddings to compare with; compiling at the first start")
+    catalogue.warm_up()
+    demo_catalogue.serve(catalogue)
+    options = {
+        "server_address": _ADDRESS.value,
+        "server_port": _PORT.value,
+        "server_headless": not _BROWSER.value,
+        "server_fileWatcherType": "none",
+        "browser_gatherUsageStats": False,
+        "client_toolbarMode": "minimal",
+        "theme_base": "light",
+        "theme_primaryColor": "#0072B2",
+        "theme_textColor": "#1c2733",
+    }
+    bootstrap.load_config_options(options)
+    bootstrap.run(str(_PAGE), False, [], options)
+
+
+def _read_users(item_ids: np.ndarray) -> dict[str, np.ndarray]:
+    """Item positions of the first users of --interactions, by what they are called."""
+    if not inputs.INTERACTIONS.value:
+        return {}
+    users, _ = inputs.read_users(item_ids, inputs.INTERACTIONS.value)
+    histories, _ = inputs.histories(users, item_ids)
+    shown = zip(users.user_ids[:_N_USERS].tolist(), histories[:_N_USERS], strict=True)
+    return {f"User {user}": row.indices for user, row in shown if row.nnz}
+
+
+if __name__ == "__main__":
+    cli.run(main, required=("embeddings", "segments"))

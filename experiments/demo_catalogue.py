@@ -1,0 +1,160 @@
+"""What the page of `experiments.demo` shows, apart from its layout."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import functools
+import time
+
+import numpy as np
+import scipy.sparse as sp
+
+from celsa_jax.baselines.rows import keep_largest, unit_rows
+from celsa_jax.errors import InputError
+from celsa_jax.segments import SegmentRecommender, Segments, extract
+from celsa_jax.segments.groups import shown_pair
+from celsa_jax.segments.naming import printable
+from celsa_jax.sparse import FORMATS, Recommender, SparseEmbeddings
+
+_N_READERS = 30
+_READER_ITEMS = 5
+_ROUNDS = 5
+_served: Catalogue | None = None
+
+
+def serve(catalogue: Catalogue) -> None:
+    """Makes this the catalogue of the page, which Streamlit runs anew for each answer."""
+    global _served
+    _served = catalogue
+
+
+def served() -> Catalogue:
+    return _served
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Catalogue:
+    """A model, its segments, and what their items are called.
+
+    Attributes:
+      product: embeddings and segments.
+      titles: [n_items] what each item is called.
+      details: [n_items] a line about each item, "" for none.
+      merges: for each segment a linkage matrix (`celsa_jax.segments.load_merges`).
+      users: item positions of ready-made histories, by what they are called.
+    """
+
+    product: SegmentRecommender
+    titles: list[str]
+    details: list[str]
+    merges: list[np.ndarray]
+    users: dict[str, np.ndarray]
+
+    @property
+    def embeddings(self) -> SparseEmbeddings:
+        return self.product.recommender.embeddings
+
+    @property
+    def segments(self) -> Segments:
+        return self.product.segments
+
+    @functools.cached_property
+    def labels(self) -> list[str]:
+        """[n_items] titles with their details, and with the item's id where two were the same."""
+        lines = [
+            printable(f"{title}, {detail}" if detail else title)
+            for title, detail in zip(self.titles, self.details, strict=True)
+        ]
+        n_same = collections.Counter(lines)
+        ids = self.embeddings.item_ids.tolist()
+        return [
+            line if n_same[line] == 1 else f"{line} ({item})"
+            for line, item in zip(lines, ids, strict=True)
+        ]
+
+    @functools.cached_property
+    def positions(self) -> dict[str, int]:
+        """The position of each label."""
+        return {label: at for at, label in enumerate(self.labels)}
+
+    def history(self, labels: list[str]) -> sp.csr_matrix:
+        """One history [1, n_items] of the items with these labels."""
+        items = [self.positions[label] for label in labels]
+        row = (np.ones(len(items), np.float32), (np.zeros(len(items), int), items))
+        return sp.csr_matrix(row, (1, self.embeddings.n_items))
+
+    @functools.cached_property
+    def kept(self) -> list[int]:
+        """Non-zeros a row to choose from: the longest row's, and powers of two below."""
+        longest = int(np.diff(self.embeddings.starts).max(initial=1))
+        return [longest] + [2**p for p in reversed(range(10)) if 2**p < longest]
+
+    @functools.cached_property
+    def formats(self) -> list[str]:
+        """Formats to choose from: the stored one, and the smaller ones that can hold these."""
+        able = []
+        for form in FORMATS[FORMATS.index(self.embeddings.format) :]:
+            with contextlib.suppress(InputError):
+                self.embeddings.to_format(form)
+                able.append(form)
+        return able
+
+    @functools.cache  # noqa: B019 (lives as long as the program)
+    def smaller(self, k: int, form: str) -> Recommender:
+        """Over the k largest weights of each item, scaled back to unit length, in a format."""
+        if k == self.kept[0]:
+            return Recommender(self.embeddings.to_format(form))
+        rows = self._largest(k)
+        return Recommender(SparseEmbeddings.from_scipy(rows, self.embeddings.item_ids, format=form))
+
+    @functools.cache  # noqa: B019
+    def _largest(self, k: int) -> sp.csr_matrix:
+        return unit_rows(keep_largest(self.embeddings.tocsr(), k))
+
+    def warm_up(self) -> None:
+        """Does ahead what the first visitor would wait for."""
+        empty = self.history([])
+        for k in self.kept:
+            for form in self.formats:
+                self.smaller(k, form).recommend(empty, 1)
+        self.product.homepage(self.history(self.labels[:1]))
+
+    @functools.cached_property
+    def _pairs(self) -> np.ndarray:
+        """[n_items] the pair 2 f or 2 f + 1 of each item's strongest weight; -1 for none."""
+        groups = extract(self.embeddings.tocsr())
+        return np.append(groups.pairs, -1)[groups.of_item]
+
+    def groups(self, segment: int) -> list[tuple[str, int, int]]:
+        """The groups merged into a segment: pair, its number of items, the strongest of them."""
+        items = self.segments[segment].items
+        result = []
+        for factor, sign in self.segments[segment].pairs:
+            inside = items[self._pairs[items] == 2 * factor + (sign < 0)]
+            result.append((shown_pair(factor, sign), len(inside), int(inside[0])))
+        return result
+
+
+def readers(segments: Segments) -> dict[str, np.ndarray]:
+    """Made-up users: each has the strongest items of one of the largest segments."""
+    return {
+        f"Reader of {segment.name.name}": segment.items[:_READER_ITEMS]
+        for segment in segments.segments[:_N_READERS]
+    }
+
+
+def timed(
+    recommenders: list[Recommender], history: sp.csr_matrix, k: int
+) -> list[tuple[np.ndarray, float]]:
+    """What each recommends to a user, and the median milliseconds it takes; all in turn."""
+    seconds = np.zeros((_ROUNDS, len(recommenders)))
+    for times in seconds:
+        found = []
+        for at, recommender in enumerate(recommenders):
+            started = time.perf_counter()
+            items, _ = recommender.recommend(history, k)
+            times[at] = time.perf_counter() - started
+            found.append(items[0, items[0] >= 0])
+    return list(zip(found, 1000 * np.median(seconds, axis=0), strict=True))
