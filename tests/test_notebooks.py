@@ -1,0 +1,58 @@
+"""The notebooks, run from top to bottom on little data, and stripped in the repository."""
+
+import base64
+import pathlib
+import subprocess
+import sys
+
+import nbclient
+import nbformat
+import pytest
+
+NOTEBOOKS = sorted((pathlib.Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+# The data of a user with a network are larger.
+SMALL = {
+    "quickstart": "N_USERS = N_ITEMS = 300\nN_FACTORS, N_EPOCHS = 64, 4\n",
+    "segments": "N_USERS = N_ITEMS = 300\nN_FACTORS, N_EPOCHS = 64, 4\n",
+    "schedules": "N_USERS = N_ITEMS = 300\nN_FACTORS, SIZES, N_EPOCHS = 32, (4, 8), 2\n",
+}
+SHARED = 'DATA = "synthetic"\nN_VAL_USERS, N_TEST_USERS = 30, 60\n'
+
+
+def tagged(notebook, tag):
+    return [cell for cell in notebook.cells if tag in cell.metadata.get("tags", ())]
+
+
+def png(cell):
+    """The pictures among a cell's outputs."""
+    data = [output.get("data", {}) for output in cell.outputs]
+    return [base64.b64decode(entry["image/png"]) for entry in data if "image/png" in entry]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs_from_top_to_bottom(path, tmp_path, monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)  # one device
+    notebook = nbformat.read(path, as_version=4)
+    (parameters,) = tagged(notebook, "parameters")
+    parameters.source += "\n" + SHARED + SMALL[path.stem]
+    place = {"metadata": {"path": str(tmp_path)}}
+    nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3", resources=place).execute()
+    (kept,) = tagged(notebook, "keep_output")
+    assert len(png(kept)) == 1
+    assert list(tmp_path.iterdir()) == [tmp_path / "runs"]
+
+
+def test_all_are_tested():
+    assert [path.stem for path in NOTEBOOKS] == sorted(SMALL)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_stripped_but_for_one_small_figure(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    done = subprocess.run([sys.executable, "-m", "nbstripout", "--verify", path], check=False)
+    assert done.returncode == 0  # and by the hook of .pre-commit-config.yaml
+    (kept,) = [cell for cell in notebook.cells if cell.get("outputs")]
+    assert [kept] == tagged(notebook, "keep_output")
+    assert [len(figure) < 30_000 for figure in png(kept)] == [True]
+    assert len(kept.outputs) == 1
