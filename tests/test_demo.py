@@ -22,7 +22,8 @@ from celsa_jax.sparse import Recommender, SparseEmbeddings
 from experiments import demo_catalogue, demo_figures
 from experiments.demo_page import escaped
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
 PAGE = ROOT / "experiments" / "demo_page.py"
 
 
