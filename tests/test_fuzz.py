@@ -177,6 +177,7 @@ def test_a_matrix_of_any_shape_costs_what_its_entries_do(tmp_path):
     matrix = sp.coo_matrix(([2.0], ([5], [2**30])), shape=(10, 2**31 - 1))
     sp.save_npz(tmp_path / "r.npz", matrix)
     assert triples(read_ratings(tmp_path / "r.npz")) == [("5", str(2**30), 2.0)]
+    assert_refused(load_embeddings, tmp_path / "r.npz", r"its shape is \(10, 2147483647\)")
 
 
 def test_item_ids_as_windows_writes_them_and_faults_of_them(tmp_path):

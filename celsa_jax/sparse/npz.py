@@ -12,6 +12,8 @@ from celsa_jax.errors import InputError
 from celsa_jax.files import write_text
 from celsa_jax.seals import check_seal, write_sealed
 
+_LARGEST = 1 << 26  # items or factors
+
 
 def save_embeddings(folder: pathlib.Path, embeddings: sp.csc_matrix, item_ids: np.ndarray) -> None:
     """Writes `embeddings.npz` (items x factors, CSC) and `items.txt` (one id a line).
@@ -107,6 +109,8 @@ def _load_matrix(path: pathlib.Path) -> sp.csc_matrix | np.ndarray:
         if len(stored) == 1:
             return _real(next(iter(stored.values())))
         matrix = read_sparse(path)
+        if max(matrix.shape) > _LARGEST:  # it would take memory without having entries
+            raise ValueError(f"its shape is {matrix.shape}")
         return _real(matrix.tocsc() if matrix.ndim == 2 else matrix)
     return _real(stored)
 
