@@ -32,6 +32,7 @@ def png(cell):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_from_top_to_bottom(path, tmp_path, monkeypatch):
     monkeypatch.delenv("XLA_FLAGS", raising=False)  # one device
+    monkeypatch.delenv("MPLBACKEND", raising=False)  # as Streamlit sets it here
     notebook = nbformat.read(path, as_version=4)
     (parameters,) = tagged(notebook, "parameters")
     parameters.source += "\n" + SHARED + SMALL[path.stem]
