@@ -12,10 +12,11 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 
 from celsa_jax.errors import InputError, one_line
-from celsa_jax.files import remove_left_overs, temporary_beside, write_json, write_text
+from celsa_jax.files import check_space, remove_left_overs, temporary_beside, write_json, write_text
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +64,8 @@ class Checkpoints:
         temporary = temporary_beside(self._folder / str(step))
         try:
             temporary.mkdir(parents=True)
+            # Where writes fail half-way, tensorstore's threads print tracebacks of their own.
+            check_space(temporary, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
             with _quiet():
                 self._orbax.save(temporary / "state", args=ocp.args.StandardSave(state))
             write_json(temporary / "notes.json", {"notes": notes, "score": score})

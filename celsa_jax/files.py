@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import pathlib
 import secrets
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 
@@ -80,6 +82,20 @@ def locked(path: pathlib.Path, *, wait: bool = True) -> Iterator[bool]:
         except OSError as error:
             mine = not isinstance(error, BlockingIOError)
         yield mine
+
+
+def check_space(folder: pathlib.Path, n_bytes: int) -> None:
+    """OSError where a folder has no room for that many bytes: a full disk, or a quota.
+
+    They are taken and given back. A system or a file system that cannot do so is not asked.
+    """
+    if n_bytes and hasattr(os, "posix_fallocate"):
+        with tempfile.TemporaryFile(dir=folder) as stream:
+            try:
+                os.posix_fallocate(stream.fileno(), 0, n_bytes)
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                    raise
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
