@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from celsa_jax.data.batches import Batch
+from celsa_jax.data.batches import Array, Batch
 from celsa_jax.gradient import inverse_root, loss_of_scores
 
 _LEAST_CAPACITY = 8
@@ -45,10 +45,10 @@ class Layout(NamedTuple):
       factors: int32 [n_blocks], of each block, ascending; n_factors for blocks not in use.
     """
 
-    columns: jax.Array
-    k: jax.Array
-    entries: jax.Array
-    factors: jax.Array
+    columns: Array
+    k: Array
+    entries: Array
+    factors: Array
 
 
 def pays(n_factors: int, k: int) -> bool:
@@ -78,7 +78,7 @@ def make_layout(mask: np.ndarray) -> Layout:
     entries.ravel()[to] = places[order]
     block_factors = np.full(len(entries), n_factors, np.int32)
     block_factors[: n_blocks.sum()] = np.repeat(np.arange(n_factors), n_blocks)
-    return Layout(columns, np.int32(k), entries, block_factors)
+    return Layout(columns, np.array(k, np.int32), entries, block_factors)
 
 
 def compress(tree: Any, layout: Layout, n_factors: int) -> Any:

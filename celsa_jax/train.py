@@ -26,6 +26,7 @@ from celsa_jax.data.batches import Chunk, make_chunks, nnz_budget, shuffled_batc
 from celsa_jax.data.splits import check_data, load_split, read_split
 from celsa_jax.errors import InputError
 from celsa_jax.evaluation import Evaluation, evaluate
+from celsa_jax.evaluation.folds import N_FOLDS
 from celsa_jax.export import sparse_embeddings
 from celsa_jax.memory import check_memory, training_bytes
 from celsa_jax.phases import phase_at, phases_of
@@ -168,7 +169,7 @@ def _evaluate(
     users: Interactions,
     item_ids: np.ndarray,
     held_out_from: int | None,
-    **options: int,
+    n_folds: int = N_FOLDS,
 ) -> Evaluation:
     return evaluate(
         device_scorer(embeddings),
@@ -176,9 +177,9 @@ def _evaluate(
         item_ids,
         folds=config.eval.folds,
         seed=config.train.seed,
+        n_folds=n_folds,
         held_out_from=held_out_from,
         batch_size=_EVAL_BATCH,
-        **options,
     )
 
 
@@ -260,7 +261,7 @@ class _Run:
             )
         self.val = val
         self.seconds = {"training": 0.0, "mask": 0.0, "validation": 0.0, "checkpoint": 0.0}
-        self.mask_kept = None  # by an update that is not logged yet
+        self.mask_kept: float | None = None  # by an update that is not logged yet
 
     def train(self) -> tuple[TrainState, float]:
         """The trained state, and the seconds spent before this process resumed the run."""
@@ -325,11 +326,13 @@ class _Run:
 
     def _on_device(self, epoch: int) -> Iterator[tuple[Chunk, jax.Array]]:
         """An epoch's chunks on the device; the next is on its way while one is trained on."""
-        ahead = None
-        for chunk, batches in self._epoch(epoch):
-            arriving = (jax.device_put(chunk) if self.streaming else chunk, batches)
-            if ahead is not None:
-                yield ahead
+        chunks = (
+            (jax.device_put(chunk) if self.streaming else chunk, batches)
+            for chunk, batches in self._epoch(epoch)
+        )
+        ahead = next(chunks)
+        for arriving in chunks:
+            yield ahead
             ahead = arriving
         yield ahead
 
@@ -370,7 +373,7 @@ class _Run:
 
     def _train_epoch(
         self, epoch: int, state: TrainState, k: int
-    ) -> tuple[TrainState, int, dict[str, float]]:
+    ) -> tuple[TrainState, int, dict[str, float | None]]:
         started = time.perf_counter()
         config = self.config
         phase = phase_at(self.phases, epoch)
@@ -390,7 +393,7 @@ class _Run:
             rate_scale = ((1 + np.cos(np.pi * settled)) / 2).astype(np.float32)
         recipe = dataclasses.replace(self.recipe, rewind=phase.rewind and every_step)
         layout = self._layout(state, k, every_step)
-        losses = []
+        by_chunk: list[jax.Array] = []
         per_chunk = np.split(np.arange(self.steps_per_epoch), len(self.chunks))
         for (chunk, batches), at in zip(self._on_device(epoch), per_chunk, strict=True):
             state, chunk_losses = train_chunk(
@@ -404,10 +407,10 @@ class _Run:
                 budget=self.budget,
                 prune_every_step=every_step,
             )
-            losses.append(chunk_losses)
+            by_chunk.append(chunk_losses)
             # The host does not run further ahead: three chunks are on the device at most.
-            jax.block_until_ready(losses[-2:-1])
-        losses = np.concatenate(losses)
+            jax.block_until_ready(by_chunk[-2:-1])
+        losses = np.concatenate(by_chunk)
         loss = float(losses.sum(dtype=np.float64)) / self.split.train.n_users
         spent = time.perf_counter() - started
         self.seconds["training"] += spent
@@ -416,7 +419,7 @@ class _Run:
         if epoch + 1 == self.n_epochs:
             state, k = self._prune_at_end(state, k)
         realised = np.asarray(nnz_per_row(state))
-        record = {
+        record: dict[str, float | None] = {
             "step": int(state.step),
             "epoch": epoch + 1,
             "k": k,

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.sparse as sp
 
+Array = jax.Array | np.ndarray  # on the device, or not there yet
+
 
 class Chunk(NamedTuple):
     """Users that are resident on the device together.
@@ -19,8 +21,8 @@ class Chunk(NamedTuple):
       indices: [nnz] int32 item positions.
     """
 
-    indptr: jax.Array
-    indices: jax.Array
+    indptr: Array
+    indices: Array
 
     @property
     def n_rows(self) -> int:
