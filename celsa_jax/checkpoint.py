@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import pathlib
+import secrets
 import shutil
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +18,7 @@ import orbax.checkpoint as ocp
 
 from celsa_jax.errors import InputError, one_line
 from celsa_jax.files import check_space, remove_left_overs, temporary_beside, write_json, write_text
+from celsa_jax.sharding import agreed, is_first_process, wait_for_all
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +28,10 @@ SUMS = "SHA256SUMS"
 
 class Checkpoints:
     """The newest checkpoints of a run, and the best; a context manager.
+
+    With several processes all of them call what is here; the first writes the folders, which all
+    must see. A state may have other numbers of rows of zeros at the end of its matrices than the
+    one that was saved, as other numbers of devices bring with them.
 
     A checkpoint is a folder named by its step: `state` (orbax), `notes.json`, and `SHA256SUMS` of
     all their files, as `sha256sum -c` reads it. It is written under a temporary name and renamed
@@ -42,8 +48,10 @@ class Checkpoints:
         """
         self._folder = folder.absolute()
         self._keep = keep
+        self._writes = is_first_process()
         self._orbax = ocp.Checkpointer(ocp.StandardCheckpointHandler())
-        remove_left_overs(self._folder)
+        if self._writes:
+            remove_left_overs(self._folder)
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -61,24 +69,33 @@ class Checkpoints:
         Raises:
           InputError: it cannot be written; those before it are still there.
         """
-        temporary = temporary_beside(self._folder / str(step))
+        temporary = self._folder / f".{step}.{agreed(secrets.randbits(31)):x}.tmp"
         try:
-            temporary.mkdir(parents=True)
-            # Where writes fail half-way, tensorstore's threads print tracebacks of their own.
-            check_space(temporary, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
+            if self._writes:
+                temporary.mkdir(parents=True)
+                # Where writes fail half-way, tensorstore's threads print tracebacks of their own.
+                check_space(temporary, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
+            wait_for_all("checkpoint begun")
             with _quiet():
                 self._orbax.save(temporary / "state", args=ocp.args.StandardSave(state))
-            write_json(temporary / "notes.json", {"notes": notes, "score": score})
-            write_text(temporary / SUMS, sums(temporary, flush=True))
-            os.replace(temporary, self._folder / str(step))
+            if self._writes:
+                write_json(temporary / "notes.json", {"notes": notes, "score": score})
+                write_text(temporary / SUMS, sums(temporary, flush=True))
+                os.replace(temporary, self._folder / str(step))
+            wait_for_all("checkpoint written")
         except Exception as error:  # orbax and tensorstore raise many kinds
             raise InputError(
                 f"{self._folder}: checkpoint {step} cannot be written ({_what(error)}); free "
                 "space or mend the folder, and start again with the same command"
             ) from error
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            if self._writes:
+                shutil.rmtree(temporary, ignore_errors=True)
         log.info("checkpoint saved: step %d", step)
+        if self._writes:
+            self._remove_old()
+
+    def _remove_old(self) -> None:
         kept = self.steps()[-self._keep :]
         scores = {s: score for s in self.steps() if (score := self._score(s)) is not None}
         # Steps without a score (dense ones, say) are not kept for being the best.
@@ -101,7 +118,7 @@ class Checkpoints:
             try:
                 check_sums(folder)
                 with _quiet():
-                    restored = ocp.args.StandardRestore(like)
+                    restored = ocp.args.StandardRestore(like, strict=False)
                     state = self._orbax.restore(folder / "state", args=restored)
                 notes = json.loads((folder / "notes.json").read_bytes())["notes"]
             except Exception as error:  # orbax and tensorstore raise many kinds
@@ -109,8 +126,9 @@ class Checkpoints:
                     "checkpoint %d is damaged (%s); trying an older one", step, _what(error)
                 )
                 continue
-            for damaged in (s for s in steps if s > step):
-                self._remove(damaged)
+            if self._writes:
+                for damaged in (s for s in steps if s > step):
+                    self._remove(damaged)
             return step, state, notes
         if steps:
             raise InputError(

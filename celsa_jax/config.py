@@ -15,6 +15,7 @@ from celsa_jax.schedules import SCHEDULES
 SPLITS = ("users", "temporal")
 OPTIMIZERS = ("adam", "nadam")
 DECAYS = ("cosine", "none")
+PRECISIONS = ("auto", "float32", "bfloat16")
 _SMALLEST = 1.2e-38  # of the normal float32; XLA may take those below it for 0
 
 
@@ -69,6 +70,11 @@ def default_config() -> ConfigDict:
                 "seed": 0,
                 "deterministic": False,  # on GPUs the same bits again; CPUs give them anyway
                 "chunk_users": 0,  # users in a chunk, where the device cannot hold all; 0 = all
+                # Of the operands of products: float32, bfloat16, or auto, bfloat16 but on a CPU.
+                "precision": "auto",
+                # The loss is on a batch's own items and so many others; 0 = the whole catalogue.
+                "n_negatives": 0,
+                "profile": False,  # a trace of the second epoch, WORKDIR/profile
                 "init_from": "",  # folder of an earlier run, whose items begin as it left them
             },
             # Afterwards: begin at what was learned, let every factor back in, prune once more
@@ -79,6 +85,8 @@ def default_config() -> ConfigDict:
                 "n_epochs": 8,  # of pruning, in each round
                 "n_final_epochs": 8,
             },
+            # Devices that share the users of a batch, and the items; 0 = all that are left.
+            "mesh": {"data": 1, "item": 0},
             "checkpoint": {
                 "every_epochs": 5,
                 "keep": 2,  # the newest, beside the best
@@ -104,8 +112,15 @@ def validate(config: ConfigDict) -> None:
     _choice(config, "sparsity.schedule", SCHEDULES)
     _choice(config, "train.optimizer", OPTIMIZERS)
     _choice(config, "train.final_decay", DECAYS)
+    _choice(config, "train.precision", PRECISIONS)
     _choice(config, "eval.folds", FOLD_KINDS)
-    for field in ("model.n_factors", "sparsity.target_nnz", "train.batch_size", "checkpoint.keep"):
+    for field in (
+        "model.n_factors",
+        "sparsity.target_nnz",
+        "train.batch_size",
+        "checkpoint.keep",
+        "mesh.data",
+    ):
         _at_least(config, field, 1)
     for field in (
         "data.min_user_interactions",
@@ -118,7 +133,9 @@ def validate(config: ConfigDict) -> None:
         "refine.n_epochs",
         "refine.n_final_epochs",
         "train.chunk_users",
+        "train.n_negatives",
         "train.seed",
+        "mesh.item",
         "eval.every_epochs",
         "eval.max_val_users",
     ):

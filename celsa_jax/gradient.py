@@ -20,16 +20,27 @@ import jax.numpy as jnp
 from jax import lax
 
 from celsa_jax.data.batches import Batch
+from celsa_jax.sharding import DATA, ITEM, Placement
 
 _ROWS_A_TURN = 4
 # Items with up to this many users in the batch are gathered; the popular rest is multiplied.
 _GATHERS = 8
 _POPULAR_BLOCK = 256
 _TRANSPOSE_LEFT = (((0,), (0,)), ((), ()))  # contracts the first axis of both operands
+_TRANSPOSE_RIGHT = (((1,), (1,)), ((), ()))
+_PLAIN = (((1,), (0,)), ((), ()))
 
 
 def loss_and_grad(
-    weights: jax.Array, mask: jax.Array, batch: Batch, relu_cap: float | None, relu: bool = True
+    weights: jax.Array,
+    mask: jax.Array,
+    batch: Batch,
+    relu_cap: float | None,
+    relu: bool = True,
+    *,
+    item_weights: jax.Array | None = None,
+    precision: str = "auto",
+    placement: Placement | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """The mean NMSE of a batch, and its gradient with respect to W.
 
@@ -41,40 +52,59 @@ def loss_and_grad(
       batch: interactions; users without any (padding) do not count.
       relu_cap: upper bound of the scores, or None.
       relu: whether 0 is their lower bound.
+      item_weights: [n_items] how often an item's squared score counts, or None for once.
+      precision: of the operands of products, whose sums are float32: float32, bfloat16,
+        or auto, bfloat16 but on a CPU.
+      placement: of weights and mask on several devices.
 
     Returns:
       The loss, a scalar, and the gradient [n_items, n_factors], zero where the mask is false.
     """
     n_items, n_users = weights.shape[0], batch.n_users
+    on_cpu = jax.default_backend() == "cpu"
     # Sorting (item, user) as one integer needs that many integers.
-    sparse_encoder = jax.default_backend() == "cpu" and n_items * n_users < 2**31
+    sparse_encoder = on_cpu and placement is None and n_items * n_users < 2**31
+    low = precision == "bfloat16" or (precision == "auto" and not on_cpu)
     lengths = (batch.indptr[1:] - batch.indptr[:-1]).astype(weights.dtype)
-    x = jnp.zeros((n_users, n_items), jnp.uint8)
+
+    def place(array: jax.Array, *axes: str | None) -> jax.Array:
+        return array if placement is None else placement.constrain(array, *axes)
+
+    def product(a: jax.Array, b: jax.Array, contracted: tuple) -> jax.Array:
+        if low:
+            a, b = a.astype(jnp.bfloat16), b.astype(jnp.bfloat16)
+        # Without "highest" a GPU would round float32 operands, too.
+        return lax.dot_general(
+            a, b, contracted, precision="highest", preferred_element_type=jnp.float32
+        )
+
+    x = place(jnp.zeros((n_users, n_items), jnp.uint8), DATA, ITEM)
     # A byte an entry; every fusion that reads it converts it.
-    x = x.at[batch.rows, batch.items].set(1, mode="drop")
+    x = place(x.at[batch.rows, batch.items].set(1, mode="drop"), DATA, ITEM)
     scale = inverse_root(jnp.sum(weights * weights, axis=1))
 
     def scaled_x() -> jax.Array:
         return jnp.where(x > 0, scale[None], 0.0)
 
-    hidden = _encode(weights, scale, batch) if sparse_encoder else scaled_x() @ weights
-    z = (hidden @ weights.T) * scale[None] - x.astype(weights.dtype)
-    loss, z_grad = loss_of_scores(z, x, lengths, relu_cap, relu)
+    if sparse_encoder:
+        hidden = _encode(weights, scale, batch)
+    else:
+        hidden = place(product(scaled_x(), weights, _PLAIN), DATA, None)
+    z = product(hidden, weights, _TRANSPOSE_RIGHT) * scale[None] - x.astype(weights.dtype)
+    z = place(z, DATA, ITEM)
+    loss, z_grad = loss_of_scores(z, x, lengths, relu_cap, relu, item_weights)
     z_grad = z_grad * scale[None]
-    hidden_grad = z_grad @ weights
+    hidden_grad = place(product(z_grad, weights, _PLAIN), DATA, None)
     if sparse_encoder:
         # The sum with nothing makes this product wait for the one before: side by side on one
         # thread pool they slow each other down.
         hidden = hidden + 0.0 * hidden_grad
-        grad = lax.dot_general(z_grad, hidden, _TRANSPOSE_LEFT)
+        grad = product(z_grad, hidden, _TRANSPOSE_LEFT)
         grad = _add_encoder_gradient(grad, hidden_grad, scale, mask, x, batch)
     else:
-        grad = lax.dot_general(
-            jnp.concatenate([z_grad, scaled_x()]),
-            jnp.concatenate([hidden, hidden_grad]),
-            _TRANSPOSE_LEFT,
-        )
-        grad = jnp.where(mask, grad, 0.0)
+        grad = product(z_grad, hidden, _TRANSPOSE_LEFT)
+        grad += product(scaled_x(), hidden_grad, _TRANSPOSE_LEFT)
+        grad = place(jnp.where(mask, grad, 0.0), ITEM)
     # The length of a row does not matter, so neither does a gradient along it.
     along = jnp.sum(grad * weights, axis=1) * scale * scale
     return loss, grad - along[:, None] * weights
@@ -86,6 +116,7 @@ def loss_of_scores(
     lengths: jax.Array,
     relu_cap: float | None,
     relu: bool,
+    item_weights: jax.Array | None = None,
     item_axis: int = 1,
 ) -> tuple[jax.Array, jax.Array]:
     """The mean NMSE of scores, and its gradient with respect to them.
@@ -95,12 +126,14 @@ def loss_of_scores(
       x: 0 or 1, in the shape of z.
       lengths: [n_users] interactions of each user; those without any do not count.
       relu_cap, relu: bounds of the scores.
+      item_weights: see `loss_and_grad`.
       item_axis: of z and x.
     """
     lengths = jnp.expand_dims(lengths, item_axis)
     floor = 0.0 if relu else -jnp.inf
     y = jnp.clip(z, floor, relu_cap)
-    y_scale = inverse_root(jnp.sum(y * y, axis=item_axis, keepdims=True))
+    counted = y if item_weights is None else y * jnp.expand_dims(item_weights, 1 - item_axis)
+    y_scale = inverse_root(jnp.sum(counted * y, axis=item_axis, keepdims=True))
     x_scale = inverse_root(lengths)
     cosine = jnp.sum(jnp.where(x > 0, y, 0.0), axis=item_axis, keepdims=True) * y_scale * x_scale
     n_real = jnp.maximum(jnp.sum(lengths > 0, dtype=z.dtype), 1.0)
@@ -110,7 +143,7 @@ def loss_of_scores(
 
     active = z > floor if relu_cap is None else (z > floor) & (z < relu_cap)
     x_part = jnp.where(x > 0, x_scale, 0.0)
-    y_part = (cosine * y_scale) * y
+    y_part = (cosine * y_scale) * counted
     return loss, jnp.where(active, (2 / n_real * y_scale) * (y_part - x_part), 0.0)
 
 

@@ -18,23 +18,36 @@ _SCORES = 10  # an entry of users x items: x, scores and their gradient, some of
 
 
 def training_bytes(
-    n_items: int, n_factors: int, batch_size: int, n_users: int, n_interactions: int
+    n_items: int,
+    n_factors: int,
+    batch_size: int,
+    n_users: int,
+    n_interactions: int,
+    n_columns: int = 0,
+    mesh: tuple[int, int] = (1, 1),
 ) -> int:
-    """About what a training step holds at once in its dense phase, batches and users included.
+    """About what a device holds at once in a training step of the dense phase, users included.
 
     Args:
       n_items, n_factors: shape of W.
       batch_size: users in a step.
       n_users, n_interactions: those on the device, with their interactions.
+      n_columns: items that a step scores (`sampling`); 0 for all.
+      mesh: devices that share users, and items.
     """
-    weights = (_STATE + _STEP) * n_items * n_factors
-    batch = _SCORES * n_items * batch_size + 2 * 4 * n_factors * batch_size
-    return weights + batch + 4 * (n_users + n_interactions)
+    data, items = mesh
+    rows, users = n_items / items, batch_size / data
+    weights = (_STATE + _STEP) * rows * n_factors
+    columns = (n_columns or n_items) / items
+    batch = _SCORES * columns * users + 2 * 4 * n_factors * users
+    if n_columns:  # their weights, mask and gradient beside those of all
+        batch += (1 + 2 * 4) * columns * n_factors
+    return int(weights + batch) + 4 * (n_users + n_interactions // data)
 
 
 def device_bytes() -> int:
     """Memory of one device; of a CPU, that of the machine."""
-    stats = jax.devices()[0].memory_stats() or {}
+    stats = jax.local_devices()[0].memory_stats() or {}
     return stats.get("bytes_limit") or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 

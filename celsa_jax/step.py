@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +12,14 @@ import optax
 from flax import nnx
 
 from celsa_jax import compact
-from celsa_jax.data.batches import Chunk, take_batch
+from celsa_jax.data.batches import Batch, Chunk, take_batch
 from celsa_jax.gradient import loss_and_grad
 from celsa_jax.model import ELSA, item_embeddings
 from celsa_jax.pruning import top_k_mask
+from celsa_jax.sampling import n_columns, sampled_loss_and_grad
+from celsa_jax.sharding import Placement, pad_rows
 
+_NEGATIVES = 1 << 30  # far from what the seed is folded with elsewhere
 _WIDER = 4  # times k: weights that an auxiliary loss keeps
 
 
@@ -35,6 +38,17 @@ class Recipe:
     auxiliary_weight: float = 0.0
     relu: bool = True
     b1: float = 0.9
+    precision: str = "auto"
+    n_negatives: int = 0  # the loss is on a part of the catalogue; 0 for all of it
+    placement: Placement | None = None  # on several devices
+
+    def n_items(self, n_rows: int) -> int:
+        """Items of the catalogue, for the rows of a matrix (`sharding.Placement`)."""
+        return n_rows if self.placement is None else self.placement.n_items
+
+    def place(self, tree: Any) -> Any:
+        """Inside of jit: keeps a state where it lies."""
+        return tree if self.placement is None else self.placement.constrain_state(tree)
 
     def make_optimizer(self) -> optax.GradientTransformation:
         return getattr(optax, self.optimizer)(self.learning_rate, b1=self.b1, eps=self.epsilon)
@@ -49,6 +63,8 @@ class TrainState(NamedTuple):
         pruned weights may regrow or an auxiliary loss keeps more of them.
       mask: M, bool [n_items, n_factors], the same number of true entries in every row.
       opt_state: of optax.
+
+    On several devices there may be rows beyond those of the items (`sharding.Placement`).
     """
 
     step: jax.Array
@@ -70,18 +86,22 @@ def create_state(
         zeros elsewhere at the same values made tiny.
     """
     model = _initial_model(recipe, n_items, n_factors)
-    weights = model.weights[...]
+    weights, mask = model.weights[...], model.mask[...]
     if warm is not None:
         weights = _fill_in(warm, weights)
+    if recipe.placement is not None:
+        n_rows = recipe.placement.n_rows
+        weights, mask = pad_rows(weights, n_rows), pad_rows(mask, n_rows)
     opt_state = recipe.make_optimizer().init(weights)
-    return TrainState(jnp.int32(0), weights, model.mask[...], opt_state)
+    return recipe.place(TrainState(jnp.int32(0), weights, mask, opt_state))
 
 
 @functools.partial(jax.jit, static_argnames="recipe", donate_argnums=0)
 def unprune(state: TrainState, recipe: Recipe) -> TrainState:
     """Begins afresh at the embeddings, every factor of them back in at a tiny value."""
     weights = item_embeddings(state.weights, state.mask)
-    start = create_state(recipe, *weights.shape, weights)
+    n_items, n_factors = recipe.n_items(weights.shape[0]), weights.shape[1]
+    start = create_state(recipe, n_items, n_factors, weights[:n_items])
     return start._replace(step=state.step)
 
 
@@ -111,21 +131,29 @@ def update_mask(state: TrainState, k: jax.Array, recipe: Recipe) -> TrainState:
     values are drawn again from the seed, so no second copy of W is kept. With an auxiliary loss
     the largest 4k weights survive, and the next mask is chosen among them.
     """
-    n_items, n_factors = state.weights.shape
-    mask = top_k_mask(state.weights, k)
+    n_rows, n_factors = state.weights.shape
+    mask = _top_k_mask(state.weights, k, recipe)
     weights, opt_state = state.weights, state.opt_state
     if recipe.rewind:
-        weights = _initial_model(recipe, n_items, n_factors).weights[...]
+        weights = create_state(recipe, recipe.n_items(n_rows), n_factors).weights
     if recipe.rewind or recipe.reset_optimizer:
         opt_state = recipe.make_optimizer().init(weights)
     if not recipe.regrow:
         kept = mask
         if recipe.auxiliary_weight:
-            kept = top_k_mask(state.weights, jnp.minimum(_WIDER * k, n_factors))
+            kept = _top_k_mask(state.weights, jnp.minimum(_WIDER * k, n_factors), recipe)
         # The momentum of a pruned weight must not move it off zero either.
         prune = functools.partial(_where_like, kept)
         weights, opt_state = jax.tree.map(prune, (weights, opt_state))
-    return state._replace(weights=weights, mask=mask, opt_state=opt_state)
+    return recipe.place(state._replace(weights=weights, mask=mask, opt_state=opt_state))
+
+
+def _top_k_mask(weights: jax.Array, k: jax.Array, recipe: Recipe) -> jax.Array:
+    """`top_k_mask`, on each device for its rows; those of no item stay empty."""
+    if recipe.placement is None:
+        return top_k_mask(weights, k)
+    mask = recipe.placement.by_items(top_k_mask)(weights, k)
+    return mask & (jnp.arange(mask.shape[0]) < recipe.placement.n_items)[:, None]
 
 
 def _where_like(mask: jax.Array, leaf: jax.Array) -> jax.Array:
@@ -186,18 +214,18 @@ def train_chunk(
         pruned = state.weights
         if recipe.regrow or recipe.auxiliary_weight:
             pruned = jnp.where(state.mask, pruned, 0.0)
-        scores = recipe.relu_cap, recipe.relu
         if layout is not None:
+            scores = recipe.relu_cap, recipe.relu
             loss, grad = compact.loss_and_grad(pruned, layout, n_factors, batch, *scores)
         else:
-            loss, grad = loss_and_grad(pruned, state.mask, batch, *scores)
+            loss, grad = _loss_and_grad(pruned, state.mask, batch, state.step, budget, recipe)
         if recipe.auxiliary_weight:
-            kept = state.weights != 0
-            _, wider_grad = loss_and_grad(state.weights, kept, batch, *scores)
+            wider = state.weights, state.weights != 0
+            _, wider_grad = _loss_and_grad(*wider, batch, state.step, budget, recipe)
             grad += recipe.auxiliary_weight * wider_grad
         updates, opt_state = optimizer.update(grad, state.opt_state, state.weights)
         weights = optax.apply_updates(state.weights, optax.tree.scale(share, updates))
-        state = TrainState(state.step + 1, weights, state.mask, opt_state)
+        state = recipe.place(TrainState(state.step + 1, weights, state.mask, opt_state))
         return state, loss * n_users.astype(loss.dtype)
 
     state, losses = jax.lax.scan(train_step, state, (batches, nnz, rate_scale))
@@ -205,6 +233,28 @@ def train_chunk(
         weights, opt_state = compact.expand((state.weights, state.opt_state), layout, n_factors)
         state = state._replace(weights=weights, opt_state=opt_state)
     return state, losses
+
+
+def _loss_and_grad(
+    weights: jax.Array,
+    mask: jax.Array,
+    batch: Batch,
+    step: jax.Array,
+    budget: int,
+    recipe: Recipe,
+) -> tuple[jax.Array, jax.Array]:
+    scores = weights, mask, batch, recipe.relu_cap, recipe.relu
+    options = {"precision": recipe.precision, "placement": recipe.placement}
+    if not recipe.n_negatives:
+        return loss_and_grad(*scores, **options)
+    n_items = recipe.n_items(weights.shape[0])
+    return sampled_loss_and_grad(
+        *scores,
+        key=jax.random.fold_in(jax.random.key(recipe.seed), step + _NEGATIVES),
+        size=n_columns(n_items, budget, recipe.n_negatives),
+        n_items=n_items,
+        **options,
+    )
 
 
 @jax.jit

@@ -20,8 +20,15 @@ log = logging.getLogger(__name__)
 class Workdir:
     """A folder that holds one run."""
 
-    def __init__(self, path: str | pathlib.Path):
+    def __init__(self, path: str | pathlib.Path, writes: bool = True):
+        """Names the files; makes nothing.
+
+        Args:
+          path: of the folder.
+          writes: whether this process is the one that writes there, of several at one run.
+        """
         self.path = pathlib.Path(path)
+        self._writes = writes
         self.config = self.path / "config.json"
         self.split = self.path / "split.npz"
         self.embeddings = self.path / "embeddings.npz"
@@ -36,7 +43,9 @@ class Workdir:
         if not self.config.exists():
             return
         stored, wanted = (_flat(json.loads(c.to_json())) for c in (self.stored_config(), config))
-        stored["data.data_dir"] = wanted["data.data_dir"]  # where data are kept is no matter
+        # Where data are kept, and on what devices it runs, is no matter.
+        for field in ("data.data_dir", "mesh.data", "mesh.item"):
+            stored[field] = wanted[field]
         differing = [f for f in {**stored, **wanted} if stored.get(f) != wanted.get(f)]
         if differing:
             field = differing[0]
@@ -62,6 +71,9 @@ class Workdir:
         Raises:
           InputError: another process is at the run, or the folder cannot be written to.
         """
+        if not self._writes:
+            yield
+            return
         lock, new = self.path / ".lock", not self.path.exists()
         with contextlib.ExitStack() as stack:
             try:
@@ -89,6 +101,8 @@ class Workdir:
 
     def start(self, config: ConfigDict) -> None:
         """Writes the configuration."""
+        if not self._writes:
+            return
         remove_left_overs(self.path)
         if not self.config.exists():
             write_text(self.config, config.to_json(indent=2) + "\n")
@@ -100,10 +114,13 @@ class Workdir:
         return _read_object(self._results)
 
     def finish(self, results: dict) -> None:
-        write_json(self._results, results)
+        if self._writes:
+            write_json(self._results, results)
 
     def log_metrics(self, record: dict) -> None:
         """Appends one line to metrics.jsonl."""
+        if not self._writes:
+            return
         with self._metrics.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(record) + "\n")
 
@@ -117,6 +134,8 @@ class Workdir:
           step: of the checkpoint.
           epoch: how many epochs it has behind it.
         """
+        if not self._writes:
+            return
         kept, epochs = [], set()
         if self._metrics.exists():
             for line in self._metrics.read_bytes().splitlines():

@@ -3,12 +3,14 @@ r"""Trains one configuration, evaluates it and exports its embeddings.
     python -m experiments.train --config=configs/goodbooks.py --workdir=runs/goodbooks \
         --config.data.path=FOLDER_OR_FILE [--config.SECTION.FIELD=VALUE ...]
 
-Started again on the same --workdir it resumes, or only reports a finished run.
+Started again on the same --workdir it resumes, or only reports a finished run. On several hosts it
+is started on each of them with a --workdir that all see; docs/scaling.md has the command lines.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 
 from absl import flags
 from ml_collections import config_flags
@@ -18,16 +20,29 @@ from experiments import cli
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="Configuration file.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", "", "Several processes: HOST:PORT of process 0, or auto on a known cluster."
+)
+_PROCESSES = flags.DEFINE_integer("processes", -1, "How many, unless --coordinator=auto.")
+_PROCESS = flags.DEFINE_integer("process", -1, "Which this is, from 0, unless --coordinator=auto.")
 
 
 def main() -> None:
     # JAX is imported after the flags are parsed, so that a typo fails at once.
+    from celsa_jax import sharding
     from celsa_jax.train import train_and_evaluate
 
     if not _WORKDIR.value:
         raise InputError("--workdir is empty; give a folder")
+    if _COORDINATOR.value:
+        sharding.start_processes(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    elif _PROCESSES.value != -1 or _PROCESS.value != -1:
+        raise InputError("--processes and --process need --coordinator=HOST:PORT")
+    if not sharding.is_first_process():
+        logging.getLogger("celsa_jax").setLevel(logging.WARNING)
     results = train_and_evaluate(_CONFIG.value, _WORKDIR.value)
-    print(json.dumps(results))
+    if sharding.is_first_process():
+        print(json.dumps(results))
 
 
 if __name__ == "__main__":

@@ -46,12 +46,12 @@ setattr(module, {name!r}, killed)
 # Holds every epoch up, so that there is time to do something to the run.
 SLOWLY = """
 import time
-import celsa_jax.train as train
-train_chunk = train.train_chunk
+import celsa_jax.loop as loop
+train_chunk = loop.train_chunk
 def slowly(*arguments, **options):
     time.sleep({seconds})
     return train_chunk(*arguments, **options)
-train.train_chunk = slowly
+loop.train_chunk = slowly
 """
 
 
@@ -160,7 +160,7 @@ def test_the_log_says_once_what_was_run_and_what_it_took(runs):
         ("celsa_jax.checkpoint", "write_json", 2),
         ("celsa_jax.checkpoint", "write_text", 3),
         ("celsa_jax.checkpoint.Checkpoints", "_remove", 1),
-        ("celsa_jax.train", "update_mask", 2),
+        ("celsa_jax.loop", "update_mask", 2),
         ("celsa_jax.sparse.npz", "write_sealed", 1),
         ("celsa_jax.workdir", "write_json", 1),
     ],

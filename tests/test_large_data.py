@@ -58,12 +58,12 @@ def test_chunks_give_what_resident_data_give_in_the_same_order(random_matrix):
 def test_a_streamed_run_is_that_of_resident_chunks(small_config, tmp_path, monkeypatch):
     small_config.train.chunk_users = 64
     streamed = train_and_evaluate(small_config, tmp_path / "streamed")
-    from celsa_jax.train import _Run
+    from celsa_jax.loop import TrainingLoop
 
     def resident(self, epoch):
         yield from [(jax.device_put(chunk), rows) for chunk, rows in self._epoch(epoch)]
 
-    monkeypatch.setattr(_Run, "_on_device", resident)
+    monkeypatch.setattr(TrainingLoop, "_on_device", resident)
     assert train_and_evaluate(small_config, tmp_path / "resident")["test"] == streamed["test"]
     a, b = (load_embeddings(tmp_path / n / "embeddings.npz")[0] for n in ("streamed", "resident"))
     np.testing.assert_array_equal(a.toarray(), b.toarray())

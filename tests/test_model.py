@@ -38,9 +38,11 @@ def numeric_gradient(weights, mask, x, cap, relu=True, step=1e-6):
     return gradient
 
 
-def compiled():
+def compiled(precision="float32"):
     """Compiled afresh, since the backend is looked up while tracing."""
-    return jax.jit(lambda *arguments: loss_and_grad(*arguments), static_argnums=(3, 4))
+    return jax.jit(
+        lambda *arguments: loss_and_grad(*arguments, precision=precision), static_argnums=(3, 4)
+    )
 
 
 def whole_batch(matrix, n_padding_users=0, n_padding_places=0):
@@ -104,6 +106,46 @@ def test_gradient_equals_automatic_differentiation(random_matrix):
     np.testing.assert_allclose(float(loss), float(expected_loss), rtol=1e-6)
     scale = float(jnp.abs(expected).max())
     np.testing.assert_allclose(np.asarray(grad) / scale, np.asarray(expected) / scale, atol=1e-6)
+
+
+def test_bfloat16_rounds_the_operands_of_products_alone(random_matrix, monkeypatch):
+    """Against NumPy, with a rounding before every product."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    rng = np.random.default_rng(1)
+    matrix = random_matrix(64, 300, density=0.1, seed=3)
+    x, w = matrix.toarray(), rng.normal(size=(300, 40)).astype(np.float32)
+
+    def low(a):
+        return a.astype(jnp.bfloat16).astype(np.float32)
+
+    scale = 1 / np.linalg.norm(w, axis=1)
+    hidden = low(x * scale) @ low(w)
+    z = low(hidden) @ low(w).T * scale - x
+    y = np.clip(z, 0, 6.0)
+    y_length, x_length = (np.linalg.norm(a, axis=1, keepdims=True) for a in (y, x))
+    cosine = np.sum(x * y, axis=1, keepdims=True) / y_length / x_length
+    z_grad = 2 / 64 / y_length * (cosine / y_length * y - x / x_length) * (z > 0) * (z < 6.0)
+    z_grad = z_grad * scale
+    grad = low(z_grad).T @ low(hidden) + low(x * scale).T @ low(low(z_grad) @ low(w))
+    grad -= np.sum(grad * w, axis=1, keepdims=True) * (scale**2)[:, None] * w
+
+    loss, found = compiled("bfloat16")(w, jnp.ones(w.shape, bool), whole_batch(matrix), 6.0)
+    assert loss.dtype == found.dtype == jnp.float32
+    assert float(loss) == pytest.approx(np.mean(2 - 2 * cosine), rel=1e-5)
+    error = np.linalg.norm(found - grad) / np.linalg.norm(grad)
+    exact = compiled("float32")(w, jnp.ones(w.shape, bool), whole_batch(matrix), 6.0)[1]
+    assert error < 0.02 * np.linalg.norm(exact - grad) / np.linalg.norm(grad)
+
+
+@pytest.mark.parametrize(("platform", "same_as"), [("cpu", "float32"), ("gpu", "bfloat16")])
+def test_precision_is_low_on_accelerators_unless_said(
+    random_matrix, monkeypatch, platform, same_as
+):
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    weights = jnp.asarray(np.random.default_rng(1).normal(size=(30, 8)), jnp.float32)
+    arguments = weights, jnp.ones((30, 8), bool), whole_batch(random_matrix(9, 30)), 6.0
+    auto, expected = (compiled(p)(*arguments)[1] for p in ("auto", same_as))
+    np.testing.assert_array_equal(np.asarray(auto), np.asarray(expected))
 
 
 @pytest.mark.usefixtures("backend")

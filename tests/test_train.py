@@ -367,7 +367,7 @@ def test_a_step_that_diverges_is_named(small_config, tmp_path, monkeypatch, what
             )
         return state, losses
 
-    monkeypatch.setattr("celsa_jax.train.train_chunk", diverging)
+    monkeypatch.setattr("celsa_jax.loop.train_chunk", diverging)
     said = (
         "the loss is inf at step 15" if what == "loss" else "the gradient is not finite at step 16"
     )

@@ -1,0 +1,191 @@
+"""Several devices, of one host or of many: the mesh, and which part of an array lies where.
+
+The mesh has two axes. Rows of W, of its mask and of the optimizer's state lie along `item`; the
+users of a batch, and the interactions of all users, along `data`. A step then sends around what has
+a side of `users`, and what is summed over `data` the gradient as well, so by default all devices
+are on the axis of items. XLA inserts the communication (GSPMD); nothing here does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
+from ml_collections import ConfigDict
+
+from celsa_jax.errors import InputError
+
+log = logging.getLogger(__name__)
+
+DATA, ITEM = "data", "item"
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """Where the arrays of a run lie.
+
+    Attributes:
+      mesh: devices along `data` and `item`.
+      n_items: of the catalogue. Matrices have rows beyond these, up to a multiple of the axis:
+        zero in W, so that they add nothing to scores, loss or gradient, and false in the mask.
+    """
+
+    mesh: Mesh
+    n_items: int
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of a matrix of items, those that fill up the axis included."""
+        share = self.mesh.shape[ITEM]
+        return -(-self.n_items // share) * share
+
+    def constrain(self, array: jax.Array, *axes: str | None) -> jax.Array:
+        """Inside of jit: the array, with its dimensions along these axes of the mesh."""
+        return jax.lax.with_sharding_constraint(array, self._along(*axes))
+
+    def constrain_state(self, tree: Any) -> Any:
+        """Inside of jit: a state where it lies (`sharding_of`)."""
+        return jax.tree.map(
+            lambda leaf: jax.lax.with_sharding_constraint(leaf, self.sharding_of(leaf)), tree
+        )
+
+    def put(self, array: np.ndarray | jax.Array, *axes: str | None) -> jax.Array:
+        """An array that every process has, along these axes; each device gets its part alone."""
+        array = np.asarray(array)
+        return jax.make_array_from_callback(array.shape, self._along(*axes), array.__getitem__)
+
+    def by_items(self, function: Any) -> Any:
+        """A function of a matrix of items that treats rows apart, for each device by itself."""
+        rows, whole = PartitionSpec(ITEM, None), PartitionSpec()
+        return jax.shard_map(
+            function, mesh=self.mesh, in_specs=(rows, whole), out_specs=rows, check_vma=False
+        )
+
+    def sharding_of(self, leaf: Any) -> NamedSharding:
+        """Of a part of the state: matrices of items by their rows, all else on every device."""
+        return self._along(*([ITEM] if leaf.ndim == 2 and leaf.shape[0] == self.n_rows else []))
+
+    def _along(self, *axes: str | None) -> NamedSharding:
+        return NamedSharding(self.mesh, PartitionSpec(*axes))
+
+
+def make_placement(config: ConfigDict, n_items: int) -> Placement | None:
+    """The placement that `config.mesh` asks for; None on one device.
+
+    Raises:
+      InputError: the mesh does not fit the devices.
+    """
+    data, items = config.mesh.data, config.mesh.item
+    # The virtual devices of one CPU share its cores; they are for tests, which ask for them.
+    virtual = jax.default_backend() == "cpu" and jax.process_count() == 1
+    devices = 1 if virtual else jax.device_count()
+    if not items:
+        items = max(1, devices // data)
+    there = jax.device_count()
+    if data * items > there or (jax.process_count() > 1 and data * items != there):
+        raise InputError(
+            f"config.mesh.data x config.mesh.item is {data} x {items}, but there are {there} "
+            "devices; make the product fit, or leave config.mesh.item at 0 for all that are left"
+        )
+    if config.train.batch_size % data:
+        raise InputError(
+            f"config.train.batch_size is {config.train.batch_size}; it must be a multiple of "
+            f"config.mesh.data ({data})"
+        )
+    if data * items == 1:
+        return None
+    mesh = jax.make_mesh(
+        (data, items),
+        (DATA, ITEM),
+        axis_types=(AxisType.Auto, AxisType.Auto),
+        devices=jax.devices()[: data * items],
+    )
+    log.info("mesh: %d (data) x %d (item) of %d processes", data, items, jax.process_count())
+    return Placement(mesh, n_items)
+
+
+def start_processes(coordinator: str, n_processes: int, process: int) -> None:
+    """Joins this process to those of other hosts, before JAX has started a device.
+
+    Args:
+      coordinator: HOST:PORT of process 0, or "auto" where a cluster's environment (Slurm, TPU)
+        says all there is to know.
+      n_processes, process: how many there are and which this is; -1 with "auto".
+
+    Raises:
+      InputError: they do not come together.
+    """
+    known = {}
+    if coordinator != "auto":
+        if not 0 <= process < n_processes:
+            raise InputError(
+                f"--processes={n_processes} and --process={process} do not go together; processes "
+                "count from 0"
+            )
+        known = {
+            "coordinator_address": coordinator,
+            "num_processes": n_processes,
+            "process_id": process,
+        }
+    try:
+        jax.distributed.initialize(**known)
+    except (RuntimeError, ValueError) as error:
+        raise InputError(
+            f"--coordinator={coordinator}: the processes do not come together "
+            f"({str(error).splitlines()[0]}); give HOST:PORT of process 0, --processes and "
+            "--process, or start on a cluster that JAX knows"
+        ) from error
+
+
+def shaped(tree: Any, placement: Placement | None) -> Any:
+    """Shapes and dtypes of a state (`jax.eval_shape`), with where each array is to lie."""
+
+    def of(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        where = SingleDeviceSharding(jax.devices()[0])
+        if placement is not None:
+            where = placement.sharding_of(leaf)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+
+    return jax.tree.map(of, tree)
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that writes files and logs."""
+    return jax.process_index() == 0
+
+
+def wait_for_all(what: str) -> None:
+    """Until all processes have come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)
+
+
+def agreed(value: int) -> int:
+    """What process 0 has."""
+    if jax.process_count() == 1:
+        return value
+    return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
+def in_any_process(flag: bool) -> bool:
+    if jax.process_count() == 1:
+        return flag
+    return bool(multihost_utils.process_allgather(np.bool_(flag)).any())
+
+
+def to_host(array: jax.Array) -> np.ndarray:
+    """All of an array, in every process."""
+    if array.is_fully_addressable or array.is_fully_replicated:
+        return np.asarray(array)
+    return multihost_utils.process_allgather(array, tiled=True)
+
+
+def pad_rows(matrix: jax.Array, n_rows: int) -> jax.Array:
+    """A matrix with rows of zeros (or False) behind its own, up to so many."""
+    return jnp.pad(matrix, ((0, n_rows - matrix.shape[0]), (0, 0)))
