@@ -12,7 +12,8 @@ import pathlib
 import sys
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import IO, Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -45,21 +46,23 @@ def read_arrays(
             return {name: _checked(stored[name]) for name in stored.files}
 
 
-def read_sparse(
-    path: pathlib.Path | zipfile.Path, stream: io.BytesIO | None = None
-) -> sp.spmatrix | sp.sparray:
+def write_arrays(stream: IO[bytes], arrays: Mapping[str, Any]) -> None:
+    """Writes a compressed `.npz` of arrays, or what NumPy makes arrays of, by name."""
+    np.savez_compressed(stream, **arrays)
+
+
+def read_sparse(source: pathlib.Path | io.BytesIO, path: object = None) -> sp.spmatrix | sp.sparray:
     """The matrix of `scipy.sparse.save_npz`, whose indices are sound.
 
     Args:
-      path: the file.
-      stream: its content, where it is packed.
+      source: the file, or its content where it is packed.
+      path: of packed content, for messages.
 
     Raises:
       as `read_arrays`
     """
-    source = path if stream is None else stream
     with _value_errors():
-        _check_size(path, source)
+        _check_size(path or source, source)
         matrix = sp.load_npz(source)
         if matrix.format in ("csr", "csc", "bsr"):
             matrix.check_format(full_check=True)

@@ -99,7 +99,7 @@ class Checkpoints:
         kept = self.steps()[-self._keep :]
         scores = {s: score for s in self.steps() if (score := self._score(s)) is not None}
         # Steps without a score (dense ones, say) are not kept for being the best.
-        kept += sorted(scores, key=scores.get)[-1:]
+        kept += sorted(scores, key=scores.__getitem__)[-1:]
         for old in set(self.steps()) - set(kept):
             self._remove(old)
 

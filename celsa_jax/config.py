@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
+from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
@@ -184,12 +186,12 @@ def validate(config: ConfigDict) -> None:
         raise InputError("config.train.n_epochs and n_final_epochs are both 0; nothing to train")
 
 
-def _value(config: ConfigDict, field: str) -> object:
+def _value(config: ConfigDict, field: str) -> Any:
     section, name = field.split(".")
     return config[section][name]
 
 
-def _choice(config: ConfigDict, field: str, known: object) -> None:
+def _choice(config: ConfigDict, field: str, known: Collection[str]) -> None:
     if _value(config, field) not in known:
         names = ", ".join(sorted(known))
         raise InputError(f"config.{field} is '{_value(config, field)}'; choose one of {names}")

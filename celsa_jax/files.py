@@ -9,14 +9,14 @@ import os
 import pathlib
 import secrets
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from typing import Any
 
-try:
+if sys.platform != "win32":
     import fcntl
-except ImportError:  # not on Windows
-    fcntl = None
 
 from celsa_jax.errors import InputError
 
@@ -77,7 +77,7 @@ def locked(path: pathlib.Path, *, wait: bool = True) -> Iterator[bool]:
     with path.open("a") as stream:
         mine = True
         try:
-            if fcntl:
+            if sys.platform != "win32":
                 fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError as error:
             mine = not isinstance(error, BlockingIOError)
@@ -107,7 +107,7 @@ def write_json(path: pathlib.Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def read_json(path: pathlib.Path) -> object:
+def read_json(path: pathlib.Path) -> Any:
     """The value in a JSON file; ValueError where it is damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))

@@ -9,10 +9,8 @@ import platform
 import sys
 from collections.abc import Iterator
 
-try:
+if sys.platform != "win32":
     import resource
-except ImportError:  # not on Windows
-    resource = None
 
 import jax
 from jax._src import xla_bridge  # nothing public says whether the backend has started
@@ -45,11 +43,11 @@ def use_deterministic_operations() -> None:
 @contextlib.contextmanager
 def compilations() -> Iterator[list[float]]:
     """Collects the seconds that each compilation takes."""
-    seconds = []
+    seconds: list[float] = []
 
-    def listen(event: str, duration: float, **_: object) -> None:
+    def listen(event: str, duration_secs: float, **_: str | int) -> None:
         if event == _COMPILED:
-            seconds.append(duration)
+            seconds.append(duration_secs)
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
@@ -61,7 +59,7 @@ def compilations() -> Iterator[list[float]]:
 def peak_memory() -> dict[str, int]:
     """Bytes that this process, and on accelerators its first device, had in use at most."""
     peak = {}
-    if resource:
+    if sys.platform != "win32":
         unit = 1 if sys.platform == "darwin" else 1024
         peak["host"] = unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     stats = jax.local_devices()[0].memory_stats() or {}

@@ -166,7 +166,7 @@ def _damaged(path: pathlib.Path, error: Exception) -> InputError:
 
 
 def _flat(config: dict, prefix: str = "") -> dict[str, object]:
-    flat = {}
+    flat: dict[str, object] = {}
     for name, value in config.items():
         if isinstance(value, dict):
             flat |= _flat(value, f"{prefix}{name}.")

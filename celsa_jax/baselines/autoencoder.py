@@ -58,8 +58,8 @@ def train(
       n_hidden, learning_rate, n_epochs, batch_size: see `compressions.fit_sparse_autoencoder`.
       seed: of the weights at the start and of the order of items.
     """
-    dense = jnp.asarray(dense, jnp.float32)
-    n_items, n_factors = dense.shape
+    embeddings = jnp.asarray(dense, jnp.float32)
+    n_items, n_factors = embeddings.shape
     weights = initial(jax.random.key(seed), n_factors, n_hidden)
     optimizer_state = optax.adam(learning_rate).init(weights)
     rng = np.random.default_rng(seed)
@@ -70,7 +70,7 @@ def train(
         order = np.resize(order, -(-n_items // batch_size) * batch_size)
         batches = jnp.asarray(order.reshape(-1, batch_size))
         weights, optimizer_state = _train_epoch(
-            weights, optimizer_state, dense, batches, k, learning_rate
+            weights, optimizer_state, embeddings, batches, k, learning_rate
         )
     return weights
 

@@ -17,17 +17,18 @@ CHOSEN_BY = "ndcg@100"
 Fitted = TypeVar("Fitted")
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Choice(Generic[Fitted]):
     """The best of the fits that were offered; the others are not kept.
 
     Attributes:
-      options, fitted: of the best, of equals the first; empty and None before an offer.
+      options: of the best, of equals the first; empty before an offer.
+      fitted: the best itself; there is none before an offer.
       tried: the options of every offer and their validation value, in their order.
     """
 
     options: dict[str, object] = dataclasses.field(default_factory=dict)
-    fitted: Fitted | None = None
+    fitted: Fitted = dataclasses.field(init=False, repr=False)
     tried: list[tuple[dict[str, object], float]] = dataclasses.field(default_factory=list)
 
     def offer(self, options: dict[str, object], fitted: Fitted, value: float) -> None:

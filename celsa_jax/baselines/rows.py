@@ -37,7 +37,7 @@ def unit_rows(matrix: sp.csr_matrix) -> sp.csr_matrix:
 
 
 def _largest(rows: np.ndarray | sp.csr_matrix, k: int) -> sp.csr_matrix:
-    dense = np.asarray(rows.toarray() if sp.issparse(rows) else rows, np.float32)
+    dense = np.asarray(rows if isinstance(rows, np.ndarray) else rows.toarray(), np.float32)
     columns = np.sort(top_k(np.abs(dense), k), axis=1)
     values = np.take_along_axis(dense, columns, axis=1)
     starts = np.arange(len(dense) + 1) * columns.shape[1]

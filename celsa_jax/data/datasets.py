@@ -7,7 +7,6 @@ import functools
 import logging
 import os
 import pathlib
-import zipfile
 from collections.abc import Callable
 
 import numpy as np
@@ -18,7 +17,7 @@ from celsa_jax.data.download import fetch
 from celsa_jax.data.interactions import Interactions
 from celsa_jax.data.readers import Columns, Ratings, read_ratings
 from celsa_jax.data.synthetic import PlantedSegments, synthetic
-from celsa_jax.data.tables import AnyPath, as_folder, find, read_text_columns
+from celsa_jax.data.tables import AnyPath, as_folder, find_optional, read_text_columns
 from celsa_jax.errors import InputError
 from celsa_jax.files import locked
 
@@ -78,9 +77,9 @@ def load_dataset(config: ConfigDict, seed: int = 0) -> Dataset:
         )
     if config.items_path and config.name not in ("file", "goodbooks"):
         raise InputError(f"config.data.items_path is not used with data.name={config.name}")
-    if config.name == "synthetic":
-        return _synthetic(config, seed)
     known = DATASETS[config.name]
+    if known is None:
+        return _synthetic(config, seed)
     parent = data_folder(config) / "prepared"
     source = _source(config, known)
     # Which metadata were given cannot be told without reading them.
@@ -179,7 +178,7 @@ def _source(config: ConfigDict, known: Published) -> pathlib.Path | None:
     if config.name == "file":
         raise InputError("config.data.path is empty; give the interactions file")
     folder = data_folder(config) / config.name
-    if find(folder, known.files[0], required=False):
+    if find_optional(folder, known.files[0]):
         return folder
     archives = list(folder.glob("*.zip"))
     return archives[0] if len(archives) == 1 else None
@@ -216,7 +215,7 @@ def _place(source: pathlib.Path, known: Published) -> AnyPath:
     place = as_folder(source) if known.files else source
     if known.alone or place.is_dir():
         return place
-    if not any(find(source.parent, name, required=False) == source for name in known.files):
+    if not any(find_optional(source.parent, name) == source for name in known.files):
         raise InputError(f"{source}: not {known.files[0]}; give the publisher's folder or archive")
     return source.parent
 
@@ -226,13 +225,14 @@ def _files(
 ) -> list[pathlib.Path]:
     """The files that the prepared form comes from."""
     files = [source]
-    if place.is_dir() and not isinstance(place, zipfile.Path):
-        files = [find(place, name, required=False) for name in known.files]
+    if isinstance(place, pathlib.Path) and place.is_dir():
+        found = (find_optional(place, name) for name in known.files)
+        files = [path for path in found if isinstance(path, pathlib.Path)]
     if config.items_path:
         files.append(pathlib.Path(config.items_path))
         if not files[-1].exists():
             raise InputError(f"{files[-1]}: no such file")
-    return [path for path in files if path]
+    return files
 
 
 def _file(path: AnyPath, config: ConfigDict) -> tuple[Ratings, dict[str, np.ndarray]]:
@@ -258,11 +258,12 @@ def _synthetic(config: ConfigDict, seed: int) -> Dataset:
 
 def _movielens(name: str, read: Callable[[AnyPath], movielens.Read]) -> Published:
     archive = movielens.ARCHIVES[name]
+    size = f" ({archive.size / 1e6:.0f} MB)" if archive.size else ""
     return Published(
         lambda path, config: read(path),
         archive.members[:2],
         movielens.fetch_ml_100k if name == "ml-100k" else functools.partial(fetch, archive),
-        f"Download {archive.url} ({archive.size / 1e6:.0f} MB)",
+        f"Download {archive.url}{size}",
     )
 
 

@@ -6,7 +6,14 @@ import numpy as np
 
 from celsa_jax.data.download import Archive
 from celsa_jax.data.readers import Columns, Ratings, read_ratings
-from celsa_jax.data.tables import AnyPath, as_path, column_names, find, read_text_columns
+from celsa_jax.data.tables import (
+    AnyPath,
+    as_path,
+    column_names,
+    find,
+    find_optional,
+    read_text_columns,
+)
 from celsa_jax.errors import InputError
 
 # The publisher gives neither a checksum nor a size; the archive's own CRCs are checked.
@@ -29,23 +36,23 @@ def read_goodbooks(path: AnyPath, books: str = "") -> tuple[Ratings, dict[str, n
       books: another books.csv.
     """
     columns = Columns(user="user_id", item="book_id")
+    books_path = as_path(books) if books else None
     is_folder = path.is_dir()
     ratings_path = find(path, "ratings.csv") if is_folder else path
     ratings = read_ratings(ratings_path, columns)
     if is_folder:
-        to_read = find(path, "to_read.csv", required=False)
+        to_read = find_optional(path, "to_read.csv")
         if to_read and column_names(ratings_path)[0] == "book_id":
             if ratings.ratings is None:
                 raise InputError(f"{ratings_path}: no column 'rating'")
             ratings = _with_marks(ratings, read_ratings(to_read, columns))
-        books = books or find(path, "books.csv", required=False)
-    if not books:
+        books_path = books_path or find_optional(path, "books.csv")
+    if not books_path:
         return ratings, {}
-    books = as_path(books)
-    item = "id" if "id" in column_names(books) else "book_id"
-    table = read_text_columns(books, [item, "title", "authors"])
+    item = "id" if "id" in column_names(books_path) else "book_id"
+    table = read_text_columns(books_path, [item, "title", "authors"])
     metadata = {"item_id": table.pop(item), **table}
-    genres = find(path, "book_genres.csv", required=False) if is_folder else None
+    genres = find_optional(path, "book_genres.csv") if is_folder else None
     if genres:
         table = read_text_columns(genres, ["book_id", "genres"])
         by_item = dict(zip(table["book_id"].tolist(), table["genres"].tolist(), strict=True))

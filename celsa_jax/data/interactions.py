@@ -95,8 +95,18 @@ class Interactions:
             digest.update("\n".join(ids.tolist()).encode("utf-8", "surrogatepass"))
         pairs = ((self.matrix.indptr, "<i8"), (self.matrix.indices, "<i4"))
         for array, kind in (*pairs, *([] if self.times is None else [(self.times, "<i8")])):
-            digest.update(np.ascontiguousarray(array, kind))
+            digest.update(np.ascontiguousarray(array, kind).data)
         return digest.hexdigest()
+
+    def since(self, start: int) -> np.ndarray:
+        """[nnz] bool: which of the stored entries happened from `start` on, in seconds since 1970.
+
+        Raises:
+          ValueError: the times are not known.
+        """
+        if self.times is None:
+            raise ValueError("these interactions have no times")
+        return self.times >= start
 
     def take_users(self, rows: np.ndarray) -> Interactions:
         """The given rows (positions or a boolean mask), over the same items."""

@@ -70,11 +70,8 @@ def read_metadata(
         id_columns = id_columns * len(paths)
     sources = _sources(paths, id_columns, text_columns, encoding)
     columns = {name: np.full(len(item_ids), "", object) for name in text_columns}
-    counts = {
-        "metadata_rows_outside_catalogue": 0,
-        "metadata_rows_repeated": 0,
-        "items_by_table": {},
-    }
+    n_outside = n_repeated = 0
+    items_by_table = {}
     for path, id_column, wanted in zip(paths, id_columns, sources, strict=True):
         table = read_text_columns(
             path, [id_column, *(n for n in wanted if n != id_column)], encoding
@@ -88,19 +85,24 @@ def read_metadata(
                 f"{path}: no item of the catalogue in column '{id_column}' (it has {theirs} ..., "
                 f"the catalogue {ours} ...); is --id_column right?"
             )
-        counts["metadata_rows_outside_catalogue"] += len(ids) - len(rows)
+        n_outside += len(ids) - len(rows)
         for name in wanted:
             table[name][rows] = [" ".join(cell.split()) for cell in table[name][rows].tolist()]
         first = _first_rows(path, ids, rows, {name: table[name] for name in wanted})
-        counts["items_by_table"][str(path)] = len(first)
-        counts["metadata_rows_repeated"] += len(rows) - len(first)
+        items_by_table[str(path)] = len(first)
+        n_repeated += len(rows) - len(first)
         for name in wanted:
             columns[name][at[first]] = table[name][first]
     known = np.zeros(len(item_ids), bool)
     for cells in columns.values():
         known |= cells != ""
-    counts["items_with_metadata"] = int(known.sum())
-    counts["items_without_metadata"] = int((~known).sum())
+    counts = {
+        "metadata_rows_outside_catalogue": n_outside,
+        "metadata_rows_repeated": n_repeated,
+        "items_by_table": items_by_table,
+        "items_with_metadata": int(known.sum()),
+        "items_without_metadata": int((~known).sum()),
+    }
     return Metadata(columns, counts)
 
 

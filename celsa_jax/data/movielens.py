@@ -109,7 +109,7 @@ def read_ml_1m(path: AnyPath) -> Read:
         fields = line.split("::")
         if len(fields) != 3:
             raise InputError(f"{where}: not three fields with :: between")
-        items.append(tuple(fields))
+        items.append((fields[0], fields[1], fields[2]))
     return ratings, text_table(items_path, _ITEM_NAMES, items)
 
 

@@ -16,7 +16,15 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from celsa_jax.data.readers import Ratings, codes, seconds
-from celsa_jax.data.tables import AnyPath, find, latin_lines, one_line, open_data, text_table
+from celsa_jax.data.tables import (
+    AnyPath,
+    find,
+    find_optional,
+    latin_lines,
+    one_line,
+    open_data,
+    text_table,
+)
 from celsa_jax.errors import InputError
 
 PAGE = "https://www.kaggle.com/datasets/netflix-inc/netflix-prize-data"
@@ -45,21 +53,21 @@ def read_netflix(folder: AnyPath) -> tuple[Ratings, dict[str, np.ndarray]]:
             movies += in_block
             lengths += n_rows
             movie = in_block[-1]
-    path = f"{folder}/combined_data_*.txt"
+    where = f"{folder}/combined_data_*.txt"
     if not sum(lengths):
-        raise InputError(f"{path}: no ratings; are the files empty?")
+        raise InputError(f"{where}: no ratings; are the files empty?")
     table = pa.concat_tables(tables)
     item_ids, items = np.unique(np.array(movies), return_inverse=True)
-    users, user_ids = codes(path, table["user"], "user")
+    users, user_ids = codes(where, table["user"], "user")
     ratings = Ratings(
         users,
         np.repeat(items.astype(np.int32), lengths),
         user_ids,
         item_ids,
         table["rating"].to_numpy(),
-        seconds(path, table["date"], "date"),
+        seconds(where, table["date"], "date"),
     )
-    return ratings, _read_titles(find(folder, TITLES, required=False))
+    return ratings, _read_titles(find_optional(folder, TITLES))
 
 
 def _blocks(path: AnyPath) -> Iterator[tuple[bytes, int]]:
@@ -94,10 +102,10 @@ def _read_block(
     starts = np.concatenate([[0], ends[:-1] + 1])
     movies = [] if movie is None else [movie]
     for at in headers.tolist():
-        header = _HEADER.fullmatch(block[starts[at] : ends[at]])
-        if not header:
+        if header := _HEADER.fullmatch(block[starts[at] : ends[at]]):
+            movies.append(header[1].decode())
+        else:
             _explain(path, block, first_line, movie)
-        movies.append(header[1].decode())
     edges = np.concatenate([[-1], headers, [len(ends)]])
     lengths = (np.diff(edges) - 1).tolist()
     if movie is None and lengths.pop(0):
@@ -124,7 +132,7 @@ def _explain(path: AnyPath, block: bytes, first_line: int, movie: str | None) ->
     """Raises an InputError that names the first line at fault."""
     for number, line in enumerate(block.split(b"\n"), first_line):
         if header := _HEADER.fullmatch(line):
-            movie = header[1]
+            movie = header[1].decode()
         elif not _ROW.fullmatch(line) and (line or number < first_line + block.count(b"\n")):
             shown = one_line(line.decode("utf-8", "replace"))
             raise InputError(

@@ -98,18 +98,15 @@ def load(
         return None
     try:
         info = _info(folder)
-        arrays = {name: read_arrays(folder / f"{name}.npy", mapped=True) for name in info["sizes"]}
-        for name, size in info["sizes"].items():
-            if len(arrays[name]) != size:
-                raise ValueError(f"{name}.npy has {len(arrays[name])} entries, not {size}")
+        sizes = info["sizes"].items()
+        arrays = {name: _mapped(folder / f"{name}.npy", size) for name, size in sizes}
         indices, indptr = arrays["indices"], arrays["indptr"]
         shape = (len(arrays["user_ids"]), len(arrays["item_ids"]))
         _check(arrays)
         matrix = sp.csr_matrix((np.ones(len(indices), np.float32), indices, indptr), shape=shape)
         matrix.has_canonical_format = True
-        times = arrays.get("times")
-        ids = (np.array(arrays[name]) for name in ("user_ids", "item_ids"))
-        interactions = Interactions(matrix, *ids, times)
+        user_ids, item_ids = (np.array(arrays[name]) for name in ("user_ids", "item_ids"))
+        interactions = Interactions(matrix, user_ids, item_ids, arrays.get("times"))
         metadata = {name: np.array(column, object) for name, column in info["metadata"].items()}
         return interactions, metadata, info["counts"]
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -118,6 +115,13 @@ def load(
         return None
     except OSError as error:  # it may be sound, and others may be reading it
         raise InputError(f"{folder}: cannot be read: {error.strerror or error}") from None
+
+
+def _mapped(path: pathlib.Path, size: int) -> np.ndarray:
+    array = read_arrays(path, mapped=True)
+    if not isinstance(array, np.ndarray) or len(array) != size:
+        raise ValueError(f"{path.name} has {len(array)} entries, not {size}")
+    return array
 
 
 def _check(arrays: dict[str, np.ndarray]) -> None:

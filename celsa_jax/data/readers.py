@@ -12,6 +12,7 @@ import datetime
 import io
 import math
 import re
+from typing import IO
 
 import numpy as np
 import pyarrow as pa
@@ -148,7 +149,7 @@ def _read_text(
 class _Noting:
     """A stream for Arrow that notes whether there are quotes in it."""
 
-    def __init__(self, stream: io.BufferedIOBase):
+    def __init__(self, stream: IO[bytes]):
         self._stream, self.quoted, self.closed = stream, False, False
 
     def read(self, size: int) -> bytes:
@@ -332,7 +333,7 @@ def _from_table(path: AnyPath, table: pa.Table, columns: Columns) -> Ratings:
     return Ratings(users, items, user_ids, item_ids, ratings, times)
 
 
-def seconds(path: AnyPath, column: pa.ChunkedArray, name: str) -> np.ndarray:
+def seconds(path: object, column: pa.ChunkedArray, name: str) -> np.ndarray:
     """[n_rows] int64 seconds since 1970 of a column of numbers, dates or times."""
     kind = column.type
     if column.null_count:
@@ -352,7 +353,7 @@ def seconds(path: AnyPath, column: pa.ChunkedArray, name: str) -> np.ndarray:
     return column.cast(pa.int64()).to_numpy()
 
 
-def codes(path: AnyPath, column: pa.ChunkedArray, name: str) -> tuple[np.ndarray, np.ndarray]:
+def codes(path: object, column: pa.ChunkedArray, name: str) -> tuple[np.ndarray, np.ndarray]:
     """[n_rows] int32 codes of a column of ids, and the ids, NumPy text."""
     if column.null_count:
         row = pc.index(pc.is_null(column), True).as_py() + 1
@@ -372,7 +373,7 @@ def _read_npz(path: AnyPath) -> Ratings:
     """A users x items matrix; positions are the ids. Values that are not all 1 are ratings."""
     try:
         with open_data(path) as stream:
-            matrix = read_sparse(path, io.BytesIO(stream.read())).tocoo()
+            matrix = read_sparse(io.BytesIO(stream.read()), path).tocoo()
     except InputError:
         raise
     except ValueError as error:

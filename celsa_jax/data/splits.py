@@ -9,7 +9,7 @@ import re
 import numpy as np
 from ml_collections import ConfigDict
 
-from celsa_jax.arrays import read_arrays
+from celsa_jax.arrays import read_arrays, write_arrays
 from celsa_jax.data.interactions import Interactions, lookup
 from celsa_jax.errors import InputError
 from celsa_jax.seals import check_seal, write_sealed
@@ -63,15 +63,14 @@ class Split:
 
     def save(self, path: pathlib.Path) -> None:
         """Writes the external user ids of each part and the other fields, with a checksum."""
-        more = {}
+        stored = {part: getattr(self, part).user_ids for part in _PARTS}
         if self.test_from is not None:
-            more["from"] = [self.val_from, self.test_from]
+            stored["from"] = [self.val_from, self.test_from]
         if self.digest:
-            more["digest"] = self.digest
+            stored["digest"] = self.digest
         if self.trained_before is not None:
-            more["trained_before"] = self.trained_before
-        parts = {part: getattr(self, part).user_ids for part in _PARTS}
-        write_sealed(path, lambda stream: np.savez_compressed(stream, **parts, **more))
+            stored["trained_before"] = self.trained_before
+        write_sealed(path, lambda stream: write_arrays(stream, stored))
 
 
 def make_split(
@@ -93,7 +92,7 @@ def make_split(
     known = None if earlier is None else trained_users(earlier)
     if config.split == "temporal":
         split = split_by_time(interactions, config.val_from, config.test_from, *sizes, seed)
-        if earlier is not None:
+        if earlier is not None and split.val_from is not None:
             _check_earlier(earlier, split.val_from)
     elif config.val_from or config.test_from:
         raise InputError("config.data.val_from and test_from take --config.data.split=temporal")
@@ -185,27 +184,28 @@ def split_by_time(
     val_start = seconds("val_from", val_from) if val_from else test_start
     if val_start > test_start:
         raise InputError(f"config.data.val_from={val_from} is after test_from={test_from}")
-    train = _with_users(interactions.take_entries(times < val_start))
+    train = _with_users(interactions.take_entries(~interactions.since(val_start)))
     if not train.nnz:
         first, last = np.array([times.min(), times.max()], "datetime64[s]")
         raise InputError(
             f"nothing happened before {val_from or test_from}; the data are from {first} to {last}"
         )
-    parts = []
+    judged = []
     for name, start, end, n_users in (
         ("val_from", val_start, test_start, n_val),
         ("test_from", test_start, None, n_test),
     ):
-        known = interactions if end is None else interactions.take_entries(times < end)
+        known = interactions if end is None else interactions.take_entries(~interactions.since(end))
         lengths = known.matrix.getnnz(axis=1)
-        n_held_out = known.take_entries(known.times >= start).matrix.getnnz(axis=1)
+        n_held_out = known.take_entries(known.since(start)).matrix.getnnz(axis=1)
         usable = np.flatnonzero((n_held_out > 0) & (n_held_out < lengths))
         if not len(usable) and n_users and start != end:
             raise InputError(f"config.data.{name}: no user has interactions before and after it")
         if len(usable) > n_users:
             usable = np.sort(np.random.default_rng(seed).choice(usable, n_users, replace=False))
-        parts.append(known.take_users(usable))
-    return Split(train.drop_unused_items(), *parts, val_start, test_start)
+        judged.append(known.take_users(usable))
+    val, test = judged
+    return Split(train.drop_unused_items(), val, test, val_start, test_start)
 
 
 def _with_users(interactions: Interactions) -> Interactions:

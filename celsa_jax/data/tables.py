@@ -13,7 +13,8 @@ import lzma
 import pathlib
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -45,7 +46,7 @@ def as_path(path: str | AnyPath) -> AnyPath:
 
 
 @contextlib.contextmanager
-def open_data(path: AnyPath) -> Iterator[io.BufferedIOBase]:
+def open_data(path: AnyPath) -> Iterator[IO[bytes]]:
     """The bytes of a file, of a .gz, of the only member of a .zip, or of a member.
 
     Raises:
@@ -86,7 +87,7 @@ class _Bounded(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: memoryview) -> int:
+    def readinto(self, buffer: Any) -> int:
         n_read = self._stream.readinto(buffer)
         self._n_bytes += n_read
         check_unpacked(self._path, self._n_bytes, self._n_packed)
@@ -95,24 +96,32 @@ class _Bounded(io.RawIOBase):
 
 def check_member(path: AnyPath, archive: zipfile.ZipFile, name: str) -> None:
     """InputError for a member that unpacks to too much; zipfile reads no more than announced."""
-    n_packed = pathlib.Path(archive.filename).stat().st_size
+    n_packed = pathlib.Path(str(archive.filename)).stat().st_size
     check_unpacked(path, archive.getinfo(name).file_size, n_packed)
 
 
-def find(folder: AnyPath, name: str, required: bool = True) -> AnyPath | None:
-    """The file `name` in a folder or an archive, plain, .zip or .gz."""
+def find(folder: AnyPath, name: str) -> AnyPath:
+    """The file `name` in a folder or an archive, plain, .zip or .gz; InputError without it."""
+    if path := find_optional(folder, name):
+        return path
+    _, *others = _names(folder, name)
+    nor = f" (nor {', '.join(others)})" if others else ""
+    raise InputError(f"{folder}: no {name}{nor} in this folder")
+
+
+def find_optional(folder: AnyPath, name: str) -> AnyPath | None:
+    """The same; None without it."""
+    paths = (folder / known for known in _names(folder, name))
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _names(folder: AnyPath, name: str) -> list[str]:
     names = [name]
     if isinstance(folder, pathlib.Path):
         names += [f"{name}.zip", f"{name}.gz"]
         if name.endswith(".csv"):
             names.append(name.removesuffix(".csv") + ".zip")
-    for known in names:
-        if (path := folder / known).is_file():
-            return path
-    if required:
-        others = f" (nor {', '.join(names[1:])})" if names[1:] else ""
-        raise InputError(f"{folder}: no {name}{others} in this folder")
-    return None
+    return names
 
 
 def as_folder(path: pathlib.Path) -> AnyPath:
@@ -172,7 +181,7 @@ def kind_of(path: AnyPath) -> str:
 
 def csv_rows(
     path: AnyPath, delimiter: str, encoding: str = "utf-8"
-) -> Iterator[tuple[int, list[str]]]:
+) -> Generator[tuple[int, list[str]]]:
     """Each row of a CSV or TSV file, but for empty lines, and the number of its last line.
 
     What is not UTF-8 comes as surrogates, for whom it concerns.
@@ -257,7 +266,7 @@ def latin_lines(path: AnyPath) -> Iterator[tuple[str, str]]:
 
 
 def text_table(
-    path: AnyPath, names: tuple[str, ...], rows: list[tuple[str, ...]]
+    path: AnyPath, names: tuple[str, ...], rows: Sequence[tuple[str, ...]]
 ) -> dict[str, np.ndarray]:
     """Text columns of the rows read from a file; InputError where there are none."""
     if not rows:
@@ -330,7 +339,7 @@ def _wrong_encoding(path: AnyPath, encoding: str, line: int | None = None) -> In
     )
 
 
-def _parquet_file(path: AnyPath, stream: io.BufferedIOBase) -> pa.parquet.ParquetFile:
+def _parquet_file(path: AnyPath, stream: IO[bytes]) -> pa.parquet.ParquetFile:
     if plain := isinstance(path, pathlib.Path) and path.suffix == ".parquet":
         n_packed = path.stat().st_size
     else:
@@ -343,7 +352,7 @@ def _parquet_file(path: AnyPath, stream: io.BufferedIOBase) -> pa.parquet.Parque
 
 
 def parquet_table(
-    path: AnyPath, stream: io.BufferedIOBase, required: list[str], optional: list[str] = ()
+    path: AnyPath, stream: IO[bytes], required: list[str], optional: Sequence[str] = ()
 ) -> pa.Table:
     file = _parquet_file(path, stream)
     with arrow_errors(path):

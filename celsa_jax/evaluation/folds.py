@@ -37,7 +37,7 @@ def holdouts(data: Interactions, kind: str, seed: int) -> np.ndarray:
     lengths = np.diff(matrix.indptr)
     users = np.repeat(np.arange(data.n_users), lengths)
     user_keys, item_keys = _hash_ids(data.user_ids), _hash_ids(data.item_ids)
-    salt = np.uint64(seed % 2**64)
+    salt = np.array(seed % 2**64, np.uint64)
 
     # A pseudo-random order of each user's items that any other set of users would give, too.
     pair_keys = _mix(_mix(user_keys ^ _mix(salt))[users] ^ item_keys[matrix.indices])

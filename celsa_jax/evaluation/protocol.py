@@ -86,7 +86,7 @@ def evaluate(
     if held_out_from is None:
         parts = holdouts(data, folds, seed)[:n_folds]
     else:
-        parts = (data.times >= held_out_from)[None]
+        parts = data.since(held_out_from)[None]
     for held_out in parts:
         history = _matrix(users, column, known & ~held_out, shape)
         targets = _matrix(users, column, known & held_out, shape)

@@ -20,7 +20,8 @@ class Embedder(Protocol):
       threshold: the cosine from which on two groups are one segment, or None if it must be given.
     """
 
-    threshold: float | None
+    @property
+    def threshold(self) -> float | None: ...
 
     def embed(self, texts: list[str]) -> np.ndarray | sp.csr_matrix:
         """[len(texts), size], unit rows (zero where a text says nothing)."""

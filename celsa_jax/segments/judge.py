@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import scipy.sparse as sp
 
@@ -15,7 +17,7 @@ def judge(
     vectors: sp.csr_matrix,
     candidates: sp.csc_matrix,
     seed: int = 0,
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """What `report.json` holds.
 
     Args:
@@ -51,11 +53,11 @@ def judge(
             "candidates": int(lists[at]),
             "coverage": float(lists[at] / n_items),
             "coherence": _number(after.by_cluster[at]),
-            "term_share": round(segment.name.share, 4) if segment.name.terms else None,
+            "term_share": None if segment.name.share is None else round(segment.name.share, 4),
         }
         for at, segment in enumerate(segments.segments)
     ]
-    report = {
+    report: dict[str, Any] = {
         "n_items": n_items,
         "n_items_without_weights": int((groups.of_item < 0).sum()),
         "n_groups": n_groups,

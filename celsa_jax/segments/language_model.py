@@ -14,7 +14,7 @@ import re
 import threading
 import unicodedata
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import NamedTuple
 
 import tqdm
@@ -177,7 +177,7 @@ class LanguageModelNamer:
         ]
         return renamed, outcome
 
-    def _ask_all(self, prompts: dict[str, str]) -> Iterator[tuple[str, _Answer]]:
+    def _ask_all(self, prompts: dict[str, str]) -> Generator[tuple[str, _Answer]]:
         """Keys with their answers, as these come; names are in the cache by then.
 
         Whatever ends it early, requests under way end first, and their names are kept.
@@ -268,7 +268,7 @@ class LanguageModelNamer:
 
     def _read_cache(self) -> dict[str, str]:
         """Answers by key; lines that a broken run left half-written are passed over."""
-        answers = {}
+        answers: dict[str, str] = {}
         if not self._cache.exists():
             return answers
         for line in self._cache.read_bytes().splitlines():

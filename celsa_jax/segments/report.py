@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Sequence
+from typing import Any
 
 import jinja2
 import numpy as np
@@ -32,10 +34,10 @@ _BASELINES = (
 def write_report(
     path: pathlib.Path,
     segments: Segments,
-    report: dict[str, object],
+    report: dict[str, Any],
     embeddings: sp.csr_matrix,
     titles: list[str],
-    homepages: list[tuple[str, list[Row]]] = (),
+    homepages: Sequence[tuple[str, list[Row]]] = (),
     seed: int = 0,
 ) -> None:
     """Writes the page: sizes, coherence beside the baselines, a map, the largest segments.

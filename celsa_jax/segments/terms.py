@@ -107,11 +107,11 @@ def list_delimiter(cells: np.ndarray) -> str | None:
     A column is one of lists if a delimiter is in at least a tenth of its cells, and splitting by it
     leaves elements of at most four words on average of which at least 40 % are repetitions.
     """
-    cells = [cell for cell in cells[: 5 * _SAMPLE].tolist() if cell][:_SAMPLE]
+    sample = [cell for cell in cells[: 5 * _SAMPLE].tolist() if cell][:_SAMPLE]
     for delimiter in DELIMITERS:
-        if sum(delimiter in cell for cell in cells) < 0.1 * max(len(cells), 1):
+        if sum(delimiter in cell for cell in sample) < 0.1 * max(len(sample), 1):
             continue
-        found = [pair for cell in cells for pair in _elements(cell, delimiter).items()]
+        found = [pair for cell in sample for pair in _elements(cell, delimiter).items()]
         n_words = sum(len(element.split()) for _, element in found)
         if n_words <= 4 * len(found) and len({key for key, _ in found}) <= 0.6 * len(found):
             return delimiter

@@ -242,9 +242,10 @@ class SparseEmbeddings:
     @functools.cached_property
     def row_scale(self) -> np.ndarray | None:
         """[n_items] float32 factors that make the rows of int4 unit; None for other formats."""
-        if self.format != "int4":
+        table = self.decoder.table
+        if self.format != "int4" or table is None:
             return None
-        squares = self.decoder.table**2
+        squares = table**2
         scale = np.zeros(self.n_items, np.float32)
         for first in range(0, self.n_items, _ROWS_AT_ONCE):  # no large temporary arrays
             starts = self.starts[first : first + _ROWS_AT_ONCE + 1]

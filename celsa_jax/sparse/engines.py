@@ -65,7 +65,8 @@ class ScipyEngine:
             return np.where(values == -np.inf, -1, best), values
 
         blocks = in_threads(rank_block, range(0, history.shape[0], at_once), n_threads)
-        return tuple(np.concatenate(part) for part in zip(*blocks, strict=True))
+        items, scores = (np.concatenate(part) for part in zip(*blocks, strict=True))
+        return items, scores
 
     def _scores(
         self, latent: sp.csr_matrix, seen: sp.csr_matrix, candidates: np.ndarray | None

@@ -124,6 +124,6 @@ def _real(matrix: sp.spmatrix | np.ndarray) -> sp.spmatrix | np.ndarray:
 def bytes_per_item(embeddings: sp.spmatrix | np.ndarray) -> float:
     """Mean bytes an item: 4 a dense float32 value; 8 a non-zero (value and index)."""
     n_items, n_factors = embeddings.shape
-    if sp.issparse(embeddings):
-        return 8 * embeddings.nnz / max(n_items, 1)
-    return 4.0 * n_factors
+    if isinstance(embeddings, np.ndarray):
+        return 4.0 * n_factors
+    return 8 * embeddings.nnz / max(n_items, 1)

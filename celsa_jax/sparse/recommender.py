@@ -162,7 +162,7 @@ class Recommender:
         """Builds and compiles ahead what the first requests would wait for."""
         empty = sp.csr_matrix((FEW_USERS, self.embeddings.n_items), dtype=np.float32)
         self.recommend(empty[:1], 1)
-        self.recommend(empty, 1, candidates=range(min(1, self.embeddings.n_items)))
+        self.recommend(empty, 1, candidates=np.arange(min(1, self.embeddings.n_items)))
 
     def _check(self, user_items: sp.spmatrix | sp.sparray) -> sp.csr_matrix:
         """Histories as CSR with sorted int32 columns and finite float32 values."""

@@ -23,8 +23,7 @@ def scorer(embeddings: sp.spmatrix | np.ndarray) -> Scorer:
     if not sp.issparse(embeddings):
         dense = np.asarray(embeddings, np.float32)
         return lambda history: (history @ dense) @ dense.T
-    rows = embeddings.tocsr()
-    columns = embeddings.T.tocsr()
+    rows, columns = sp.csr_matrix(embeddings), sp.csr_matrix(embeddings.T)
     return lambda history: (history @ rows @ columns).toarray()
 
 

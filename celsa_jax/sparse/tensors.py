@@ -22,7 +22,7 @@ from celsa_jax.errors import InputError
 from celsa_jax.files import atomic_path
 from celsa_jax.sparse.threads import in_threads, n_cores
 
-_DTYPES = {
+_DTYPES: dict[str, np.dtype] = {
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
     "I64": np.dtype("<i8"),
@@ -43,7 +43,8 @@ def write_tensors(
     """Writes arrays and text; the file appears whole or not at all."""
     # Without gaps, only wide items before narrow ones leave every array aligned.
     names = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
-    header, end = {"__metadata__": {**metadata, "sha256": _NO_DIGEST}}, 0
+    header: dict[str, dict] = {"__metadata__": {**metadata, "sha256": _NO_DIGEST}}
+    end = 0
     for name in names:
         array = tensors[name]
         start, end = end, end + array.nbytes
@@ -55,7 +56,7 @@ def write_tensors(
         with temporary.open("wb") as stream:
             stream.write(struct.pack("<Q", len(text)) + text)
             for name in names:
-                stream.write(np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8))
+                stream.write(np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8).data)
         digest = _digest(temporary, 8 + len(text), _NO_DIGEST)
         with temporary.open("r+b") as stream:
             stream.seek(8)

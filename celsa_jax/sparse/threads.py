@@ -16,7 +16,7 @@ def in_threads(work: Callable, parts: Sequence, n_threads: int) -> list:
     if n_threads <= 1:
         return [work(part) for part in parts]
     results = [None] * len(parts)
-    waiting = queue.SimpleQueue()
+    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
     for at in range(len(parts)):
         waiting.put(at)
 
@@ -52,4 +52,6 @@ if hasattr(os, "register_at_fork"):  # a forked child has no threads but its own
 
 def n_cores() -> int:
     """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

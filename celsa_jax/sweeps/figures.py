@@ -10,6 +10,8 @@ import numpy as np
 import scipy.sparse as sp
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import AutoLocator
+from matplotlib.typing import ColorType
 from ml_collections import ConfigDict
 
 from celsa_jax.files import atomic_path, remove_left_overs
@@ -34,9 +36,9 @@ def draw_all(
     cells = Cells(sweep, runs, results, folder)
     colours = _colours(cells.rows)
     if any(cells.done(row, column) for row in cells.rows for column in cells.columns):
-        axes = _axes("bytes per item", sweep.metric)
+        figure, axes = _axes("bytes per item", sweep.metric)
         _quality(axes, cells, colours)
-        _save(axes, out / "quality_bytes")
+        _save(figure, out / "quality_bytes")
     trained = _trained(cells)
     if not trained:
         return
@@ -46,10 +48,10 @@ def draw_all(
         ("churn", "epoch", "share of the mask that its update keeps", _churn),
         ("factors", "factors, by their number of items", "items", _factors),
     ):
-        axes = _axes(x, y)
+        figure, axes = _axes(x, y)
         axes.set_title(f"column {_first_column(cells)}", fontsize=9)
         draw(axes, trained, colours, folder)
-        _save(axes, out / name)
+        _save(figure, out / name)
 
 
 def _trained(cells: Cells) -> dict[str, list[tuple[Run, dict]]]:
@@ -158,22 +160,25 @@ def _stderr(values: np.ndarray) -> float:
     return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
 
 
-def _colours(rows: list[str]) -> dict[str, tuple]:
-    palette = matplotlib.colormaps["tab10" if len(rows) <= 10 else "tab20"].colors
+def _colours(rows: list[str]) -> dict[str, ColorType]:
+    palette = matplotlib.color_sequences["tab10" if len(rows) <= 10 else "tab20"]
     return {row: palette[at % len(palette)] for at, row in enumerate(rows)}
 
 
-def _axes(x: str, y: str) -> Axes:
-    axes = Figure(figsize=_SIZE, layout="constrained").subplots()
+def _axes(x: str, y: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=_SIZE, layout="constrained")
+    axes = figure.subplots()
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.grid(alpha=0.3)
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    return axes
+    whole_numbers = AutoLocator()
+    whole_numbers.set_params(integer=True)
+    axes.xaxis.set_major_locator(whole_numbers)
+    return figure, axes
 
 
-def _save(axes: Axes, path: pathlib.Path) -> None:
-    axes.figure.legend(loc="outside right upper", fontsize=7)
+def _save(figure: Figure, path: pathlib.Path) -> None:
+    figure.legend(loc="outside right upper", fontsize=7)
     for form in _FORMATS:
         # Neither dates nor random ids: equal results give equal files.
         metadata = {"Date": None} if form == "svg" else {}
@@ -181,4 +186,4 @@ def _save(axes: Axes, path: pathlib.Path) -> None:
             matplotlib.rc_context({"svg.hashsalt": "celsa_jax"}),
             atomic_path(path.with_suffix(f".{form}")) as temporary,
         ):
-            axes.figure.savefig(temporary, format=form, dpi=160, metadata=metadata)
+            figure.savefig(temporary, format=form, dpi=160, metadata=metadata)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import difflib
 import itertools
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -147,7 +148,7 @@ def _check_seeds(seeds: object) -> None:
 
 
 def _check_different(runs: list[Run]) -> None:
-    first = {}
+    first: dict[str, Run] = {}
     for run in runs:
         same = first.setdefault(run.id.rsplit("-", 1)[1], run)
         if same is not run:
@@ -206,5 +207,5 @@ def _section(changes: dict, name: str) -> dict:
     return fields if isinstance(fields, dict) else {}
 
 
-def _plain(value: object) -> object:
+def _plain(value: object) -> Any:
     return value.to_dict() if isinstance(value, ConfigDict) else value

@@ -16,6 +16,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -51,7 +52,7 @@ class Run:
     column: str
     seed: int
     method: str
-    options: dict[str, object]
+    options: dict[str, Any]
     config: ConfigDict
 
     @property
@@ -60,7 +61,7 @@ class Run:
         return PLAIN_BYTES * self.config.sparsity.target_nnz
 
     @functools.cached_property
-    def settings(self) -> dict[str, object]:
+    def settings(self) -> dict[str, Any]:
         """All that decides the outcome."""
         config = self.config.to_dict()
         return {"method": self.method, "options": self.options, "config": config}
@@ -86,7 +87,10 @@ class Run:
 
     @property
     def model_id(self) -> str:
+        """A name for that model's folder; ValueError if there is none."""
         config = self.model_config
+        if config is None:
+            raise ValueError(f"{self.method} needs no model")
         sparsity = f"k{config.sparsity.target_nnz}of{config.model.n_factors}"
         return _name(f"{sparsity}_s{self.seed}", config.to_dict())
 
@@ -126,10 +130,10 @@ def check(run: Run) -> None:
     if run.method in _ELSA:
         known[run.method](None, n_bytes=run.n_bytes, seed=run.seed, **run.options)
     validate(run.config)
-    if run.model_config is not None:
-        validate(run.model_config)
-    if run.options.get("format") == "int4" and run.model_config.model.n_factors > 4096:
-        raise InputError("options.format: int4 holds up to 4096 factors; use int8")
+    if (config := run.model_config) is not None:
+        validate(config)
+        if run.options.get("format") == "int4" and config.model.n_factors > 4096:
+            raise InputError("options.format: int4 holds up to 4096 factors; use int8")
     if run.config.data.n_test_users < 2:
         raise InputError("config.data.n_test_users must be at least 2")
 

@@ -6,7 +6,7 @@ bytes; names are those of `published_results.csv`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from ml_collections import ConfigDict
 
@@ -24,7 +24,10 @@ _PENALTIES = (50.0, 100.0, 200.0, 400.0)
 # Of a dense model at its own width: more overfits the few users of a sample.
 SAMPLE_DENSE = {"n_final_epochs": 5, "learning_rate": 0.003}
 _DENSE = {"n_final_epochs": 10}
-_PLAIN = {"refine": {"n_rounds": 0}, "train": {"n_final_epochs": 10, "b1": 0.9}}
+_PLAIN: dict[str, dict[str, float]] = {
+    "refine": {"n_rounds": 0},
+    "train": {"n_final_epochs": 10, "b1": 0.9},
+}
 _REFINED = {part: {f: default_config()[part][f] for f in fs} for part, fs in _PLAIN.items()}
 _COMPACT = ("float16", "int8", "int4")  # 4, 3 and 2 bytes a non-zero: more of them in a column
 # Of each data set: our name, users to validate and as many to test, and the width at which the
@@ -99,7 +102,7 @@ def size_columns(sizes: Iterable[int]) -> dict[str, dict]:
 
 
 def method_rows(
-    dense_width: int, penalties: Iterable[float], dense_train: dict[str, float]
+    dense_width: int, penalties: Iterable[float], dense_train: Mapping[str, float]
 ) -> dict[str, dict]:
     """Every method; EASE, item k-NN and ALS choose options on validation users.
 
@@ -149,7 +152,7 @@ def schedule_rows() -> dict[str, dict]:
     rows = {}
     for schedule in SCHEDULES:
         for rewind in (True, False):
-            sparsity = {"schedule": schedule, "rewind": rewind}
+            sparsity: dict[str, object] = {"schedule": schedule, "rewind": rewind}
             if schedule == "constant" and not rewind:
                 sparsity |= {"regrow": True, "update_every": 0}
             name = f"{schedule}, rewinding" if rewind else schedule

@@ -18,10 +18,10 @@ import pathlib
 import time
 import traceback
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from celsa_jax import stopping
+from celsa_jax.arrays import write_arrays
 from celsa_jax.errors import InputError
 from celsa_jax.files import atomic_path, locked, remove_left_overs, write_json
 from celsa_jax.sweeps import tables
@@ -106,7 +106,7 @@ def _do(folder: pathlib.Path, run: Run) -> None:
         write_json(path / "result.json", {**outcome, "run": described})
         return
     with atomic_path(path / "per_user.npz") as temporary, temporary.open("wb") as stream:
-        np.savez_compressed(stream, **per_user)
+        write_arrays(stream, per_user)
     model = {"model_path": f"models/{run.model_id}"} if run.model_config else {}
     write_json(path / "result.json", {"error": None, **numbers, **model, "run": described})
 

@@ -104,7 +104,8 @@ class Cells:
         return self._runs.get((row, column), [])
 
     def done(self, row: str, column: str) -> list[tuple[Run, dict]]:
-        return [(run, r) for run, r in self.all(row, column) if state(r) == "done"]
+        runs = self.all(row, column)
+        return [(run, r) for run, r in runs if r is not None and r["error"] is None]
 
     def values(self, row: str, column: str, name: str) -> np.ndarray:
         """[n_seeds] of a cell, in the order of the seeds; those that are done and defined."""
@@ -177,10 +178,9 @@ def _lines(cells: Cells, runs: list[Run], results: Results) -> Iterator[str]:
             )
     for name in (*EXPOSURE_METRICS, "bytes_per_item"):
         yield from _section(cells, name, functools.partial(_plain_cell, cells, name))
-    failed = [run for run in runs if state(results[run.id]) == "failed"]
-    if failed:
-        yield from ("", "## Failed", "")
-        yield from (f"- {run.id}: {results[run.id]['error']}" for run in failed)
+    ended = [(run, result) for run in runs if (result := results[run.id]) is not None]
+    if failed := [f"- {run.id}: {r['error']}" for run, r in ended if r["error"] is not None]:
+        yield from ("", "## Failed", "", *failed)
 
 
 def _section(
@@ -242,7 +242,7 @@ def _counted(chosen: list, grid: list | tuple) -> str:
     """50 (2 of 3 runs), 25 (1, at the edge of the grid): the most frequent first."""
     numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in grid)
     edges = (min(grid), max(grid)) if numbers else ()
-    parts = []
+    parts: list[str] = []
     for value, n in collections.Counter(chosen).most_common():
         times = f"{n}" if parts else f"{n} of {len(chosen)} runs"
         edge = ", at the edge of the grid" if value in edges else ""
