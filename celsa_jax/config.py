@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Collection
 from typing import Any
@@ -77,6 +78,7 @@ def default_config() -> ConfigDict:
                 # The loss is on a batch's own items and so many others; 0 = the whole catalogue.
                 "n_negatives": 0,
                 "profile": False,  # a trace of the second epoch, WORKDIR/profile
+                "tensorboard": False,  # metrics for TensorBoard, beside metrics.jsonl
                 "init_from": "",  # folder of an earlier run, whose items begin as it left them
             },
             # Afterwards: begin at what was learned, let every factor back in, prune once more
@@ -100,6 +102,14 @@ def default_config() -> ConfigDict:
             },
         }
     )
+
+
+def outcome(config: ConfigDict) -> dict[str, Any]:
+    """The fields that decide what comes of a run: all but where it runs and what logs it."""
+    fields = config.to_dict()
+    del fields["mesh"], fields["data"]["data_dir"]
+    del fields["train"]["tensorboard"], fields["train"]["profile"]
+    return fields
 
 
 def _optional(value: float) -> config_dict.FieldReference:
@@ -181,6 +191,11 @@ def validate(config: ConfigDict) -> None:
         raise InputError(
             "config.sparsity.regrow with update_every=0 would rewind at every step; "
             "add --config.sparsity.rewind=false"
+        )
+    if config.train.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise InputError(
+            "config.train.tensorboard needs TensorBoard: pip install 'celsa_jax[tensorboard]', or "
+            "leave it off"
         )
     if config.train.n_epochs + config.train.n_final_epochs == 0:
         raise InputError("config.train.n_epochs and n_final_epochs are both 0; nothing to train")

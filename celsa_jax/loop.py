@@ -15,7 +15,7 @@ import numpy as np
 import tqdm
 from ml_collections import ConfigDict
 
-from celsa_jax import compact, stopping
+from celsa_jax import compact, stopping, tensorboard
 from celsa_jax.checkpoint import Checkpoints
 from celsa_jax.data import Split
 from celsa_jax.data.batches import Chunk, make_chunks, nnz_budget, shuffled_batches
@@ -107,12 +107,13 @@ class TrainingLoop:
         # On a terminal a bar shows the epochs; elsewhere the log has one line for each.
         shown = sys.stderr.isatty() and is_first_process()
         bar = tqdm.tqdm(initial=first, total=self.n_epochs, unit="epoch", disable=not shown)
-        with bar:
+        with bar, self._tensorboard(int(state.step)) as log_scalars:
             for epoch in range(first, self.n_epochs):
                 state, k = self._prune_before(epoch, state, k)
                 with self._profile(epoch == min(first + 1, self.n_epochs - 1)):
                     state, k, record = self._train_epoch(epoch, state, k)
                 self.folder.log_metrics(record)
+                log_scalars(record)
                 stop = in_any_process(stopping.requested())
                 due = self._due(epoch, self.config.checkpoint.every_epochs)
                 if due or stop or "ndcg@100" in record:
@@ -133,6 +134,12 @@ class TrainingLoop:
 
     def seconds_by_part(self) -> dict[str, float]:
         return {f"{part}_seconds": round(spent, 2) for part, spent in self.seconds.items()}
+
+    def _tensorboard(self, step: int) -> contextlib.AbstractContextManager[tensorboard.Log]:
+        """What logs the metrics from a step on for TensorBoard, or nowhere."""
+        if self.config.train.tensorboard and is_first_process():
+            return tensorboard.scalars(self.folder.tensorboard, step)
+        return contextlib.nullcontext(lambda record: None)
 
     def _resume(self) -> tuple[TrainState, int, float]:
         n_items, n_factors = self.split.train.n_items, self.config.model.n_factors

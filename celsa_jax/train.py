@@ -36,7 +36,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
     Args:
       config: see `celsa_jax.config.default_config`.
       workdir: receives config.json, split.npz, metrics.jsonl, checkpoints/, embeddings.npz,
-        items.txt and results.json.
+        items.txt and results.json; tensorboard/, if asked for.
 
     Returns:
       The contents of results.json.

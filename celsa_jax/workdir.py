@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
-from celsa_jax.config import default_config
+from celsa_jax.config import default_config, outcome
 from celsa_jax.errors import InputError
 from celsa_jax.files import locked, read_json, remove_left_overs, write_json, write_text
 
@@ -33,6 +33,7 @@ class Workdir:
         self.split = self.path / "split.npz"
         self.embeddings = self.path / "embeddings.npz"
         self.checkpoints = self.path / "checkpoints"
+        self.tensorboard = self.path / "tensorboard"
         self._metrics = self.path / "metrics.jsonl"
         self._results = self.path / "results.json"
 
@@ -42,10 +43,8 @@ class Workdir:
             raise InputError(f"--workdir={self.path} is a file; give a folder")
         if not self.config.exists():
             return
-        stored, wanted = (_flat(json.loads(c.to_json())) for c in (self.stored_config(), config))
-        # Where data are kept, and on what devices it runs, is no matter.
-        for field in ("data.data_dir", "mesh.data", "mesh.item"):
-            stored[field] = wanted[field]
+        both = (self.stored_config(), config)
+        stored, wanted = (_flat(json.loads(json.dumps(outcome(c)))) for c in both)
         differing = [f for f in {**stored, **wanted} if stored.get(f) != wanted.get(f)]
         if differing:
             field = differing[0]

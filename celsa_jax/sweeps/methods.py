@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 
 from celsa_jax.baselines import BASELINES, COMPRESSIONS
 from celsa_jax.baselines.choice import CHOSEN_BY, Choice, combinations, several, validation_value
-from celsa_jax.config import validate
+from celsa_jax.config import outcome, validate
 from celsa_jax.data import Dataset, Split, load_dataset, make_split
 from celsa_jax.errors import InputError
 from celsa_jax.evaluation import Exposure, evaluate
@@ -63,8 +63,7 @@ class Run:
     @functools.cached_property
     def settings(self) -> dict[str, Any]:
         """All that decides the outcome."""
-        config = self.config.to_dict()
-        return {"method": self.method, "options": self.options, "config": config}
+        return {"method": self.method, "options": self.options, "config": outcome(self.config)}
 
     @functools.cached_property
     def id(self) -> str:
@@ -92,7 +91,7 @@ class Run:
         if config is None:
             raise ValueError(f"{self.method} needs no model")
         sparsity = f"k{config.sparsity.target_nnz}of{config.model.n_factors}"
-        return _name(f"{sparsity}_s{self.seed}", config.to_dict())
+        return _name(f"{sparsity}_s{self.seed}", outcome(config))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,155 @@
+import json
+import shutil
+import struct
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from celsa_jax.errors import InputError
+from celsa_jax.sweeps.grid import expand, make_sweep
+from celsa_jax.tensorboard import scalars
+from celsa_jax.train import train_and_evaluate
+
+
+@pytest.fixture
+def config(small_config):
+    small_config.train.tensorboard = True
+    small_config.checkpoint.keep = 9
+    return small_config
+
+
+def logged(workdir):
+    """The numbers of metrics.jsonl by name and step."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    names = {name for line in lines for name in line} - {"step"}
+    return {
+        name: {line["step"]: line[name] for line in lines if line.get(name) is not None}
+        for name in names
+    }
+
+
+def fields(message):
+    """Numbers and values of the fields of a protocol buffer, as it lies on disk."""
+
+    def varint():
+        nonlocal at
+        value = shift = 0
+        while True:
+            byte = message[at]
+            at += 1
+            value |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return value
+
+    at = 0
+    while at < len(message):
+        number, kind = divmod(varint(), 8)
+        if kind == 0:
+            value = varint()
+        else:
+            size = {1: 8, 5: 4}.get(kind) or varint()
+            value, at = message[at : at + size], at + size
+        yield number, value
+
+
+def events(path):
+    """The events of a file of TFRecords: a length and its checksum, a message and its checksum."""
+    content, at = path.read_bytes(), 0
+    while at < len(content):
+        (size,) = struct.unpack_from("<Q", content, at)
+        yield dict(fields(content[at + 12 : at + 12 + size])), content[at + 12 : at + 12 + size]
+        at += 16 + size
+
+
+def read_by_hand(path):
+    found = {}
+    for event, message in events(path):
+        for number, summary in fields(message):
+            if number == 5:
+                for _, value in fields(summary):
+                    value = dict(fields(value))
+                    (number,) = struct.unpack("<f", value[2])
+                    found.setdefault(value[1].decode(), {})[event[2]] = number
+    return found
+
+
+def shown(folder):
+    """What TensorBoard shows of a folder; it has no step twice."""
+    accumulator = EventAccumulator(str(folder)).Reload()
+    found = {}
+    for name in accumulator.Tags()["scalars"]:
+        points = accumulator.Scalars(name)
+        found[name] = {point.step: point.value for point in points}
+        assert len(found[name]) == len(points)
+    return found
+
+
+def assert_same(found, wanted):
+    assert found.keys() == wanted.keys()
+    for name, values in wanted.items():
+        assert list(found[name]) == list(values), name
+        np.testing.assert_allclose(list(found[name].values()), list(values.values()), rtol=1e-6)
+
+
+def test_scalars_are_the_numbers_of_the_metrics(config, tmp_path):
+    train_and_evaluate(config, tmp_path)
+    (path,) = (tmp_path / "tensorboard").iterdir()
+    wanted = logged(tmp_path)
+    assert wanted.keys() > {"epoch", "k", "loss", "users_per_s", "mask_kept", "ndcg@100"}
+    assert list(wanted["loss"]) == [4, 8, 12, 16, 20]
+    assert_same(read_by_hand(path), wanted)
+    assert_same(shown(tmp_path / "tensorboard"), wanted)
+
+
+def test_epochs_that_are_trained_again_are_shown_once(config, tmp_path):
+    train_and_evaluate(config, tmp_path)
+    first = logged(tmp_path)
+    # What a run leaves that is killed while it logs its last epoch.
+    (tmp_path / "results.json").unlink()
+    for step in (12, 16, 20):
+        shutil.rmtree(tmp_path / "checkpoints" / str(step))
+    (path,) = (tmp_path / "tensorboard").iterdir()
+    path.write_bytes(path.read_bytes()[:-9])
+    train_and_evaluate(config, tmp_path)
+    wanted = logged(tmp_path)
+    # The time that an epoch takes tells its two trainings apart.
+    kept = [step for step in first["seconds"] if first["seconds"][step] == wanted["seconds"][step]]
+    assert kept[:2] == [4, 8]
+    assert len(kept) < 5
+    assert_same(shown(tmp_path / "tensorboard"), wanted)
+
+
+def test_a_line_is_on_disk_at_once_and_nothing_of_what_is_undefined(tmp_path):
+    with scalars(tmp_path, 0) as log:
+        log({"step": 3, "loss": 0.5, "ndcg@100": None})
+        (path,) = tmp_path.iterdir()
+        assert read_by_hand(path) == {"loss": {3: 0.5}}
+
+
+def test_the_switch_makes_no_other_run(config, tmp_path):
+    config.train.update(n_epochs=1, n_final_epochs=0)
+    config.train.tensorboard = False
+    results = train_and_evaluate(config, tmp_path)
+    config.train.tensorboard = True
+    assert train_and_evaluate(config, tmp_path) == results
+    assert not (tmp_path / "tensorboard").exists()
+
+
+def test_the_switch_makes_no_other_run_of_a_sweep(config):
+    rows = {"ours": {"method": "elsa"}, "EASE": {"method": "ease", "once": True}}
+    columns = {"32": {"config": {"sparsity": {"target_nnz": 4}}}}
+    ids = []
+    for config.train.tensorboard in (False, True):
+        runs = expand(make_sweep(base=config, rows=rows, columns=columns, reference="ours"))
+        ids.append([(run.id, run.model_config and run.model_id) for run in runs])
+        assert runs[0].config.train.tensorboard == config.train.tensorboard
+    assert ids[0] == ids[1]
+
+
+def test_without_the_library_nothing_is_trained(config, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"config\.train\.tensorboard .*celsa_jax\[tensorboard\]"):
+        train_and_evaluate(config, tmp_path / "w")
+    assert not (tmp_path / "w").exists()
