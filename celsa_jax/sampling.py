@@ -8,6 +8,8 @@ estimate that is drawn once makes unbiased; the bias falls with the variance of 
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -61,7 +63,7 @@ def sampled_loss_and_grad(
     key: jax.Array,
     size: int,
     n_items: int,
-    **options: object,
+    **options: Any,
 ) -> tuple[jax.Array, jax.Array]:
     """`gradient.loss_and_grad` on drawn columns; rows of other items have no gradient.
 

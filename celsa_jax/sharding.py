@@ -121,7 +121,7 @@ def start_processes(coordinator: str, n_processes: int, process: int) -> None:
     Raises:
       InputError: they do not come together.
     """
-    known = {}
+    known: dict[str, Any] = {}
     if coordinator != "auto":
         if not 0 <= process < n_processes:
             raise InputError(
@@ -146,10 +146,10 @@ def start_processes(coordinator: str, n_processes: int, process: int) -> None:
 def shaped(tree: Any, placement: Placement | None) -> Any:
     """Shapes and dtypes of a state (`jax.eval_shape`), with where each array is to lie."""
 
+    one = SingleDeviceSharding(jax.devices()[0])
+
     def of(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        where = SingleDeviceSharding(jax.devices()[0])
-        if placement is not None:
-            where = placement.sharding_of(leaf)
+        where = one if placement is None else placement.sharding_of(leaf)
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
 
     return jax.tree.map(of, tree)

@@ -244,7 +244,7 @@ def _loss_and_grad(
     recipe: Recipe,
 ) -> tuple[jax.Array, jax.Array]:
     scores = weights, mask, batch, recipe.relu_cap, recipe.relu
-    options = {"precision": recipe.precision, "placement": recipe.placement}
+    options: dict[str, Any] = {"precision": recipe.precision, "placement": recipe.placement}
     if not recipe.n_negatives:
         return loss_and_grad(*scores, **options)
     n_items = recipe.n_items(weights.shape[0])
