@@ -113,29 +113,39 @@ class Checkpoints:
           InputError: there are checkpoints, but none is sound.
         """
         steps = self.steps()
-        for step in reversed(steps):
+        waiting = list(steps)
+        while (step := agreed(self._take_sound(waiting))) >= 0:
             folder = self._folder / str(step)
             try:
-                check_sums(folder)
                 with _quiet():
                     restored = ocp.args.StandardRestore(like, strict=False)
                     state = self._orbax.restore(folder / "state", args=restored)
                 notes = json.loads((folder / "notes.json").read_bytes())["notes"]
             except Exception as error:  # orbax and tensorstore raise many kinds
-                log.warning(
-                    "checkpoint %d is damaged (%s); trying an older one", step, _what(error)
-                )
+                _warn_of(step, error)
                 continue
             if self._writes:
                 for damaged in (s for s in steps if s > step):
                     self._remove(damaged)
             return step, state, notes
-        if steps:
+        if agreed(len(steps)):
             raise InputError(
                 f"{self._folder}: no checkpoint is sound (steps {steps}); "
                 "start again with another --workdir"
             )
         return None
+
+    def _take_sound(self, steps: list[int]) -> int:
+        """The newest step whose files are sound, taken off a list with those after it, or -1."""
+        while steps and self._writes:  # the first process decides
+            step = steps.pop()
+            try:
+                check_sums(self._folder / str(step))
+            except (OSError, ValueError) as error:
+                _warn_of(step, error)
+            else:
+                return step
+        return -1
 
     def _score(self, step: int) -> float | None:
         try:
@@ -193,6 +203,10 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
+
+
+def _warn_of(step: int, error: Exception) -> None:
+    log.warning("checkpoint %d is damaged (%s); trying an older one", step, _what(error))
 
 
 def _what(error: Exception) -> str:

@@ -75,7 +75,7 @@ def default_config() -> ConfigDict:
                 "chunk_users": 0,  # users in a chunk, where the device cannot hold all; 0 = all
                 # Of the operands of products: float32, bfloat16, or auto, bfloat16 but on a CPU.
                 "precision": "auto",
-                # The loss is on a batch's own items and so many others; 0 = the whole catalogue.
+                # The loss is on a batch's own items and at least so many others; 0 = on all items.
                 "n_negatives": 0,
                 "profile": False,  # a trace of the second epoch, WORKDIR/profile
                 "tensorboard": False,  # metrics for TensorBoard, beside metrics.jsonl

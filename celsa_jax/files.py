@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import json
 import os
@@ -87,15 +88,18 @@ def locked(path: pathlib.Path, *, wait: bool = True) -> Iterator[bool]:
 def check_space(folder: pathlib.Path, n_bytes: int) -> None:
     """OSError where a folder has no room for that many bytes: a full disk, or a quota.
 
-    They are taken and given back. A system or a file system that cannot do so is not asked.
+    They are taken and given back, where system and file system can do so at once.
     """
-    if n_bytes and hasattr(os, "posix_fallocate"):
-        with tempfile.TemporaryFile(dir=folder) as stream:
-            try:
-                os.posix_fallocate(stream.fileno(), 0, n_bytes)
-            except OSError as error:
-                if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                    raise
+    # Not `os.posix_fallocate`, which writes to every block where the file system cannot.
+    fallocate = getattr(ctypes.CDLL(None), "fallocate", None) if os.name == "posix" else None
+    if fallocate is None or not n_bytes:
+        return
+    with tempfile.TemporaryFile(dir=folder) as stream:
+        ctypes.set_errno(0)
+        fallocate = ctypes.CDLL(None, use_errno=True).fallocate
+        fallocate(stream.fileno(), 0, ctypes.c_int64(0), ctypes.c_int64(n_bytes))
+        if (code := ctypes.get_errno()) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise OSError(code, os.strerror(code))
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

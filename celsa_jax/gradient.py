@@ -15,6 +15,8 @@ is sparse. On accelerators they are dense products all the same. On a CPU they a
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -53,34 +55,35 @@ def loss_and_grad(
       relu_cap: upper bound of the scores, or None.
       relu: whether 0 is their lower bound.
       item_weights: [n_items] how often an item's squared score counts, or None for once.
-      precision: of the operands of products, whose sums are float32: float32, bfloat16,
-        or auto, bfloat16 but on a CPU.
+      precision: of the operands of products (`operand_dtype`), whose sums are float32.
       placement: of weights and mask on several devices.
 
     Returns:
       The loss, a scalar, and the gradient [n_items, n_factors], zero where the mask is false.
     """
     n_items, n_users = weights.shape[0], batch.n_users
-    on_cpu = jax.default_backend() == "cpu"
+    dtype = operand_dtype(precision)
+    sparse_encoder = jax.default_backend() == "cpu" and dtype == jnp.float32 and placement is None
     # Sorting (item, user) as one integer needs that many integers.
-    sparse_encoder = on_cpu and placement is None and n_items * n_users < 2**31
-    low = precision == "bfloat16" or (precision == "auto" and not on_cpu)
+    sparse_encoder = sparse_encoder and n_items * n_users < 2**31
     lengths = (batch.indptr[1:] - batch.indptr[:-1]).astype(weights.dtype)
 
-    def place(array: jax.Array, *axes: str | None) -> jax.Array:
+    def shared(array: jax.Array, *axes: str | None) -> jax.Array:
         return array if placement is None else placement.constrain(array, *axes)
 
     def product(a: jax.Array, b: jax.Array, contracted: tuple) -> jax.Array:
-        if low:
-            a, b = a.astype(jnp.bfloat16), b.astype(jnp.bfloat16)
         # Without "highest" a GPU would round float32 operands, too.
         return lax.dot_general(
-            a, b, contracted, precision="highest", preferred_element_type=jnp.float32
+            a.astype(dtype),
+            b.astype(dtype),
+            contracted,
+            precision="highest",
+            preferred_element_type=jnp.float32,
         )
 
-    x = place(jnp.zeros((n_users, n_items), jnp.uint8), DATA, ITEM)
+    x = shared(jnp.zeros((n_users, n_items), jnp.uint8), DATA, ITEM)
     # A byte an entry; every fusion that reads it converts it.
-    x = place(x.at[batch.rows, batch.items].set(1, mode="drop"), DATA, ITEM)
+    x = shared(x.at[batch.rows, batch.items].set(1, mode="drop"), DATA, ITEM)
     scale = inverse_root(jnp.sum(weights * weights, axis=1))
 
     def scaled_x() -> jax.Array:
@@ -89,12 +92,12 @@ def loss_and_grad(
     if sparse_encoder:
         hidden = _encode(weights, scale, batch)
     else:
-        hidden = place(product(scaled_x(), weights, _PLAIN), DATA, None)
+        hidden = shared(product(scaled_x(), weights, _PLAIN), DATA, None)
     z = product(hidden, weights, _TRANSPOSE_RIGHT) * scale[None] - x.astype(weights.dtype)
-    z = place(z, DATA, ITEM)
+    z = shared(z, DATA, ITEM)
     loss, z_grad = loss_of_scores(z, x, lengths, relu_cap, relu, item_weights)
     z_grad = z_grad * scale[None]
-    hidden_grad = place(product(z_grad, weights, _PLAIN), DATA, None)
+    hidden_grad = shared(product(z_grad, weights, _PLAIN), DATA, None)
     if sparse_encoder:
         # The sum with nothing makes this product wait for the one before: side by side on one
         # thread pool they slow each other down.
@@ -104,10 +107,17 @@ def loss_and_grad(
     else:
         grad = product(z_grad, hidden, _TRANSPOSE_LEFT)
         grad += product(scaled_x(), hidden_grad, _TRANSPOSE_LEFT)
-        grad = place(jnp.where(mask, grad, 0.0), ITEM)
+        grad = shared(jnp.where(mask, grad, 0.0), ITEM)
     # The length of a row does not matter, so neither does a gradient along it.
     along = jnp.sum(grad * weights, axis=1) * scale * scale
     return loss, grad - along[:, None] * weights
+
+
+def operand_dtype(precision: str) -> Any:
+    """The dtype that `config.train.precision` names; auto is bfloat16, on a CPU float32."""
+    if precision == "auto":
+        precision = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return jnp.dtype(precision)
 
 
 def loss_of_scores(

@@ -21,9 +21,10 @@ from celsa_jax.data import Split
 from celsa_jax.data.batches import Chunk, make_chunks, nnz_budget, shuffled_batches
 from celsa_jax.errors import InputError
 from celsa_jax.phases import phase_at, phases_of
+from celsa_jax.sampling import n_columns
 from celsa_jax.schedules import nnz_at
 from celsa_jax.scoring import evaluate_embeddings
-from celsa_jax.sharding import DATA, Placement, in_any_process, is_first_process, shaped, to_host
+from celsa_jax.sharding import Placement, in_any_process, is_first_process, shaped, to_host
 from celsa_jax.step import (
     Recipe,
     TrainState,
@@ -54,7 +55,7 @@ class TrainingLoop:
         placement: Placement | None,
     ):
         self.config = config
-        self.warm = warm
+        self.warm = warm if warm is None or placement is None else placement.put_rows(warm)
         self.split = split
         self.folder = folder
         self.checkpoints = checkpoints
@@ -88,6 +89,10 @@ class TrainingLoop:
             for epoch in range(self.n_epochs)
             for chunk, batches in self._epoch(epoch)
         )
+        n_items = split.train.n_items
+        if train.n_negatives and n_columns(n_items, self.budget, train.n_negatives) == n_items:
+            log.info("a batch and config.train.n_negatives cover the catalogue: nothing is sampled")
+            self.recipe = dataclasses.replace(self.recipe, n_negatives=0)
         val = split.val
         if val.n_users > config.eval.max_val_users:
             rng = np.random.default_rng(train.seed)
@@ -182,9 +187,7 @@ class TrainingLoop:
         placement = self.recipe.placement
         if placement is None:
             return jax.device_put(chunk)
-        share = placement.mesh.shape[DATA]
-        indices = np.pad(chunk.indices, (0, -len(chunk.indices) % share))
-        return Chunk(placement.put(chunk.indptr), placement.put(indices, DATA))
+        return Chunk(placement.put(chunk.indptr), placement.put_shares(np.asarray(chunk.indices)))
 
     def _on_all(self, array: jax.Array | np.ndarray) -> jax.Array:
         placement = self.recipe.placement
@@ -299,6 +302,7 @@ class TrainingLoop:
         recipe = self.recipe
         others = every_step or recipe.regrow or recipe.auxiliary_weight > 0
         others = others or recipe.n_negatives > 0 or recipe.placement is not None
+        others = others or recipe.precision == "bfloat16"
         if others or not compact.pays(self.config.model.n_factors, k):
             return None
         return jax.device_put(compact.make_layout(np.asarray(state.mask)))
@@ -326,7 +330,7 @@ class TrainingLoop:
     @contextlib.contextmanager
     def _profile(self, wanted: bool) -> Iterator[None]:
         """A trace of what is done inside, for TensorBoard or Perfetto."""
-        if not (wanted and self.config.train.profile):
+        if not (wanted and self.config.train.profile and is_first_process()):
             yield
             return
         folder = self.folder.path / "profile"

@@ -38,9 +38,9 @@ def training_bytes(
     data, items = mesh
     rows, users = n_items / items, batch_size / data
     weights = (_STATE + _STEP) * rows * n_factors
-    columns = (n_columns or n_items) / items
-    batch = _SCORES * columns * users + 2 * 4 * n_factors * users
-    if n_columns:  # their weights, mask and gradient beside those of all
+    columns = n_columns or n_items
+    batch = _SCORES * columns / items * users + 2 * 4 * n_factors * users
+    if n_columns:  # their weights, mask and gradient beside those of all, on every device
         batch += (1 + 2 * 4) * columns * n_factors
     return int(weights + batch) + 4 * (n_users + n_interactions // data)
 

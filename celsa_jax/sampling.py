@@ -71,13 +71,16 @@ def sampled_loss_and_grad(
       weights, mask: [n_rows, n_factors], with `n_items` of them in the catalogue.
       batch, relu_cap, relu, options: see there.
       key, size: see `draw_columns`.
+
+    Returns:
+      The loss, a scalar, and the gradient [n_rows, n_factors].
     """
     columns, item_weights = draw_columns(key, batch, n_items, size)
-    place = jnp.zeros(n_items, jnp.int32).at[columns].set(jnp.arange(size, dtype=jnp.int32))
+    column_of = jnp.zeros(n_items, jnp.int32).at[columns].set(jnp.arange(size, dtype=jnp.int32))
     loss, grad = loss_and_grad(
         weights[columns],
         mask[columns],
-        batch._replace(items=place[batch.items]),
+        batch._replace(items=column_of[batch.items]),
         relu_cap,
         relu,
         item_weights=item_weights,

@@ -8,8 +8,12 @@ are on the axis of items. XLA inserts the communication (GSPMD); nothing here do
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
+import os
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -60,6 +64,15 @@ class Placement:
         array = np.asarray(array)
         return jax.make_array_from_callback(array.shape, self._along(*axes), array.__getitem__)
 
+    def put_shares(self, array: np.ndarray) -> jax.Array:
+        """An array of one dimension shared along `data`, with zeros behind it to fill that up."""
+        share = self.mesh.shape[DATA]
+        return self.put(np.pad(array, (0, -len(array) % share)), DATA)
+
+    def put_rows(self, matrix: np.ndarray) -> jax.Array:
+        """A matrix of items by its rows, with zeros below it."""
+        return self.put(np.pad(matrix, ((0, self.n_rows - len(matrix)), (0, 0))), ITEM)
+
     def by_items(self, function: Any) -> Any:
         """A function of a matrix of items that treats rows apart, for each device by itself."""
         rows, whole = PartitionSpec(ITEM, None), PartitionSpec()
@@ -87,6 +100,11 @@ def make_placement(config: ConfigDict, n_items: int) -> Placement | None:
     devices = 1 if virtual else jax.device_count()
     if not items:
         items = max(1, devices // data)
+        if devices > 1 and devices % data:
+            raise InputError(
+                f"config.mesh.data is {data}, which does not divide the {devices} devices; change "
+                "it, or set config.mesh.item as well"
+            )
     there = jax.device_count()
     if data * items > there or (jax.process_count() > 1 and data * items != there):
         raise InputError(
@@ -132,7 +150,10 @@ def start_processes(coordinator: str, n_processes: int, process: int) -> None:
             "coordinator_address": coordinator,
             "num_processes": n_processes,
             "process_id": process,
+            "cluster_detection_method": "deactivate",
         }
+    # Its handler of SIGTERM would take the place of ours (`stopping`).
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(**known)
     except (RuntimeError, ValueError) as error:
@@ -155,6 +176,21 @@ def shaped(tree: Any, placement: Placement | None) -> Any:
     return jax.tree.map(of, tree)
 
 
+@contextlib.contextmanager
+def alone_on_error() -> Iterator[None]:
+    """Ends a process of several on bad input at once, with its one line.
+
+    The usual way out waits for the others, which wait for this process.
+    """
+    try:
+        yield
+    except InputError as error:
+        if jax.process_count() == 1:
+            raise
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        os._exit(1)
+
+
 def is_first_process() -> bool:
     """Whether this process is the one that writes files and logs."""
     return jax.process_index() == 0
@@ -167,13 +203,14 @@ def wait_for_all(what: str) -> None:
 
 
 def agreed(value: int) -> int:
-    """What process 0 has."""
+    """What process 0 has, in every process; all must call this."""
     if jax.process_count() == 1:
         return value
     return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
 def in_any_process(flag: bool) -> bool:
+    """Whether a flag is set in some process; all must call this."""
     if jax.process_count() == 1:
         return flag
     return bool(multihost_utils.process_allgather(np.bool_(flag)).any())

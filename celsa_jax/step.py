@@ -82,16 +82,14 @@ def create_state(
     Args:
       recipe: see there.
       n_items, n_factors: shape of the weights.
-      warm: weights to begin at, [n_items, n_factors]; rows of zeros begin like those of others,
-        zeros elsewhere at the same values made tiny.
+      warm: weights to begin at, [n_items, n_factors] or with the rows of a state; rows of zeros
+        begin like those of others, zeros elsewhere at the same values made tiny.
     """
     model = _initial_model(recipe, n_items, n_factors)
-    weights, mask = model.weights[...], model.mask[...]
+    n_rows = n_items if recipe.placement is None else recipe.placement.n_rows
+    weights, mask = pad_rows(model.weights[...], n_rows), pad_rows(model.mask[...], n_rows)
     if warm is not None:
-        weights = _fill_in(warm, weights)
-    if recipe.placement is not None:
-        n_rows = recipe.placement.n_rows
-        weights, mask = pad_rows(weights, n_rows), pad_rows(mask, n_rows)
+        weights = _fill_in(pad_rows(warm, n_rows), weights)
     opt_state = recipe.make_optimizer().init(weights)
     return recipe.place(TrainState(jnp.int32(0), weights, mask, opt_state))
 
@@ -100,8 +98,8 @@ def create_state(
 def unprune(state: TrainState, recipe: Recipe) -> TrainState:
     """Begins afresh at the embeddings, every factor of them back in at a tiny value."""
     weights = item_embeddings(state.weights, state.mask)
-    n_items, n_factors = recipe.n_items(weights.shape[0]), weights.shape[1]
-    start = create_state(recipe, n_items, n_factors, weights[:n_items])
+    n_rows, n_factors = weights.shape
+    start = create_state(recipe, recipe.n_items(n_rows), n_factors, weights)
     return start._replace(step=state.step)
 
 

@@ -36,7 +36,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
     Args:
       config: see `celsa_jax.config.default_config`.
       workdir: receives config.json, split.npz, metrics.jsonl, checkpoints/, embeddings.npz,
-        items.txt and results.json; tensorboard/, if asked for.
+        items.txt and results.json; tensorboard/ and profile/, if asked for.
 
     Returns:
       The contents of results.json.
@@ -47,6 +47,10 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
       Stopped: the program was asked to stop (`celsa_jax.stopping`); the run can go on.
     """
     validate(config)
+    if config.train.deterministic:
+        runtime.use_deterministic_operations()  # before anything starts a device
+    if not is_first_process():
+        logging.getLogger("celsa_jax").setLevel(logging.WARNING)
     folder = Workdir(workdir, writes=is_first_process())
     results = _finished(config, folder)
     if results is None:
@@ -65,8 +69,6 @@ def _finished(config: ConfigDict, folder: Workdir) -> dict | None:
 
 def _run(config: ConfigDict, folder: Workdir) -> dict:
     started = time.perf_counter()
-    if config.train.deterministic:
-        runtime.use_deterministic_operations()
     devices = jax.devices()
     log.info("devices: %d (%s)", len(devices), devices[0].device_kind)
     log.info("versions: %s", ", ".join(f"{n} {v}" for n, v in runtime.versions().items()))

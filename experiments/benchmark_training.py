@@ -156,6 +156,7 @@ class Ours:
         nnz = jnp.full(_STEPS.value, k, jnp.int32)
         full_rate = jnp.ones(_STEPS.value, jnp.float32)
         small = compact.pays(_N_FACTORS.value, k) and not dense_products
+        small = small and _PRECISION.value != "bfloat16"
         state = create_state(recipe, users.shape[1], _N_FACTORS.value)
 
         def train(state):
@@ -194,10 +195,9 @@ def product_of_scores() -> Callable[[], float]:
     import jax
     import jax.numpy as jnp
 
-    low = _PRECISION.value == "bfloat16" or (
-        _PRECISION.value == "auto" and jax.default_backend() != "cpu"
-    )
-    dtype = jnp.bfloat16 if low else jnp.float32
+    from celsa_jax.gradient import operand_dtype
+
+    dtype = operand_dtype(_PRECISION.value)
     keys = jax.random.split(jax.random.key(_SEED.value))
     hidden = jax.random.normal(keys[0], (_BATCH.value, _N_FACTORS.value), dtype)
     weights = jax.random.normal(keys[1], (_N_FACTORS.value, _N_ITEMS.value), dtype)

@@ -13,13 +13,17 @@ from absl import flags
 
 from experiments import cli
 
-_ITEMS = flags.DEFINE_list("n_items", ["100000", "1000000", "10000000"], "Items.")
-_DEVICES = flags.DEFINE_list("devices", ["1", "8", "64"], "Devices, all along the item axis.")
+_ITEMS = flags.DEFINE_multi_integer("n_items", [10**5, 10**6, 10**7], "Items.", lower_bound=1)
+_DEVICES = flags.DEFINE_multi_integer(
+    "devices", [1, 8, 64], "Devices, all along the item axis.", lower_bound=1
+)
 _FACTORS = flags.DEFINE_integer("n_factors", 1024, "Width d.", lower_bound=1)
 _BATCH = flags.DEFINE_integer("batch_size", 1024, "Users in a step.", lower_bound=1)
 _HISTORY = flags.DEFINE_integer("history", 50, "Interactions a user.", lower_bound=1)
 _USERS = flags.DEFINE_integer("n_users", 1_000_000, "Users on the device.", lower_bound=1)
-_NEGATIVES = flags.DEFINE_integer("n_negatives", 20_000, "For the rows of sampled outputs.")
+_NEGATIVES = flags.DEFINE_integer(
+    "n_negatives", 20_000, "For the rows of sampled outputs.", lower_bound=1
+)
 _TFLOPS = flags.DEFINE_float("tflops", 989, "Peak of products, 10^12 FLOP/s.")
 _MEMORY = flags.DEFINE_float("memory_gb_per_s", 3350, "Of a device's own memory.")
 _LINK = flags.DEFINE_float("link_gb_per_s", 450, "Between devices, one way.")
@@ -36,10 +40,10 @@ def main() -> None:
     )
     print("|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
     d, n_users = _FACTORS.value, _BATCH.value
-    for n_items in map(int, _ITEMS.value):
+    for n_items in _ITEMS.value:
         sampled = n_columns(n_items, n_users * _HISTORY.value, _NEGATIVES.value)
         for columns in sorted({n_items, sampled}, reverse=True):
-            for n in map(int, _DEVICES.value):
+            for n in _DEVICES.value:
                 held = training_bytes(
                     n_items,
                     d,

@@ -10,7 +10,6 @@ is started on each of them with a --workdir that all see; docs/scaling.md has th
 from __future__ import annotations
 
 import json
-import logging
 
 from absl import flags
 from ml_collections import config_flags
@@ -38,9 +37,8 @@ def main() -> None:
         sharding.start_processes(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     elif _PROCESSES.value != -1 or _PROCESS.value != -1:
         raise InputError("--processes and --process need --coordinator=HOST:PORT")
-    if not sharding.is_first_process():
-        logging.getLogger("celsa_jax").setLevel(logging.WARNING)
-    results = train_and_evaluate(_CONFIG.value, _WORKDIR.value)
+    with sharding.alone_on_error():
+        results = train_and_evaluate(_CONFIG.value, _WORKDIR.value)
     if sharding.is_first_process():
         print(json.dumps(results))
 

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -5,6 +7,7 @@ import pytest
 from celsa_jax import memory
 from celsa_jax.data.batches import Chunk
 from celsa_jax.errors import InputError
+from celsa_jax.sampling import n_columns
 from celsa_jax.step import Recipe, create_state, train_chunk
 from celsa_jax.train import train_and_evaluate
 
@@ -14,11 +17,23 @@ RECIPE = Recipe(
 
 
 @pytest.mark.parametrize(
-    ("n_items", "n_factors", "batch_size", "history"),
-    [(2000, 512, 64, 50), (4000, 256, 64, 20), (3000, 64, 512, 50), (1000, 256, 64, 900)],
+    ("n_items", "n_factors", "batch_size", "history", "n_negatives"),
+    [
+        (2000, 512, 64, 50, 0),
+        (4000, 256, 64, 20, 0),
+        (3000, 64, 512, 50, 0),
+        (1000, 256, 64, 900, 0),
+        (20_000, 256, 64, 20, 1000),
+        (9000, 256, 64, 20, 5000),
+    ],
 )
-def test_the_estimate_is_near_what_the_compiler_plans(n_items, n_factors, batch_size, history):
+def test_the_estimate_is_near_what_the_compiler_plans(
+    n_items, n_factors, batch_size, history, n_negatives
+):
     n_users, n_batches = 2000, 4
+    recipe = dataclasses.replace(RECIPE, n_negatives=n_negatives)
+    budget = 2 * batch_size * history
+    columns = n_columns(n_items, budget, n_negatives) if n_negatives else 0
     n_interactions = n_users * history
 
     def array(*shape, dtype=jnp.int32):
@@ -30,12 +45,14 @@ def test_the_estimate_is_near_what_the_compiler_plans(n_items, n_factors, batch_
         array(n_batches, batch_size),
         array(n_batches),
         array(n_batches, dtype=jnp.float32),
-        recipe=RECIPE,
-        budget=2 * batch_size * history,
+        recipe=recipe,
+        budget=budget,
     ).compile()
     plan = compiled.memory_analysis()
     planned = plan.argument_size_in_bytes + plan.temp_size_in_bytes
-    estimate = memory.training_bytes(n_items, n_factors, batch_size, n_users, n_interactions)
+    estimate = memory.training_bytes(
+        n_items, n_factors, batch_size, n_users, n_interactions, columns
+    )
     assert estimate == pytest.approx(planned, rel=0.25)
 
 

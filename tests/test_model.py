@@ -108,9 +108,9 @@ def test_gradient_equals_automatic_differentiation(random_matrix):
     np.testing.assert_allclose(np.asarray(grad) / scale, np.asarray(expected) / scale, atol=1e-6)
 
 
-def test_bfloat16_rounds_the_operands_of_products_alone(random_matrix, monkeypatch):
+@pytest.mark.usefixtures("backend")
+def test_bfloat16_rounds_the_operands_of_products_alone(random_matrix):
     """Against NumPy, with a rounding before every product."""
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     rng = np.random.default_rng(1)
     matrix = random_matrix(64, 300, density=0.1, seed=3)
     x, w = matrix.toarray(), rng.normal(size=(300, 40)).astype(np.float32)

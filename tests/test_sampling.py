@@ -115,3 +115,13 @@ def test_a_run_with_sampled_outputs_learns(small_config, tmp_path):
     whole = train_and_evaluate(small_config, tmp_path / "whole")
     assert sampled["test"]["ndcg@100"] > 0.9 * whole["test"]["ndcg@100"]
     assert sampled["test"]["ndcg@100"] != whole["test"]["ndcg@100"]
+
+
+def test_where_a_batch_covers_the_catalogue_nothing_is_sampled(small_config, tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        whole = train_and_evaluate(small_config, tmp_path / "whole")
+        assert "nothing is sampled" not in caplog.text
+        small_config.train.n_negatives = 50
+        sampled = train_and_evaluate(small_config, tmp_path / "sampled")
+    assert "cover the catalogue: nothing is sampled" in caplog.text
+    assert sampled["test"] == whole["test"]

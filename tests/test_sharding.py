@@ -4,19 +4,22 @@ import dataclasses
 import json
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from celsa_jax import loop
+from celsa_jax import export, loop
 from celsa_jax.data.batches import Chunk, make_chunks, nnz_budget, shuffled_batches
 from celsa_jax.errors import InputError
-from celsa_jax.sharding import DATA, make_placement, to_host
+from celsa_jax.export import sparse_embeddings
+from celsa_jax.sharding import make_placement, to_host
 from celsa_jax.sparse import load_embeddings
 from celsa_jax.step import Recipe, create_state, train_chunk, unprune, update_mask
 from celsa_jax.train import train_and_evaluate
@@ -47,9 +50,7 @@ def trained(recipe, matrix, n_steps, nnz=N_FACTORS, state=None):
     budget = nnz_budget(chunk, batches)
     arrays = batches, np.full(n_steps, nnz, np.int32), np.ones(n_steps, np.float32)
     if placement := recipe.placement:
-        share = placement.mesh.shape[DATA]
-        indices = np.pad(chunk.indices, (0, -len(chunk.indices) % share))
-        chunk = Chunk(placement.put(chunk.indptr), placement.put(indices, DATA))
+        chunk = Chunk(placement.put(chunk.indptr), placement.put_shares(chunk.indices))
         arrays = [placement.put(array) for array in arrays]
     if state is None:
         state = create_state(recipe, N_ITEMS, N_FACTORS)
@@ -77,7 +78,7 @@ def test_steps_equal_those_on_one_device(random_matrix, placement, n_negatives):
 
 
 def test_the_first_gradient_is_that_of_one_device(random_matrix, placement):
-    """Read off a step of plain gradient descent's place: Adam's first moment, (1 - b1) g."""
+    """Read off the optimizer: after one step its first moment is (1 - b1) times the gradient."""
     matrix = random_matrix(64, N_ITEMS, density=0.05)
     several = dataclasses.replace(RECIPE, placement=placement)
     one, many = (trained(recipe, matrix, 1)[0].opt_state for recipe in (RECIPE, several))
@@ -92,8 +93,8 @@ def test_pruning_on_several_devices(random_matrix, placement, rewind):
     single = dataclasses.replace(RECIPE, rewind=rewind)
     several = dataclasses.replace(single, placement=placement)
     start, _ = trained(single, matrix, 2)
-    rows = np.pad(np.asarray(start.weights), ((0, placement.n_rows - N_ITEMS), (0, 0)))
-    many = create_state(several, N_ITEMS, N_FACTORS)._replace(weights=placement.put(rows, "item"))
+    rows = placement.put_rows(np.asarray(start.weights))
+    many = create_state(several, N_ITEMS, N_FACTORS)._replace(weights=rows)
     one, many = (update_mask(s, jnp.int32(5), r) for s, r in ((start, single), (many, several)))
     np.testing.assert_array_equal(to_host(many.mask)[:N_ITEMS], np.asarray(one.mask))
     assert not to_host(many.mask)[N_ITEMS:].any()
@@ -128,8 +129,20 @@ def config(small_config):
     return small_config
 
 
-@pytest.mark.parametrize("mesh", [(1, 8), (2, 2)], ids=str)
-def test_whole_runs(config, tmp_path, mesh, monkeypatch):
+@pytest.mark.parametrize(
+    ("mesh", "change"),
+    [
+        ((1, 8), {}),
+        ((2, 2), {}),
+        ((2, 2), {"train.chunk_users": 64}),
+        ((2, 2), {"train.auxiliary_weight": 0.125, "sparsity.rewind": False}),
+        ((1, 2), {"sparsity.update_every": 0}),
+        ((1, 2), {"sparsity.regrow": True, "sparsity.rewind": False}),
+    ],
+    ids=str,
+)
+def test_whole_runs(config, tmp_path, mesh, change, monkeypatch):
+    config.update_from_flattened_dict(change)
     masks = {}
 
     def remember(name):
@@ -173,6 +186,27 @@ def test_a_checkpoint_goes_on_on_other_devices(config, tmp_path, from_to, monkey
     assert_alike(tmp_path / "half", whole)
 
 
+def test_a_warm_start(config, tmp_path):
+    train_and_evaluate(on_mesh(config, 1, 1), tmp_path / "earlier")
+    config.train.init_from = str(tmp_path / "earlier")
+    for name, mesh in (("one", (1, 1)), ("many", (2, 2))):
+        train_and_evaluate(on_mesh(config, *mesh), tmp_path / name)
+    assert_alike(tmp_path / "many", tmp_path / "one")
+
+
+def test_the_export_goes_by_blocks_of_rows(random_matrix, placement, monkeypatch):
+    recipe = dataclasses.replace(RECIPE, placement=placement)
+    state, _ = trained(recipe, random_matrix(64, N_ITEMS, density=0.05), 2)
+    state = update_mask(state, jnp.int32(5), recipe)
+    whole = sparse_embeddings(state, N_ITEMS)
+    weights, mask = to_host(state.weights)[:N_ITEMS], to_host(state.mask)[:N_ITEMS]
+    expected = np.where(mask, weights, 0)
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(whole.toarray(), expected, atol=1e-6)
+    monkeypatch.setattr(export, "_BLOCK_ENTRIES", 50 * N_FACTORS)
+    assert (sparse_embeddings(state, N_ITEMS) != whole).nnz == 0
+
+
 @pytest.mark.parametrize(
     ("data", "item", "batch_size", "said"),
     [
@@ -187,44 +221,83 @@ def test_a_mesh_that_does_not_fit(config, tmp_path, data, item, batch_size, said
     assert not (tmp_path / "run").exists()
 
 
+def test_devices_that_would_be_idle(config, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert dict(make_placement(on_mesh(config, 2, 0), N_ITEMS).mesh.shape) == {"data": 2, "item": 4}
+    with pytest.raises(InputError, match=r"config\.mesh\.data is 3, which does not divide the 8"):
+        make_placement(on_mesh(config, 3, 0), N_ITEMS)
+
+
 def test_on_a_cpu_one_device_is_the_default(config):
     assert jax.device_count() == 8
     assert make_placement(config, N_ITEMS) is None
 
 
-def test_two_processes(config, tmp_path):
-    """Through the program, on one machine; each has two devices, and the first one writes."""
-    train_and_evaluate(on_mesh(config, 1, 1), tmp_path / "one")
-    config.mesh.item = 0
-    (tmp_path / "config.py").write_text(
-        "import json\nfrom ml_collections import ConfigDict\n"
-        f"def get_config():\n    return ConfigDict(json.loads({config.to_json()!r}))\n"
-    )
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    processes = [
-        subprocess.Popen(
-            [
-                *(sys.executable, "-m", "experiments.train", f"--config={tmp_path / 'config.py'}"),
-                *(f"--workdir={tmp_path / 'two'}", f"--coordinator=localhost:{port}"),
-                *("--processes=2", f"--process={process}"),
-            ],
-            cwd=ROOT,
-            env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+class Pair:
+    """Two processes of the program on one machine, each with two devices."""
+
+    def __init__(self, config, folder):
+        self.folder = folder
+        config.mesh.item = 0
+        (folder / "config.py").write_text(
+            "import json\nfrom ml_collections import ConfigDict\n"
+            f"def get_config():\n    return ConfigDict(json.loads({config.to_json()!r}))\n"
         )
-        for process in range(2)
-    ]
+
+    def start(self, *flags):
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        command = [sys.executable, "-m", "experiments.train", "--processes=2", *flags]
+        command += [f"--config={self.folder / 'config.py'}", f"--workdir={self.folder / 'two'}"]
+        return [
+            subprocess.Popen(
+                [*command, f"--coordinator=localhost:{port}", f"--process={process}"],
+                cwd=ROOT,
+                env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for process in range(2)
+        ]
+
+
+def test_two_processes(config, tmp_path):
+    """The first one writes; after SIGTERM both leave, and the run goes on to the same end."""
+    train_and_evaluate(on_mesh(config, 1, 1), tmp_path / "one")
+    pair = Pair(config, tmp_path)
+    first, second = pair.start()
+    metrics = tmp_path / "two" / "metrics.jsonl"
+    while not (metrics.exists() and metrics.read_bytes()):
+        assert first.poll() is None, first.stderr.read()
+        time.sleep(0.02)
+    second.send_signal(signal.SIGTERM)  # a scheduler tells all; one is enough
+    logs = [process.communicate(timeout=300)[1] for process in (first, second)]
+    assert [first.returncode, second.returncode] == [128 + signal.SIGTERM] * 2, logs
+    assert not (tmp_path / "two" / "results.json").exists()
+
+    processes = pair.start()
     (output, log), (silence, quiet) = (process.communicate(timeout=300) for process in processes)
     assert [process.returncode for process in processes] == [0, 0], log + quiet
     assert "mesh: 1 (data) x 4 (item) of 2 processes" in log
+    assert "resumed at step" in log
     assert "{" not in silence  # gloo has its own to say
     assert "epoch" not in quiet
     assert json.loads(output.splitlines()[-1])["step"] == metrics_of(tmp_path / "two")[-1]["step"]
     assert_alike(tmp_path / "two", tmp_path / "one")
+
+
+def test_an_error_in_one_process(config, tmp_path):
+    """It says so and leaves at once; JAX ends the other one some time later."""
+    (tmp_path / "two").write_text("")  # not a folder
+    first, second = Pair(config, tmp_path).start()
+    _, log = first.communicate(timeout=60)
+    second.kill()
+    second.communicate()
+    assert first.returncode == 1, log
+    assert "is a file; give a folder" in log.splitlines()[-1]
+    assert "Traceback" not in log
 
 
 @pytest.mark.parametrize(

@@ -568,3 +568,32 @@ def test_the_default_configuration():
     assert config.refine.to_dict() == {"n_rounds": 1, "n_epochs": 8, "n_final_epochs": 8}
     assert (config.train.batch_size, config.train.learning_rate) == (1024, 0.01)
     assert os.path.exists(ROOT / "configs" / "goodbooks.py")
+
+
+def test_a_run_asks_for_them_before_it_starts_a_device(tmp_path):
+    code = (
+        "import celsa_jax.runtime as runtime, celsa_jax.train as train\n"
+        "from celsa_jax.config import default_config\n"
+        "from celsa_jax.errors import InputError\n"
+        "started = runtime.xla_bridge.backends_are_initialized\n"
+        "runtime.use_deterministic_operations = lambda: print('started:', started())\n"
+        "config = default_config()\n"
+        "config.train.deterministic = True\n"
+        "config.data.path = 'missing.csv'\n"
+        "try:\n"
+        f"    train.train_and_evaluate(config, {str(tmp_path / 'w')!r})\n"
+        "except InputError:\n"
+        "    print('started:', started())\n"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["started:", "False", "started:", "True"]
+
+
+def test_a_profile(small_config, tmp_path):
+    small_config.train.update(n_epochs=1, n_final_epochs=1, profile=True)
+    train_and_evaluate(small_config, tmp_path)
+    (trace,) = (tmp_path / "profile").rglob("*.xplane.pb")
+    assert b"train_chunk" in trace.read_bytes()
+    small_config.train.profile = False  # it is no other run
+    assert train_and_evaluate(small_config, tmp_path)["seed"] == 0

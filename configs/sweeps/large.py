@@ -1,4 +1,4 @@
-r"""Ours with 4096 factors at 1,024 bytes an item, beside the dense model of that width, three seeds.
+r"""Ours with 4096 factors at 1,024 bytes an item, beside the dense model of that width.
 
     python -m experiments.sweep --config=configs/sweeps/large.py --workdir=runs/large \
         --config.base.data.path=ratings.csv.zip
