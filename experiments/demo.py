@@ -12,6 +12,7 @@ The page is served to this machine alone, and needs no network. Ctrl-C ends it. 
 
 from __future__ import annotations
 
+import gc
 import logging
 import pathlib
 
@@ -53,11 +54,13 @@ def main() -> None:
     _log.info("making smaller embeddings to compare with; compiling at the first start")
     catalogue.warm_up()
     demo_catalogue.serve(catalogue)
+    gc.freeze()  # what stays is not looked through again each time the page answers
     options = {
         "server_address": _ADDRESS.value,
         "server_port": _PORT.value,
         "server_headless": not _BROWSER.value,
         "server_fileWatcherType": "none",
+        "runner_postScriptGC": False,  # before the answer is sent; Python collects on its own
         "browser_gatherUsageStats": False,
         "client_toolbarMode": "minimal",
         "theme_base": "light",

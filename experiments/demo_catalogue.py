@@ -7,6 +7,8 @@ import contextlib
 import dataclasses
 import functools
 import time
+import unicodedata
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import scipy.sparse as sp
@@ -75,13 +77,23 @@ class Catalogue:
         ]
 
     @functools.cached_property
-    def positions(self) -> dict[str, int]:
-        """The position of each label."""
-        return {label: at for at, label in enumerate(self.labels)}
+    def _folded(self) -> list[str]:
+        return [folded(label) for label in self.labels]
 
-    def history(self, labels: list[str]) -> sp.csr_matrix:
-        """One history [1, n_items] of the items with these labels."""
-        items = [self.positions[label] for label in labels]
+    def find(self, text: str, n: int, but: Collection[int] = ()) -> list[int]:
+        """The first n items whose label has all words of a text; those that begin with it first."""
+        text = folded(text).strip()
+        words = text.split()
+        if not words:
+            return []
+        begin, contain = [], []
+        for item, label in enumerate(self._folded):
+            if all(word in label for word in words) and item not in but:
+                (begin if label.startswith(text) else contain).append(item)
+        return (begin + contain)[:n]
+
+    def history(self, items: Sequence[int]) -> sp.csr_matrix:
+        """One history [1, n_items] of these items."""
         row = (np.ones(len(items), np.float32), (np.zeros(len(items), int), items))
         return sp.csr_matrix(row, (1, self.embeddings.n_items))
 
@@ -119,7 +131,8 @@ class Catalogue:
         for k in self.kept:
             for form in self.formats:
                 self.smaller(k, form).recommend(empty, 1)
-        self.product.homepage(self.history(self.labels[:1]))
+        self.product.homepage(self.history([0]))
+        self.find("a", 1)
 
     @functools.cached_property
     def _pairs(self) -> np.ndarray:
@@ -143,6 +156,12 @@ def readers(segments: Segments) -> dict[str, np.ndarray]:
         f"Reader of {segment.name.name}": segment.items[:_READER_ITEMS]
         for segment in segments.segments[:_N_READERS]
     }
+
+
+def folded(text: str) -> str:
+    """As typed without shift and accents, so that "miserables" finds "Les Misérables"."""
+    apart = unicodedata.normalize("NFKD", text.casefold())
+    return "".join(c for c in apart if not unicodedata.combining(c))
 
 
 def timed(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import time
 
@@ -11,13 +12,16 @@ from experiments import demo_figures as figures
 from experiments.demo_catalogue import Catalogue, served, timed
 
 N_ROWS = 6
-N_ITEMS = 8  # in a row
+N_ITEMS = 6  # in a row
+N_FOUND = 6
+N_HISTORY = 6  # until all are asked for
 N_TITLES = 10
 N_FACTORS = 30
 N_PARTS = 8
 N_LISTED = 50
 USER, SEGMENTS = "A user's page", "Segments"
-# A segment's cards are one line that scrolls; the column of controls stays above on phones.
+# A segment's cards are one line that scrolls. The verbs of buttons with icons are for those who do
+# not see the icons.
 STYLE = """<style>
 .block-container { padding: 2.2rem 1.25rem 4rem; max-width: 1240px; }
 h1 { font-size: 1.9rem !important; padding-bottom: 0 !important; }
@@ -29,15 +33,24 @@ h2 { font-size: 1.35rem !important; } h3 { font-size: 1.05rem !important; }
 [class*="st-key-row_"] button p { white-space: normal; line-height: 1.25; font-size: 0.875rem;
   display: -webkit-box; -webkit-line-clamp: 5; -webkit-box-orient: vertical; overflow: hidden; }
 [class*="st-key-row_"] button p strong { display: block; font-weight: 600; margin-bottom: 2px; }
-button:focus-visible, input:focus-visible { outline: 3px solid #0072B2 !important;
-  outline-offset: 1px; }
+[class*="st-key-add_"] button, [class*="st-key-remove_"] button { min-height: 2rem; padding: 0; }
+[class*="st-key-add_"] strong, [class*="st-key-remove_"] strong { position: absolute;
+  clip-path: inset(50%); }
+ol > li { margin-bottom: 0.3rem; }
+.mark { color: #a33c00; white-space: nowrap; }
+a:focus-visible, button:focus-visible, [role="tab"]:focus-visible, label:has(input:focus-visible),
+[data-testid="stTextInputRootElement"]:focus-within, .react-aria-ComboBox:focus-within {
+  outline: 3px solid #0072B2 !important; outline-offset: 1px; border-radius: 0.5rem; }
+main:focus-visible, [role="tabpanel"]:focus-visible {
+  outline: 3px solid #0072B2 !important; outline-offset: -3px; }
+[role="radio"][aria-checked="true"] { color: #004c78 !important; }
 </style>"""
 
 
 def show(catalogue: Catalogue) -> None:
     started = time.perf_counter()
     st.set_page_config("Compressed ELSA", layout="wide")
-    st.html(STYLE)
+    st.html(STYLE + figures.STYLE)
     embeddings = catalogue.embeddings
     st.title("Explore a model and its segments", anchor=False)
     st.markdown(
@@ -58,23 +71,25 @@ def show(catalogue: Catalogue) -> None:
 
 
 def show_user(catalogue: Catalogue) -> None:
-    controls, rows = st.columns([1, 2.6], gap="large")
+    controls, rows = st.columns([1, 2.6], gap="medium")
     with controls:
-        labels = choose_user(catalogue)
-    history = catalogue.history(labels)
+        items = choose_user(catalogue)
+    history = catalogue.history(items)
     page = catalogue.product.homepage(history, N_ROWS, N_ITEMS)[0]
     with rows:
         if not page:
             st.info("Add a title to the history, or start from a reader: there is nothing to show.")
+        else:
+            st.markdown("Press a title to see why it is there.")
         for row in page:
-            show_row(catalogue, labels, row)
+            show_row(catalogue, history, row)
     if page:
         show_activations(catalogue, history, page)
         show_smaller(catalogue, history)
 
 
-def choose_user(catalogue: Catalogue) -> list[str]:
-    """The controls of the history; returns its labels."""
+def choose_user(catalogue: Catalogue) -> list[int]:
+    """The controls of the history; returns its items."""
     st.header("User", anchor=False)
     names = list(catalogue.users)
     if "history" not in st.session_state:
@@ -85,24 +100,65 @@ def choose_user(catalogue: Catalogue) -> list[str]:
         key="user",
         on_change=lambda: start_from(catalogue, st.session_state.user),
         filter_mode="contains",
+        persist_state="page",  # while the other tab is open
     )
-    return st.multiselect(
-        "History: type to add a title",
-        catalogue.labels,
-        key="history",
+    history = st.session_state.history
+    find_titles(catalogue, history)
+    st.subheader(f"History ({len(history)})", anchor=False)
+    everything = len(history) <= N_HISTORY or st.session_state.get("all", False)
+    with st.container(gap=None):
+        for item in history if everything else history[:N_HISTORY]:
+            title(catalogue, item, "Remove", "close", remove)
+    if len(history) > N_HISTORY:
+        st.toggle(f"Show all {len(history)}", key="all", persist_state="page")
+    return history
+
+
+@st.fragment
+def find_titles(catalogue: Catalogue, history: list[int]) -> None:
+    """Searches here, since the browser would take long to receive and filter all titles."""
+    text = st.text_input(
+        "Add a title",
+        key="search",
+        type="search",
         placeholder=f"Search {len(catalogue.labels):,} titles",
-        filter_mode="contains",
-        select_all=False,
-        wrap=True,
+        live="100ms",
+        persist_state="page",
+    )
+    found = catalogue.find(text, N_FOUND, but=history)
+    with st.container(gap=None):
+        for item in found:
+            if title(catalogue, item, "Add", "add", add):
+                st.rerun()  # all of the page
+    if text and not found:
+        st.caption("No other title has these words.")
+
+
+def title(catalogue: Catalogue, item: int, verb: str, icon: str, act) -> bool:
+    """A button that adds or removes a title."""
+    return st.button(
+        f"**{verb}** {escaped(catalogue.labels[item])}",
+        key=f"{verb.lower()}_{item}",
+        icon=f":material/{icon}:",
+        type="tertiary",
+        on_click=lambda: act(item),
+        wrap=False,
     )
 
 
 def start_from(catalogue: Catalogue, name: str | None) -> None:
-    items = catalogue.users[name] if name else []
-    st.session_state.history = [catalogue.labels[at] for at in items]
+    st.session_state.history = catalogue.users[name].tolist() if name else []
 
 
-def show_row(catalogue: Catalogue, labels: list[str], row) -> None:
+def add(item: int) -> None:
+    st.session_state.history = [item, *st.session_state.history]
+
+
+def remove(item: int) -> None:
+    st.session_state.history = [other for other in st.session_state.history if other != item]
+
+
+def show_row(catalogue: Catalogue, history, row) -> None:
     """A row of cards; one that is pressed says why it is there."""
     st.subheader(escaped(row.title), anchor=False)
     with st.container(horizontal=True, wrap=False, gap="small", key=f"row_{row.segment}"):
@@ -111,30 +167,26 @@ def show_row(catalogue: Catalogue, labels: list[str], row) -> None:
             if catalogue.details[item]:
                 label += f" {escaped(catalogue.details[item])}"
             if st.button(label, key=f"card_{row.segment}_{item}", width=168, wrap=True):
-                show_why(catalogue, labels, item)
+                show_why(catalogue, history, item)
 
 
 @st.dialog("Why is it there?", width="large")
-def show_why(catalogue: Catalogue, labels: list[str], item: int) -> None:
-    why = catalogue.product.explain(catalogue.history(labels), item)
+def show_why(catalogue: Catalogue, history, item: int) -> None:
+    why = catalogue.product.explain(history, item)
     st.markdown(
         f"**{escaped(catalogue.labels[item])}** has the score {why.score:.3f}, "
-        "which is the sum of these parts, and of those too."
+        "the sum of its parts by segment, and of those by title as well."
     )
-    left, right = st.columns(2, gap="large")
+    left, right = st.columns(2, gap="medium")
     with left:
         st.subheader("By segment", anchor=False)
-        chart(figures.parts(largest(why.segments)))
+        st.html(figures.parts(largest(why.segments)))
     with right:
         st.subheader("By title of the history", anchor=False)
         by_title = [(catalogue.titles[at], part) for at, part in why.history]
-        chart(figures.parts(largest(by_title)))
-    if st.button("Add to the history", type="primary", on_click=add, args=(catalogue, item)):
+        st.html(figures.parts(largest(by_title)))
+    if st.button("Add to the history", type="primary", on_click=add, args=(item,)):
         st.rerun()
-
-
-def add(catalogue: Catalogue, item: int) -> None:
-    st.session_state.history = [*st.session_state.history, catalogue.labels[item]]
 
 
 def largest(shares: list[tuple[str, float]]) -> list[tuple[str, float]]:
@@ -154,7 +206,7 @@ def show_activations(catalogue: Catalogue, history, page) -> None:
         f"{len(found.factors)} active ones; those of the segments above are marked."
     )
     shown = slice(N_FACTORS)
-    chart(
+    st.html(
         figures.activations(
             found.factors[shown], found.values[shown], found.segments[shown], marked
         )
@@ -165,25 +217,35 @@ def show_activations(catalogue: Catalogue, history, page) -> None:
 def show_smaller(catalogue: Catalogue, history) -> None:
     st.header("Smaller embeddings", anchor=False)
     st.markdown("What the list loses if items keep fewer factors, or in a compact format.")
-    left, right = st.columns(2, gap="large")
+    left, right = st.columns(2, gap="medium")
     with left:
         kept = st.segmented_control(
-            "Factors an item keeps (k)", catalogue.kept, default=catalogue.kept[0], required=True
+            "Factors an item keeps (k)",
+            catalogue.kept,
+            default=catalogue.kept[0],
+            required=True,
+            key="kept",
+            persist_state="page",
         )
     with right:
         form = st.segmented_control(
-            "Format", catalogue.formats, default=catalogue.formats[-1], required=True
+            "Format",
+            catalogue.formats,
+            default=catalogue.formats[-1],
+            required=True,
+            key="format",
+            persist_state="page",
         )
     full, small = catalogue.product.recommender, catalogue.smaller(kept, form)
     (before, slow), (after, fast) = timed([full, small], history, N_TITLES)
     n_same = len(set(before.tolist()) & set(after.tolist()))
     size = full.embeddings.bytes_per_item
-    with st.container(horizontal=True, gap="large"):
+    with st.container(horizontal=True, gap="medium"):
         st.metric("Titles kept", f"{n_same} of {len(before)}", width="content")
         small_size = small.embeddings.bytes_per_item
         st.metric(f"Bytes an item (of {size:.0f})", f"{small_size:.0f}", width="content")
         st.metric(f"ms a list (of {slow:.2f})", f"{fast:.2f}", width="content")
-    left, right = st.columns(2, gap="large")
+    left, right = st.columns(2, gap="medium")
     with left:
         listed(catalogue, f"{catalogue.kept[0]} of {catalogue.formats[0]}", before, set(after))
     with right:
@@ -193,12 +255,18 @@ def show_smaller(catalogue: Catalogue, history) -> None:
 def listed(catalogue: Catalogue, title: str, items, others: set) -> None:
     """A numbered list; titles that the other list lacks are marked."""
     st.subheader(title, anchor=False)
-    lines = [
-        f"{rank}. {escaped(catalogue.labels[item])}"
-        + ("" if item in others else " :orange-badge[not in the other]")
-        for rank, item in enumerate(items, 1)
-    ]
-    st.markdown("\n".join(lines))
+    mark = '<em class="mark">not in the other</em>'
+    numbered(
+        [
+            html.escape(catalogue.labels[item]) + " " + ("" if item in others else mark)
+            for item in items
+        ]
+    )
+
+
+def numbered(lines: list[str]) -> None:
+    """A numbered list of HTML; Markdown would take the browser several times as long."""
+    st.html("<ol>" + "".join(f"<li>{line}</li>" for line in lines) + "</ol>")
 
 
 # Segments
@@ -213,19 +281,17 @@ def show_segments(catalogue: Catalogue) -> None:
         format_func=lambda at: f"{segments.names[at]} ({len(segments[at].items):,} items)",
         key="segment",
         filter_mode="contains",
+        persist_state="page",
     )
     segment = segments[at]
     groups = catalogue.groups(at)
     if segment.name.terms:
         st.markdown("Terms: " + escaped(", ".join(segment.name.terms)))
-    left, right = st.columns(2, gap="large")
+    left, right = st.columns(2, gap="medium")
     with left:
         st.subheader(f"Items, the strongest of {len(segment.items):,}", anchor=False)
-        lines = [
-            f"{rank}. {escaped(catalogue.labels[item])}"
-            for rank, item in enumerate(segment.items[:N_LISTED].tolist(), 1)
-        ]
-        st.markdown("\n".join(lines))
+        strongest = segment.items[:N_LISTED].tolist()
+        numbered([html.escape(catalogue.labels[item]) for item in strongest])
     with right:
         st.subheader("How it came about", anchor=False)
         if len(groups) == 1:
@@ -237,12 +303,7 @@ def show_segments(catalogue: Catalogue) -> None:
             "Beside each stands its strongest item."
         )
         leaves = [f"{pair} {catalogue.titles[item]}" for pair, _, item in groups]
-        chart(figures.merges(catalogue.merges[at], leaves))
-
-
-def chart(drawn) -> None:
-    figure, words = drawn
-    st.plotly_chart(figure, theme=None, config={"displayModeBar": False}, alt=words)
+        st.html(figures.merges(catalogue.merges[at], leaves))
 
 
 def escaped(text: str) -> str:
