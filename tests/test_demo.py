@@ -1,12 +1,16 @@
 """The demo: what its page shows, its charts, and the page itself in headless Chromium."""
 
 import csv
+import dataclasses
+import json
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -67,10 +71,28 @@ def test_labels_are_unique_and_lead_back_to_items(shown):
     assert shown.labels[9] == "i9"  # without metadata
     same = demo_catalogue.Catalogue(shown.product, ["A"] * 60, ["b"] * 60, shown.merges, {})
     assert same.labels[:2] == ["A, b (i0)", "A, b (i1)"]
-    history = same.history([same.labels[7], same.labels[3]])
+    history = same.history([7, 3])
     assert history.shape == (1, 60)
     assert np.flatnonzero(history.toarray()[0]).tolist() == [3, 7]
     assert same.history([]).nnz == 0
+
+
+def test_titles_are_found_by_their_words_in_any_order_case_and_accents(shown):
+    titles = [f"Title {i}" for i in range(60)]
+    titles[3:7] = ["Les Misérables", "A Guide to Les Misérables", "STRASSE", "Straße"]
+    some = demo_catalogue.Catalogue(shown.product, titles, ["Hugo"] * 60, shown.merges, {})
+    assert some.find("les mis", 9) == [3, 4]
+    assert some.find("MISÉRABLES", 9) == [3, 4]
+    assert some.find("guide hugo", 9) == [4]
+    assert some.find("hugo mise", 9) == some.find(" mise ", 9) == [3, 4]
+    assert some.find("straße", 9) == [5, 6]
+    assert some.find("title 1", 3) == [1, 10, 11]
+    assert some.find("title 1", 3, but=[1, 11]) == [10, 12, 13]
+    assert some.find("nowhere", 9) == some.find("  ", 9) == []
+    some.titles[20] = "Of Les Misérables, the first"
+    assert demo_catalogue.Catalogue(
+        some.product, some.titles[::-1], [""] * 60, some.merges, {}
+    ).find("les", 9) == [56, 39, 55]  # those that begin with it first
 
 
 def test_readers_have_the_strongest_items_of_a_segment(shown):
@@ -118,7 +140,7 @@ def test_groups_of_a_segment_are_its_pairs_with_their_items(shown):
 
 
 def test_each_list_is_timed(shown):
-    history = shown.history(shown.labels[:3])
+    history = shown.history([0, 1, 2])
     found = demo_catalogue.timed(
         [shown.product.recommender, shown.smaller(1, "float16")], history, 4
     )
@@ -132,42 +154,94 @@ def test_each_list_is_timed(shown):
 # Charts
 
 
+def places(chart, kind):
+    """Left, top, width, height of the boxes of a kind, in percent; 0 where they are not given."""
+    found = []
+    for box in chart.iter():
+        if box.get("class") == kind:
+            style = dict(part.split(": ") for part in box.get("style").split("; ") if ": " in part)
+            sides = (style.get(side, "0%") for side in ("left", "top", "width", "height"))
+            found.append(tuple(float(side.rstrip("%")) for side in sides))
+    return found
+
+
 def test_parts_are_bars_in_order_with_signs_in_words():
-    figure, words = demo_figures.parts([("A <b>", 0.5), ("B", -0.25)])
-    (bars,) = figure.data
-    assert list(bars.x) == [0.5, -0.25]
-    assert list(bars.marker.color) == [demo_figures.FOR, demo_figures.AGAINST]
-    names = [note.text for note in figure.layout.annotations]
-    assert names == ["A &lt;b&gt; <b>+0.500</b>", "B <b>-0.250</b>"]
-    low, high = figure.layout.yaxis.range[::-1]
-    assert low < 0 < 1 < high  # the first is on top
-    assert words == "Bars: A <b> +0.500; B -0.250"
+    chart = ElementTree.fromstring(demo_figures.parts([("A <b>", 0.5), ("B", -0.25)]))
+    first, second = chart.findall("li")
+    assert ("".join(first.itertext()), "".join(second.itertext())) == ("A <b> +0.500", "B -0.250")
+    third = pytest.approx(100 / 3, abs=0.01)
+    assert places(chart, "bar") == [
+        (third, 0, pytest.approx(200 / 3, abs=0.01), 100),
+        (0, 0, third, 100),
+    ]
+    assert demo_figures.FOR in first.find(".//*[@class='bar']").get("style")
+    assert demo_figures.AGAINST in second.find(".//*[@class='bar']").get("style")
+    nothing = ElementTree.fromstring(demo_figures.parts([("None", 0.0)]))
+    assert places(nothing, "bar") == [(0, 0, 0, 100)]
 
 
 def test_activations_are_marked_by_segment():
     factors, values = np.array([7, 2, 9, 4]), np.array([3.0, -2.0, 1.5, 1.0])
-    figure, words = demo_figures.activations(factors, values, np.array([5, -1, 5, 8]), {5: "Five"})
-    five, others = figure.data
-    assert (list(five.x), list(five.y)) == ([0, 2], [3.0, 1.5])
-    assert (list(others.x), list(others.y)) == ([1, 3], [-2.0, 1.0])
-    assert five.name == "Five: 7, 9"
-    assert five.marker.color != others.marker.color == demo_figures.NO_SEGMENT
-    assert list(figure.layout.xaxis.ticktext) == ["7", "2", "9", "4"]
-    assert "Five: factors 7 (+3.00), 9 (+1.50). other segments: factors 2 (-2.00)" in words
+    chart = ElementTree.fromstring(
+        demo_figures.activations(factors, values, np.array([5, -1, 5, 8]), {5: "<Five>"})
+    )
+    five, others = chart.find("ul").findall("li")
+    assert ("".join(five.itertext()), "".join(others.itertext())) == (
+        "<Five>: 7, 9",
+        demo_figures.OTHERS,
+    )
+    bars = chart.findall(".//*[@class='bar']")
+    assert [bar.get("title") for bar in bars] == [
+        "factor 7, <Five>: +3.00",
+        "factor 9, <Five>: +1.50",
+        "factor 2, other segments: -2.00",
+        "factor 4, other segments: +1.00",
+    ]
+    colours = [bar.get("style").split("background: ")[1] for bar in bars]
+    assert colours == [demo_figures.SEGMENT_COLOURS[0]] * 2 + [demo_figures.NO_SEGMENT] * 2
+    # From -2 to 3, zero at 60 % from the top; the bars take 80 % of a quarter each.
+    assert places(chart, "bar") == [
+        (2.5, 0, 20, 60),
+        (52.5, 30, 20, 30),
+        (27.5, 60, 20, 40),
+        (77.5, 40, 20, 20),
+    ]
+    assert places(chart, "tick") == [(0, top, 100, 0) for top in (100, 80, 60, 40, 20, 0)]
+    assert places(chart, "tick zero") == [(0, 60, 100, 0)]
+    words = chart.get("aria-label")
+    assert "<Five>: factors 7 (+3.00), 9 (+1.50). other segments: factors 2 (-2.00)" in words
+    assert demo_figures.activations(factors[:0], values[:0], factors[:0], {})
 
 
 def test_the_tree_joins_its_leaves_at_their_cosines():
     points = np.array([[0.0], [0.1], [0.9], [0.5]])
     linkage = hierarchy.linkage(points, "complete")
-    figure, words = demo_figures.merges(linkage, list("abcd"))
-    lines = figure.data[0]
-    pieces = [list(lines.x[at : at + 4]) for at in range(0, len(lines.x), 5)]
-    assert sorted(max(1 - x for x in piece) for piece in pieces) == pytest.approx(linkage[:, 2])
+    chart = ElementTree.fromstring(demo_figures.merges(linkage, list("abcd")))
     order = [list("abcd")[at] for at in hierarchy.leaves_list(linkage)]
-    assert list(figure.layout.yaxis.ticktext) == order
-    ends = {y for x, y in zip(lines.x, lines.y, strict=True) if x == 1}
-    assert ends == {0, 1, 2, 3}
-    assert words.startswith("Tree of 4 groups, merged at cosines from 0.90 down to 0.10: ")
+    assert [leaf.text for leaf in chart.find("ul")] == order
+    lines = places(chart, "line")
+    assert len(lines) == 3 * 3  # out, across, and back for each merge
+    across = sorted(left for left, _, width, _ in lines if not width)
+    assert across == pytest.approx(100 * linkage[:, 2] / 0.9, abs=0.01)
+    starts = sorted(top for left, top, width, _ in lines if width and not left)
+    assert starts == [12.5, 37.5, 62.5, 87.5]  # the middles of the leaves
+    tree = chart.find(".//*[@role='img']")
+    words = "Tree of 4 groups, merged at cosines from 0.90 down to 0.10"
+    assert tree.get("aria-label") == words
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]),
+        (-5.2, 2.6, [-4, -2, 0, 2]),
+        (0.95, 1, [0.95, 0.96, 0.97, 0.98, 0.99, 1]),
+        (0, 3000, [0, 1000, 2000, 3000]),
+        (-0.004, 0, [-0.004, -0.003, -0.002, -0.001, 0]),
+    ],
+)
+def test_ticks_are_few_and_round(low, high, expected):
+    assert demo_figures.ticks(low, high) == pytest.approx(expected)
 
 
 # The page
@@ -177,31 +251,54 @@ def test_the_page_answers_without_a_browser(shown):
     demo_catalogue.serve(shown)
     page = AppTest.from_file(str(PAGE), default_timeout=120).run()
     assert not page.exception
-    first = shown.users[next(iter(shown.users))]
-    assert page.multiselect(key="history").value == [shown.labels[at] for at in first]
-    expected = shown.product.homepage(shown.history([shown.labels[at] for at in first]), 6, 8)[0]
-    assert [escaped(row.title) for row in expected] == [
-        h.value for h in page.subheader[: len(expected)]
-    ]
-    cards = [button.key for button in page.button]
+    items = shown.users[next(iter(shown.users))].tolist()
+    assert history(page) == items
+    expected = shown.product.homepage(shown.history(items), 6, 6)[0]
+    headings = [h.value for h in page.subheader if h.value != "History (5)"]
+    assert headings[: len(expected)] == [escaped(row.title) for row in expected]
+    cards = [button.key for button in page.button if button.key.startswith("card_")]
     assert cards == [f"card_{row.segment}_{item}" for row in expected for item in row.items]
 
     page.button(key=cards[0]).click().run()
     assert not page.exception
-    why = shown.product.explain(
-        shown.history(page.multiselect(key="history").value), int(expected[0].items[0])
-    )
+    why = shown.product.explain(shown.history(items), int(expected[0].items[0]))
     assert any(f"the score {why.score:.3f}" in text.value for text in page.markdown)
 
-    page.multiselect(key="history").set_value([]).run()
+    page.text_input(key="search").set_value("title 17").run()
+    page.button(key="add_17").click().run()
     assert not page.exception
+    assert history(page) == [17, *items]
+    page.button(key=f"remove_{items[0]}").click().run()
+    assert history(page) == [17, *items[1:]]
+    assert f"add_{items[0]}" not in [button.key for button in page.button]
+    page.text_input(key="search").set_value("title nowhere").run()
+    assert page.caption[0].value == "No other title has these words."
+
+    for item in history(page):
+        page.button(key=f"remove_{item}").click().run()
+        assert not page.exception
     assert not page.button
     assert "Add a title" in page.info[0].value
 
     page.selectbox(key="user").select(list(shown.users)[-1]).run()
     assert not page.exception
-    last = shown.users[list(shown.users)[-1]]
-    assert page.multiselect(key="history").value == [shown.labels[at] for at in last]
+    assert history(page) == shown.users[list(shown.users)[-1]].tolist()
+
+
+def history(page):
+    """Items that can be removed."""
+    keys = (button.key for button in page.button)
+    return [int(key.removeprefix("remove_")) for key in keys if key.startswith("remove_")]
+
+
+def test_a_long_history_is_shown_in_part_until_all_is_asked_for(shown):
+    users = {"Someone": np.arange(20, dtype=np.int32), **shown.users}
+    demo_catalogue.serve(dataclasses.replace(shown, users=users))
+    page = AppTest.from_file(str(PAGE), default_timeout=120).run()
+    assert history(page) == list(range(6))
+    page.toggle(key="all").set_value(True).run()
+    assert history(page) == list(range(20))
+    assert not page.exception
 
 
 def test_segments_can_be_browsed_without_a_browser(shown):
@@ -254,68 +351,287 @@ def address(catalogue, segmented, tmp_path_factory):  # noqa: F811
     assert "Traceback" not in log.read_text()
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH")
-@pytest.mark.parametrize("width", [1280, 390])
-def test_the_page_in_a_browser_by_keyboard_alone(address, width):
-    problems = []
+@pytest.fixture(scope="module")
+def chromium():
+    if CHROMIUM is None:
+        pytest.skip("no chromium on the PATH")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": width, "height": 900})
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(chromium, address):
+    """Opens the page; whatever is wrong with it by the end of the test fails the test."""
+    problems = []
+
+    def visit(width, colours="light"):
+        page = chromium.new_page(
+            viewport={"width": width, "height": 900},
+            color_scheme=colours,
+            reduced_motion="reduce",
+        )
         page.set_default_timeout(60_000)
         page.on("console", lambda m: m.type in ("error", "warning") and problems.append(m.text))
         page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("request", lambda r: local(r.url, address) or problems.append(r.url))
+        for event in ("request", "websocket"):
+            page.on(event, lambda r: local(r.url, address) or problems.append(r.url))
         page.goto(address)
-        rows = page.locator("[class*=st-key-card_]")
-        expect(rows.first).to_be_visible(timeout=60_000)
+        expect(page.locator(CARDS).first).to_be_visible(timeout=60_000)
+        expect(page.get_by_text("Answered in")).to_be_visible()
+        expect(page.locator(".bars")).to_be_visible()
+        return page
 
-        def choose(label, text):
-            before = rows.all_inner_texts()
-            box = page.get_by_role("combobox", name=label)
-            box.focus()
-            box.press_sequentially(text)
-            expect(page.get_by_role("option").first).to_contain_text(text)
-            page.keyboard.press("Enter")
-            page.keyboard.press("Escape")
-            expect(page.get_by_role("option")).to_have_count(0)
-            page.wait_for_function(
-                "before => { const now = [...document.querySelectorAll('[class*=st-key-card_]')]"
-                ".map(e => e.innerText); return now.length && now.join() != before.join() }",
-                arg=before,
-            )
-
-        choose("Start from", "u2")
-        choose("History", "Title 17")
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-
-        # With Tab from the history to the first card; why it is there, and added.
-        for _ in range(40):
-            page.keyboard.press("Tab")
-            card = page.evaluate(
-                "document.activeElement.closest('[class*=st-key-card_]')?.innerText"
-            )
-            if card:
-                break
-        page.keyboard.press("Enter")
-        dialog = page.get_by_role("dialog")
-        expect(dialog.get_by_role("heading", name="By segment")).to_be_visible()
-        page.keyboard.press("Escape")
-        expect(dialog).to_have_count(0)
-        page.keyboard.press("Enter")
-        add = dialog.get_by_role("button", name="Add to the history")
-        expect(add).to_be_visible()
-        add.press("Enter")
-        expect(dialog).to_have_count(0)
-        expect(rows.filter(has_text=card.splitlines()[0])).to_have_count(0)
-
-        page.get_by_role("tab").first.focus()
-        page.keyboard.press("ArrowRight")
-        page.keyboard.press("Enter")
-        expect(page.get_by_role("heading", name="How it came about")).to_be_visible()
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-        browser.close()
+    yield visit
     assert not problems
 
 
 def local(url, address):
     return url.startswith((address, address.replace("http", "ws"), "data:", "blob:"))
+
+
+CARDS = "[class*=st-key-card_]"
+# The focused element: what a screen reader calls it, and the ring around it or around the control
+# that it is a part of.
+FOCUSED = """async () => {
+  const focused = document.activeElement;
+  focused.dataset.visited = true;
+  const moving = document.getAnimations().filter(a => a instanceof CSSTransition);
+  await Promise.allSettled(moving.map(a => a.finished));
+  const read = focused.cloneNode(true);
+  read.querySelectorAll("[aria-hidden=true]").forEach(e => e.remove());
+  let ringed = focused;
+  const rings = e => parseFloat(getComputedStyle(e).outlineWidth) >= 2
+    && getComputedStyle(e).outlineStyle == "solid";
+  for (let up = 0; up < 4 && !rings(ringed) && ringed.parentElement; up++)
+    ringed = ringed.parentElement;
+  const box = focused.getBoundingClientRect();
+  return {
+    name: focused.ariaLabel || read.textContent.trim(),
+    role: focused.getAttribute("role") || focused.tagName.toLowerCase(),
+    card: Boolean(focused.closest("[class*=st-key-card_]")),
+    ring: rings(ringed) ? getComputedStyle(ringed).outlineColor : null,
+    seen: box.bottom > 0 && box.top < innerHeight && box.right > 0 && box.left < innerWidth,
+  };
+}"""
+# Controls that Tab did not come to; of tabs and of radio buttons, arrows reach the others.
+UNVISITED = """() => {
+  const group = e => e.closest("[role=tablist], [role=radiogroup]") || e;
+  const visited = e => group(e).matches("[data-visited]")
+    || group(e).querySelector("[data-visited]");
+  return [...document.querySelectorAll("button, input, a[href], [role=tab]")]
+    .filter(e => e.checkVisibility() && !visited(e) && (group(e) != e || e.tabIndex >= 0))
+    .map(e => e.outerHTML.slice(0, 200));
+}"""
+
+
+def tab_to(page, wanted, key="Tab"):
+    """Presses Tab until a control is wanted; the focus is seen wherever it goes."""
+    settle(page)
+    names = []
+    for _ in range(100):
+        page.keyboard.press(key)
+        focused = page.evaluate(FOCUSED)
+        names.append(focused["name"])
+        if focused["role"] != "body":
+            assert all(focused[what] for what in ("name", "seen", "ring")), focused
+            assert contrast(focused["ring"], "rgb(255, 255, 255)") >= 3, focused
+        if wanted(focused):
+            return focused["name"]
+    raise AssertionError(f"Tab came to {names}")
+
+
+def settle(page):
+    """Waits until all is shown: a row that has no buttons yet takes the focus itself."""
+    expect(page.locator("[data-test-script-state=notRunning]")).to_be_attached()
+    expect(page.locator("[class*=st-key-row_]:not(:has(button))")).to_have_count(0)
+    expect(page.locator("[data-testid=stSkeleton]")).to_have_count(0)
+
+
+def named(name):
+    return lambda focused: focused["name"].startswith(name)
+
+
+def changed(page, before):
+    """Waits for other cards than before."""
+    page.wait_for_function(
+        "([cards, before]) => { const now = [...document.querySelectorAll(cards)]"
+        ".map(e => e.innerText); return now.length && now.join() != before.join() }",
+        arg=[CARDS, before],
+    )
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_page_in_a_browser_by_keyboard_alone(visit, width):
+    page = visit(width)
+    cards = page.locator(CARDS)
+    dialog = page.get_by_role("dialog")
+    press, write = page.keyboard.press, page.keyboard.type
+
+    tab_to(page, named("A user's page"))
+    tab_to(page, lambda focused: focused["role"] == "body")
+    assert page.evaluate(UNVISITED) == []
+
+    # Another user.
+    before = cards.all_inner_texts()
+    tab_to(page, named("Start from"))
+    write("u2")
+    expect(page.get_by_role("option").first).to_contain_text("u2")
+    press("Enter")
+    changed(page, before)
+
+    # A title is added and removed; the focus goes on from there.
+    before = cards.all_inner_texts()
+    tab_to(page, named("Add a title"))
+    write("title 17")
+    expect(page.get_by_role("button", name="Add Title 17")).to_be_visible()
+    tab_to(page, named("Add Title 17"))
+    press("Enter")
+    changed(page, before)
+    before = cards.all_inner_texts()
+    tab_to(page, named("Remove Title 17"))
+    press("Enter")
+    changed(page, before)
+    expect(page.get_by_role("button", name="Remove Title 17")).to_have_count(0)
+    page.keyboard.press("Tab")
+    assert page.evaluate(FOCUSED)["name"].startswith("Remove ")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+    # Why a title is there; it is added.
+    title = tab_to(page, lambda focused: focused["card"])
+    press("Space")
+    expect(dialog.get_by_role("heading", name="By segment")).to_be_visible()
+    settle(page)
+    press("Escape")
+    expect(dialog).to_have_count(0)
+    assert page.evaluate(FOCUSED)["name"] == title
+    tab_to(page, lambda focused: focused["card"])
+    press("Shift+Tab")
+    press("Enter")
+    expect(dialog.get_by_role("heading", name="By title of the history")).to_be_visible()
+    tab_to(page, named("Add to the history"))
+    press("Enter")
+    expect(dialog).to_have_count(0)
+    added = re.match(r"Title \d+|i\d+", title)[0]
+    expect(page.get_by_role("button", name=re.compile(f"^Remove {added}\\b"))).to_be_visible()
+    expect(cards.filter(has_text=re.compile(f"^{added}\\b"))).to_have_count(0)
+
+    # Fewer factors, another format.
+    tab_to(page, lambda focused: focused["role"] == "radio")
+    press("ArrowRight")
+    press("Space")
+    expect(page.get_by_role("heading", name="4 of float16")).to_be_visible()
+    tab_to(page, named("float32"))
+    press("Space")
+    expect(page.get_by_role("heading", name="4 of float32")).to_be_visible()
+
+    # Segments, one of them.
+    tab_to(page, named("A user's page"))
+    press("ArrowRight")
+    press("Enter")
+    expect(page.get_by_role("heading", name="How it came about")).to_be_visible()
+    tab_to(page, named("Type to search by name"))
+    write("Poetry")
+    expect(page.get_by_role("option")).to_have_count(1)
+    press("Enter")
+    expect(page.get_by_text("Terms: Love Poetry")).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+    # What was chosen is still there.
+    tab_to(page, named("Segments"), key="Shift+Tab")
+    press("ArrowLeft")
+    press("Enter")
+    expect(cards.first).to_be_visible()
+    expect(page.get_by_role("combobox", name="Start from")).to_have_value("User u2")
+    expect(page.get_by_role("heading", name="4 of float32")).to_be_visible()
+
+
+# Colours in the page as [what, in front, behind, least ratio]. A canvas lays translucent colours
+# upon each other, and knows all notations.
+COLOURS = """part => {
+  const pen = new OffscreenCanvas(1, 1).getContext("2d", {willReadFrequently: true});
+  const painted = (e, front) => {
+    const behind = [];
+    for (let up = e; up; up = up.parentElement)
+      behind.unshift(getComputedStyle(up).backgroundColor);
+    for (const colour of ["white", ...behind, ...front]) {
+      pen.fillStyle = colour;
+      pen.fillRect(0, 0, 1, 1);
+    }
+    return `rgb(${[...pen.getImageData(0, 0, 1, 1).data].slice(0, 3).join(", ")})`;
+  };
+  const found = [];
+  const note = (what, e, colour, least) =>
+    found.push([what, painted(e, [colour]), painted(e, []), least]);
+  for (const e of document.querySelector(part).querySelectorAll("*")) {
+    if (!e.checkVisibility()) continue;
+    const style = getComputedStyle(e);
+    const text = [...e.childNodes].filter(n => n.nodeType == 3).map(n => n.data.trim()).join("");
+    const large = parseFloat(style.fontSize) >= (style.fontWeight >= 700 ? 18.66 : 24);
+    const icon = e.matches("[data-testid=stIconMaterial]");
+    if (text) note(text, e, style.color, large || icon ? 3 : 4.5);
+    if (e.placeholder) note(e.placeholder, e, getComputedStyle(e, "::placeholder").color, 4.5);
+    if (e.matches(".bar, .line, .key i")) {
+      const edged = parseFloat(style.borderTopWidth) > 0;
+      note(e.className || "key", e.parentElement,
+        edged ? style.borderTopColor : style.backgroundColor, 3);
+    }
+  }
+  return found;
+}"""
+
+
+@pytest.mark.parametrize("colours", ["light", "dark"])
+def test_texts_and_charts_stand_out_from_their_backgrounds(visit, colours):
+    page = visit(1280, colours)
+    page.get_by_role("searchbox").press_sequentially("title")
+    expect(page.get_by_role("button", name="Add ").first).to_be_visible()
+    page.get_by_role("radio", name="1", exact=True).press("Space")
+    expect(page.get_by_text("not in the other").first).to_be_visible()
+    shown = page.evaluate(COLOURS, "[data-testid=stMain]")
+    page.locator(CARDS).first.get_by_role("button").press("Enter")
+    expect(page.get_by_role("button", name="Add to the history")).to_be_visible()
+    shown += page.evaluate(COLOURS, "[role=dialog]")
+    page.keyboard.press("Escape")
+    page.get_by_role("tab", name="Segments").press("Enter")
+    expect(page.get_by_role("heading", name="How it came about")).to_be_visible()
+    shown += page.evaluate(COLOURS, "[data-testid=stMain]")
+    whats = {what for what, *_ in shown}
+    assert whats >= {"Start from", "not in the other", "bar", "key", "line", "factor", "float16"}
+    faint = [
+        (what, front, behind, round(contrast(front, behind), 2))
+        for what, front, behind, least in shown
+        if contrast(front, behind) < least
+    ]
+    assert not faint
+
+
+def contrast(*colours):
+    """The ratio of WCAG 2 between two colours, from 1 to 21."""
+    luminances = []
+    for colour in colours:
+        values = np.array([int(value) for value in re.findall(r"\d+", colour)[:3]]) / 255
+        linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+        luminances.append(linear @ [0.2126, 0.7152, 0.0722] + 0.05)
+    return max(luminances) / min(luminances)
+
+
+def test_contrast_of_known_colours():
+    assert contrast("rgb(0, 0, 0)", "rgb(255, 255, 255)") == pytest.approx(21)
+    assert contrast("rgb(255, 255, 255)", "rgb(118, 118, 118)") == pytest.approx(4.54, abs=0.01)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH")
+def test_the_benchmark_times_every_action(address):
+    done = program("benchmark_demo", f"--page={address}", "--rounds=1")
+    assert done.returncode == 0, done.stderr
+    times = json.loads(done.stdout.splitlines()[-1])
+    actions = ["choose a user", "search", "add a title", "remove a title", "why", "another k"]
+    actions += ["segments", "choose a segment"]
+    assert list(times) == [*actions, "longest", "load"]
+    assert min(times[action] for action in actions) > 0, times
+
+
+def test_the_benchmark_needs_a_page():
+    assert_fails(program("benchmark_demo", "--page=http://localhost:1"), "nothing answers there")
