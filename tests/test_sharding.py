@@ -158,7 +158,9 @@ def test_whole_runs(config, tmp_path, mesh, change, monkeypatch):
     remember("many")
     many = train_and_evaluate(on_mesh(config, *mesh), tmp_path / "many")
     n_items = one["data"]["catalogue_items"]
-    assert (masks["one"] == masks["many"][:n_items]).mean() > 0.995
+    assert masks or config.sparsity.update_every == 0  # inside of the compiled epoch
+    if masks:
+        assert (masks["one"] == masks["many"][:n_items]).mean() > 0.995
     assert_alike(tmp_path / "many", tmp_path / "one")
     assert many["test"]["ndcg@100"] == pytest.approx(one["test"]["ndcg@100"], abs=0.01)
 
