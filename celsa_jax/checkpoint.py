@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+import tensorstore
 
 from celsa_jax.errors import InputError, one_line
 from celsa_jax.files import check_space, remove_left_overs, temporary_beside, write_json, write_text
@@ -49,7 +50,8 @@ class Checkpoints:
         self._folder = folder.absolute()
         self._keep = keep
         self._writes = is_first_process()
-        self._orbax = ocp.Checkpointer(ocp.StandardCheckpointHandler())
+        # For OCDBT orbax takes JSON of every array from tensorstore, which is never freed (`_quiet`).
+        self._orbax = ocp.Checkpointer(ocp.StandardCheckpointHandler(use_ocdbt=False))
         if self._writes:
             remove_left_overs(self._folder)
 
@@ -195,14 +197,20 @@ def check_sums(folder: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without orbax's own log, which has the traceback of an error that it raises, too."""
+    """Without orbax's own log, which has the traceback of an error that it raises, too.
+
+    For that log orbax reads tensorstore's metrics at every save, some 15 kB. Tensorstore (up to
+    0.1.86) never frees JSON that it hands out, and many runs in one process would fill the memory.
+    """
     logger = logging.getLogger("absl")
-    level = logger.level
+    level, metrics = logger.level, tensorstore.experimental_collect_matching_metrics
     logger.setLevel(logging.CRITICAL)
+    tensorstore.experimental_collect_matching_metrics = lambda *_, **__: []
     try:
         yield
     finally:
         logger.setLevel(level)
+        tensorstore.experimental_collect_matching_metrics = metrics
 
 
 def _warn_of(step: int, error: Exception) -> None:

@@ -1,3 +1,4 @@
+import gc
 import shutil
 import subprocess
 
@@ -41,6 +42,17 @@ def test_state_and_notes_come_back(tmp_path, like):
 def test_no_checkpoint_at_all(tmp_path, like):
     with Checkpoints(tmp_path, keep=1) as checkpoints:
         assert checkpoints.restore_latest(like) is None
+
+
+def test_saves_leave_nothing_in_memory(tmp_path):
+    def lists() -> int:
+        gc.collect()
+        return sum(type(thing) is list for thing in gc.get_objects())
+
+    save_steps(tmp_path, range(3))
+    before = lists()
+    save_steps(tmp_path, range(3, 8))
+    assert lists() - before < 5 * 5  # it was 24 a save
 
 
 def test_sha256sum_reads_the_sums(tmp_path):
