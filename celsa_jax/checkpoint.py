@@ -50,7 +50,7 @@ class Checkpoints:
         self._folder = folder.absolute()
         self._keep = keep
         self._writes = is_first_process()
-        # For OCDBT orbax takes JSON of every array from tensorstore, which is never freed (`_quiet`).
+        # For OCDBT orbax takes JSON of every array from tensorstore, never freed (`_quiet`).
         self._orbax = ocp.Checkpointer(ocp.StandardCheckpointHandler(use_ocdbt=False))
         if self._writes:
             remove_left_overs(self._folder)
