@@ -1,0 +1,86 @@
+"""The commands of the README and of the docs fit the programs; the programs' own tests run them."""
+
+import collections
+import configparser
+import json
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
+BLOCK = re.compile(r"^```bash\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PARSE = """
+import importlib, json, sys
+from absl import flags
+from ml_collections import config_flags
+commands = json.load(sys.stdin)
+program = importlib.import_module(sys.argv[1])
+flags.FLAGS(["program"])
+for arguments in commands:
+    flags.FLAGS.unparse_flags()
+    flags.FLAGS(["program", *arguments])
+print(len(commands))
+"""
+
+
+def lines_of(page):
+    """Lines of the bash blocks of a page, with continued ones joined and comments left out."""
+    for block in BLOCK.findall(page.read_text(encoding="utf-8")):
+        for line in block.replace("\\\n", " ").splitlines():
+            if words := shlex.split(line, comments=True):
+                yield words
+
+
+def programs():
+    """The arguments of every command, by program."""
+    found = collections.defaultdict(list)
+    for page in PAGES:
+        for words in lines_of(page):
+            for at, word in enumerate(words[:-1]):
+                if word == "-m" and words[at + 1].startswith("experiments."):
+                    found[words[at + 1]].append(words[at + 2 :])
+    return found
+
+
+@pytest.mark.parametrize("program", sorted(programs()))
+def test_commands_have_flags_that_the_program_knows(program):
+    commands = programs()[program]
+    done = subprocess.run(
+        [sys.executable, "-c", PARSE, program],
+        input=json.dumps(commands),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) == len(commands)
+
+
+def test_most_programs_are_shown():
+    known = {f"experiments.{path.stem}" for path in (ROOT / "experiments").glob("*.py")}
+    assert set(programs()) <= known
+    assert len(programs()) > 15
+
+
+def test_extras_exist():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    wanted = {
+        extra
+        for page in PAGES
+        for extras in re.findall(r"(?:-e \"\.|celsa_jax)\[([\w,]+)\]", page.read_text())
+        for extra in extras.split(",")
+    }
+    assert {"test", "serve"} <= wanted <= set(setup["options.extras_require"])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
