@@ -294,7 +294,7 @@ def test_an_error_in_one_process(config, tmp_path):
     """It says so and leaves at once; JAX ends the other one some time later."""
     (tmp_path / "two").write_text("")  # not a folder
     first, second = Pair(config, tmp_path).start()
-    _, log = first.communicate(timeout=60)
+    _, log = first.communicate(timeout=300)
     second.kill()
     second.communicate()
     assert first.returncode == 1, log
