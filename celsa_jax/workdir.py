@@ -139,10 +139,11 @@ class Workdir:
         if self._metrics.exists():
             for line in self._metrics.read_bytes().splitlines():
                 try:
-                    record = json.loads(line)
+                    text = line.decode()  # as JSON, bytes may have a mark of their encoding
+                    record = json.loads(text)
                     if record["step"] <= step:
                         epochs.add(record["epoch"])
-                        kept.append(line.decode() + "\n")
+                        kept.append(text + "\n")
                 except (ValueError, KeyError, TypeError, RecursionError):
                     continue
         if missing := sorted(set(range(1, epoch + 1)) - epochs):

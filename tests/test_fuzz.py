@@ -209,7 +209,9 @@ def test_json_that_is_nested_too_deeply(tmp_path):
 
 def test_broken_lines_of_metrics_are_dropped(tmp_path):
     sound = '{"step": 1, "epoch": 1}\n'
-    for broken in (b"\xff\n", b"[]\n", b'{"step": "x"}\n', b"[" * 100_000 + b"\n", b'{"step": 2}'):
+    lines = b"\xff\n", b"[]\n", b'{"step": "x"}\n', b"[" * 100_000 + b"\n", b'{"step": 2}'
+    marked = "\ufeff" + sound  # which `json.loads` takes as bytes, and not as text
+    for broken in (*lines, marked.encode()):
         written(tmp_path / "metrics.jsonl", sound.encode() + broken + sound.encode())
         Workdir(tmp_path).cut_metrics(5, 1)
         # Without a line end it breaks the line after it, too.
