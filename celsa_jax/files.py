@@ -91,13 +91,14 @@ def check_space(folder: pathlib.Path, n_bytes: int) -> None:
     They are taken and given back, where system and file system can do so at once.
     """
     # Not `os.posix_fallocate`, which writes to every block where the file system cannot.
-    fallocate = getattr(ctypes.CDLL(None), "fallocate", None) if os.name == "posix" else None
-    if fallocate is None or not n_bytes:
+    if os.name != "posix" or not n_bytes:
+        return
+    library = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(library, "fallocate"):  # macOS
         return
     with tempfile.TemporaryFile(dir=folder) as stream:
         ctypes.set_errno(0)
-        fallocate = ctypes.CDLL(None, use_errno=True).fallocate
-        fallocate(stream.fileno(), 0, ctypes.c_int64(0), ctypes.c_int64(n_bytes))
+        library.fallocate(stream.fileno(), 0, ctypes.c_int64(0), ctypes.c_int64(n_bytes))
         if (code := ctypes.get_errno()) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise OSError(code, os.strerror(code))
 
