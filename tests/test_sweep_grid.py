@@ -1,0 +1,260 @@
+"""The grid of a sweep, its checks, and the sweeps of the repository."""
+
+import importlib.util
+import itertools
+import pathlib
+
+import pytest
+from test_sweeps import cheap_sweep, tiny_base
+
+from celsa_jax.baselines.choice import several
+from celsa_jax.errors import InputError
+from celsa_jax.sweeps import expand, paper, run_sweep
+
+ROOT = pathlib.Path(__file__).parent.parent
+CONFIGS = sorted((ROOT / "configs" / "sweeps").glob("*.py"))
+
+
+def test_runs_are_the_product_of_rows_columns_and_seeds_in_their_order():
+    rows = {"z": {"method": "pruned_ease"}, "a": {"method": "elsa"}, "m": {"method": "ease"}}
+    sweep = cheap_sweep(rows=rows, seeds=(5, 0, 2), reference="a")
+    runs = expand(sweep)
+    wanted = list(itertools.product("zam", ("32", "16"), (5, 0, 2)))
+    assert [(run.row, run.column, run.seed) for run in runs] == wanted
+    assert [run.config.train.seed for run in runs] == [seed for _, _, seed in wanted]
+    assert [run.n_bytes for run in runs] == [int(column) for _, column, _ in wanted]
+    assert len({run.id for run in runs}) == len(runs)
+    assert [run.id for run in expand(sweep)] == [run.id for run in runs]
+
+
+def test_overrides_reach_the_configuration_and_change_the_id_of_their_runs_alone():
+    before = expand(cheap_sweep())
+    rows = cheap_sweep().rows.to_dict()
+    rows["mild"]["config"] = {"model": {"relu_cap": None}, "train": {"learning_rate": 1}}
+    after = expand(cheap_sweep(rows=rows))
+    mild = [run for run in after if run.row == "mild"]
+    assert all(run.config.model.relu_cap is None for run in mild)
+    assert all(run.config.train.learning_rate == 1.0 for run in mild)
+    ids = [{run.id for run in runs if run.row != "mild"} for runs in (before, after)]
+    assert ids[0] == ids[1]
+    assert {run.id for run in mild}.isdisjoint(run.id for run in before)
+
+
+def test_values_to_choose_from_change_the_ids_of_their_row_alone():
+    rows = cheap_sweep().rows.to_dict()
+    before = expand(cheap_sweep())
+    rows["mild"]["options"]["l2"] = (5.0, 10.0)
+    after = expand(cheap_sweep(rows=rows))
+    for one, other in zip(before, after, strict=True):
+        assert (one.id == other.id) == (one.row != "mild")
+    rows["mild"]["options"]["l2"] = [5.0, 10.0]
+    assert [run.id for run in expand(cheap_sweep(rows=rows))] == [run.id for run in after]
+
+
+def test_rows_of_no_size_run_once_a_seed():
+    runs = [run for run in expand(cheap_sweep()) if run.row == "popularity"]
+    assert [(run.column, run.seed) for run in runs] == [("any size", 0), ("any size", 1)]
+
+
+def test_models_that_runs_start_from():
+    rows = {
+        "ours": {"method": "elsa"},
+        "half": {"method": "elsa", "options": {"format": "float16"}},
+        "dense": {"method": "dense_elsa"},
+        "wide": {"method": "dense_elsa", "options": {"width": 16}, "once": True},
+        "top k": {"method": "top_k"},
+        "EASE": {"method": "ease", "once": True},
+    }
+    runs = {
+        (r.row, r.column): r for r in expand(cheap_sweep(rows=rows, seeds=(3,), reference="ours"))
+    }
+
+    def shape(row, column):
+        config = runs[row, column].model_config
+        return config.sparsity.target_nnz, config.model.n_factors, config.train.n_epochs
+
+    assert shape("ours", "32") == (4, 16, 2)
+    assert shape("half", "16") == (4, 16, 2)  # 16 bytes of 4 a non-zero
+    assert runs["half", "16"].model_id == runs["ours", "32"].model_id
+    assert shape("dense", "32") == (8, 8, 0)
+    assert shape("wide", "any size") == shape("top k", "16") == (16, 16, 0)
+    assert runs["top k", "32"].model_id == runs["top k", "16"].model_id
+    assert runs["wide", "any size"].model_id == runs["top k", "16"].model_id
+    assert runs["EASE", "any size"].model_config is None
+
+
+ROWS = {"a": {"method": "pruned_ease"}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rows": {}}, "config.rows is empty"),
+        ({"columns": {}}, "config.columns is empty"),
+        ({"rows": {"a": {"method": "easy"}}}, "row 'a', column '32': method is 'easy'; choose one"),
+        ({"rows": {"a": {}}}, "config.rows.a.method is missing"),
+        ({"rows": {"a|b": {"method": "ease"}}}, "without '|'"),
+        ({"rows": {"a": {"method": 3}}}, "config.rows.a.method is 3"),
+        ({"rows": {"a": {"method": "ease", "optoins": {}}}}, "did you mean 'options'"),
+        ({"rows": {"a": {"method": "ease", "once": "yes"}}}, r"config\.rows\.a\.once is 'yes'"),
+        (
+            {"rows": {"a": {"method": "pruned_ease", "options": {"l3": 1}}}},
+            "row 'a', column '32': options: .*'l3'",
+        ),
+        (
+            {"rows": {"a": {"method": "elsa", "options": {"format": "int3"}}}},
+            "options.format is 'int3'",
+        ),
+        (
+            {"rows": {"a": {"method": "dense_elsa", "options": {"width": 0}}}},
+            "options.width is 0",
+        ),
+        (
+            {"rows": {"a": {"method": "elsa", "config": {"train": {"n_epoch": 1}}}}},
+            r"config\.rows\.a\.config\.train\.n_epoch: no such field; did you mean 'n_epochs'",
+        ),
+        (
+            {"rows": {"a": {"method": "elsa", "config": {"train": {"n_epochs": "3"}}}}},
+            r"config\.rows\.a\.config\.train\.n_epochs is '3'",
+        ),
+        (
+            {"rows": {"a": {"method": "elsa", "config": {"train": {"n_epochs": True}}}}},
+            r"n_epochs is True",
+        ),
+        (
+            {"rows": {"a": {"method": "elsa", "config": {"train": 3}}}},
+            r"config\.rows\.a\.config\.train is 3; give its fields",
+        ),
+        (
+            {"rows": {"a": {"method": "elsa", "config": {"train": {"seed": 3}}}}},
+            "the seeds are those of config.seeds",
+        ),
+        (
+            {"rows": {"a": {"method": "elsa", "config": {"sparsity": {"target_nnz": 3}}}}},
+            r"rows\.a\.config and \.columns\.32\.config both set sparsity\.target_nnz",
+        ),
+        (
+            {"columns": {"wide": {"config": {"sparsity": {"target_nnz": 17}}}}},
+            r"row 'a', column 'wide': config\.sparsity\.target_nnz is 17, more than",
+        ),
+        (
+            {"rows": {"a": {"method": "elsa", "options": {"format": ("int8", "int4")}}}},
+            r"row 'a', column '32': options\.format is \('int8', 'int4'\): only a baseline",
+        ),
+        (
+            {"rows": {"a": {"method": "dense_elsa", "options": {"width": [8, 16]}}}},
+            r"options\.width is \[8, 16\]: only a baseline",
+        ),
+        (
+            {"rows": {"a": {"method": "pruned_ease", "options": {"l2": (5.0,)}}}},
+            r"options\.l2 is \(5\.0,\): nothing to choose from; give two or more",
+        ),
+        (
+            {
+                "rows": {
+                    "a": {
+                        "method": "pruned_ease",
+                        "options": {"l2": (5.0, 9.0)},
+                        "config": {"data": {"n_val_users": 0}},
+                    }
+                }
+            },
+            r"options\.l2 is \(5\.0, 9\.0\), .* config\.data\.n_val_users is 0, .*; set it",
+        ),
+        (
+            {
+                "rows": {
+                    "a": {
+                        "method": "pruned_ease",
+                        "options": {"l2": (5.0, 9.0)},
+                        "config": {"data": {"split": "temporal", "test_from": "2020-01-01"}},
+                    }
+                }
+            },
+            r"config\.data\.val_from is '', which leaves none",
+        ),
+        ({"columns": {"b": {"conf": {}}}}, r"config\.columns\.b\.conf: no such field"),
+        ({"columns": {"b": {}}}, r"config\.columns\.b\.config is missing"),
+        (
+            {"columns": {"b": {"config": {}}, "c": {"config": {}}}},
+            "row 'a', column 'c' is the same run as row 'a', column 'b'",
+        ),
+        (
+            {"rows": {**ROWS, "b": {"method": "pruned_ease"}}},
+            "row 'b', column '32' is the same run as row 'a', column '32'",
+        ),
+        ({"seeds": ()}, r"config\.seeds is \(\)"),
+        ({"seeds": (0, 0)}, "a seed twice"),
+        ({"seeds": (0, -1)}, "-1 is not a whole number"),
+        ({"seeds": (0, 1.0)}, "1.0 is not a whole number"),
+        ({"reference": "b"}, r"config\.reference is 'b', which is not a row"),
+        ({"metric": "ndcg@10"}, r"config\.metric is 'ndcg@10'"),
+        ({"published": {"dataset": "goodbooks"}}, r"config\.published\.\w+: it is missing"),
+        (
+            {"published": {"dataset": "goodbooks", "table": "mane", "rows": {}}},
+            "no table 'mane' of 'goodbooks'",
+        ),
+        (
+            {"published": {"dataset": "goodbooks", "table": "main", "rows": {"a": "EASY"}}},
+            "no published row 'EASY'",
+        ),
+    ],
+)
+def test_what_is_wrong_is_named_before_the_first_run(tmp_path, changes, message):
+    sweep = cheap_sweep(**{"rows": ROWS, "reference": "a"} | changes)
+    with pytest.raises(InputError, match=message) as caught:
+        run_sweep(sweep, tmp_path / "w")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "w").exists()
+
+
+def test_unknown_fields_of_the_sweep_and_of_its_base():
+    sweep = cheap_sweep()
+    with sweep.unlocked():
+        sweep.sedes = (1,)
+    with pytest.raises(InputError, match=r"config\.sedes: no such field; did you mean 'seeds'"):
+        expand(sweep)
+    base = tiny_base()
+    with base.unlocked():
+        base.train.epochs = 3
+    with pytest.raises(InputError, match=r"config\.base\.train\.epochs: no such field"):
+        expand(cheap_sweep(base=base))
+
+
+def load(name):
+    path = ROOT / "configs" / "sweeps" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=[path.stem for path in CONFIGS])
+def test_the_sweeps_of_the_repository_expand(path):
+    module = load(path.stem)
+    arguments = {"goodbooks": ("main", "schedule", "initial_width"), "widths": ("4096", "8192")}
+    arguments |= dict.fromkeys(("ml_20m", "netflix"), arguments["goodbooks"])
+    sizes = [len(expand(module.get_config(a))) for a in arguments.get(path.stem, ())]
+    expected = {"smoke": 24, "schedules": 7 * 2 * 2 * 3, "methods": 3 * (4 + 12 * 3)}
+    expected |= {"ablations": 22 * 2 * 2, "formats": 4 * 3 * 3, "large": 3 + 3}
+    if path.stem in expected:
+        assert len(expand(module.get_config())) == expected[path.stem]
+    elif path.stem == "widths":
+        assert sizes == [3 * 3, 5 * 3]
+    else:
+        assert sizes == [3 * (3 + 12 * 5), 7 * 2 * 5 * 3, 4 * 5 * 3]
+
+
+def test_penalties_of_ease_are_those_given_and_nothing_of_ours_is_chosen():
+    rows = paper.method_rows(16, (7.0, 8.0), {"n_final_epochs": 5})
+    chosen = {name: row.get("options", {}) for name, row in rows.items()}
+    for name in ("EASE", "pruned EASE", "column-pruned EASE"):
+        assert chosen.pop(name) == {"l2": (7.0, 8.0)}
+    assert set(chosen.pop("item k-NN")["similarity"]) == {"cosine", "bm25"}
+    assert len(chosen.pop("ALS")["alpha"]) == 3
+    assert not any(several(options) for options in chosen.values())
+    for sweep, penalties in (
+        (paper.paper_sweep("ml20m", "main"), (50.0, 100.0, 200.0, 400.0)),
+        (load("methods").get_config(), (12.5, 25.0, 50.0, 100.0, 200.0)),
+    ):
+        assert sweep.rows["column-pruned EASE"].options.l2 == penalties
