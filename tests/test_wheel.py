@@ -16,7 +16,8 @@ def test_the_wheel_holds_the_whole_package_and_nothing_beside_it(tmp_path):
         shutil.copy(ROOT / name, source / name)
     package = source / "celsa_jax"
     files = {p.relative_to(source).as_posix() for p in package.rglob("*") if p.is_file()}
-    assert {pathlib.PurePath(name).suffix for name in files} == {".py", ".jinja", ".csv"}
+    assert "celsa_jax/py.typed" in files
+    assert {pathlib.PurePath(name).suffix for name in files} == {".py", ".typed", ".jinja", ".csv"}
 
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-index", "--no-deps"]
     command += ["--no-build-isolation", "--wheel-dir", tmp_path, source]
