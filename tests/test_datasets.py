@@ -54,6 +54,14 @@ def test_no_rows_left(tmp_path):
         load_dataset(config_for(tmp_path / "r.csv"))
 
 
+def test_a_mistyped_column_of_ratings_is_no_file_without_ratings(tmp_path):
+    (tmp_path / "r.csv").write_text("user_id,item_id,stars\na,x,1\nb,y,5\n")
+    with pytest.raises(InputError, match=r"r\.csv: no column 'star' .*config\.data\.\*_column"):
+        load_dataset(config_for(tmp_path / "r.csv", rating_column="star"))
+    dataset = load_dataset(config_for(tmp_path / "r.csv", rating_column="stars"))
+    assert pairs(dataset) == {("b", "y")}
+
+
 def test_goodbooks_first_release_adds_to_read_marks(tmp_path):
     (tmp_path / "ratings.csv").write_text("book_id,user_id,rating\n1,9,5\n2,9,3\n2,8,4\n")
     (tmp_path / "to_read.csv").write_text("user_id,book_id\n9,2\n7,10\n9,1\n")

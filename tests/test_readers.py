@@ -1,4 +1,5 @@
 import gzip
+import logging
 import zipfile
 
 import numpy as np
@@ -70,8 +71,22 @@ def test_other_column_names(tmp_path):
     assert triples(read_ratings(path, Columns("who", "what", "stars"))) == [("u", "i", 2.0)]
 
 
-def test_without_a_rating_column(tmp_path):
-    assert read_ratings(write(tmp_path / "r.csv", "user_id,item_id\nu,i\n")).ratings is None
+@pytest.mark.parametrize("name", ["r.csv", "r.parquet"])
+def test_without_a_rating_column(tmp_path, caplog, name):
+    path = tmp_path / name
+    if path.suffix == ".parquet":
+        pq.write_table(pa.table({"user_id": ["u"], "item_id": ["i"], "stars": [2]}), path)
+    else:
+        write(path, "user_id,item_id,stars\nu,i,2\n")
+    with caplog.at_level(logging.INFO, logger="celsa_jax"):
+        assert read_ratings(path).ratings is None
+    said = "no column 'rating' (columns: user_id, item_id, stars); every row counts"
+    assert f"{name}: {said}" in caplog.text
+    with pytest.raises(InputError, match=r"no column 'star' \(columns: user_id, item_id, stars\)"):
+        read_ratings(path, Columns(rating="star"))
+    caplog.clear()
+    assert triples(read_ratings(path, Columns(rating="stars"))) == [("u", "i", 2.0)]
+    assert not caplog.text
 
 
 def test_integer_parquet_ids_become_decimal_text(tmp_path):

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import datetime
 import io
+import logging
 import math
 import re
 from typing import IO
@@ -27,15 +28,18 @@ from celsa_jax.data.tables import (
     arrow_errors,
     as_path,
     check_columns,
+    column_names,
     csv_rows,
     header,
     is_broken,
     kind_of,
-    one_line,
     open_data,
     parquet_table,
+    shown_columns,
 )
-from celsa_jax.errors import InputError
+from celsa_jax.errors import InputError, one_line
+
+log = logging.getLogger(__name__)
 
 # An id goes into fixed-width NumPy text, so one runaway id would cost every row its width.
 MAX_ID_LENGTH = 256
@@ -44,9 +48,10 @@ _END_OF_TIME = 2.0**63  # seconds that int64 cannot hold
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-    """Names of the columns to read; `rating` may be absent from the file.
+    """Names of the columns to read.
 
-    `time` is not read unless it is named.
+    A file may have no `rating`, but one of another name must be there; `time` is not read unless it
+    is named.
     """
 
     user: str = "user_id"
@@ -109,14 +114,12 @@ def _read_text(
     path: AnyPath, columns: Columns, delimiter: str, given_names: list[str] | None
 ) -> Ratings:
     names = given_names or header(path, delimiter)
-    check_columns(path, names, [columns.user, columns.item])
+    wanted = _wanted(path, names, columns)
     text = pa.dictionary(pa.int32(), pa.string())
     types = {columns.user: text, columns.item: text}
-    if columns.rating in names:
-        check_columns(path, names, [columns.rating])
+    if columns.rating in wanted:
         types[columns.rating] = pa.float64()
     if columns.time:
-        check_columns(path, names, [columns.time])
         types[columns.time] = _time_type(path, names.index(columns.time), delimiter, given_names)
     form = (path, types, delimiter, given_names)
     explained = False
@@ -144,6 +147,22 @@ def _read_text(
         if not explained:
             explain()
         raise
+
+
+def _wanted(path: AnyPath, found: list[str], columns: Columns) -> list[str]:
+    """Which columns to read of those that a file has."""
+    names = [columns.user, columns.item, *([columns.time] if columns.time else [])]
+    rated = columns.rating in found or columns.rating != Columns.rating
+    check_columns(path, found, [*names, columns.rating] if rated else names)
+    if rated:
+        return [*names, columns.rating]
+    log.info(
+        "%s: no column '%s' (%s); every row counts, whatever min_rating is",
+        path,
+        columns.rating,
+        shown_columns(found),
+    )
+    return names
 
 
 class _Noting:
@@ -288,9 +307,9 @@ def _id_fault(text: str | None) -> str:
 
 
 def _read_parquet(path: AnyPath, columns: Columns) -> Ratings:
-    required = [columns.user, columns.item, *([columns.time] if columns.time else [])]
+    wanted = _wanted(path, column_names(path), columns)
     with open_data(path) as stream:
-        table = parquet_table(path, stream, required, [columns.rating])
+        table = parquet_table(path, stream, wanted)
     with arrow_errors(path):
         return _from_table(path, _typed(path, table, columns), columns)
 

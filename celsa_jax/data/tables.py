@@ -42,6 +42,7 @@ DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t", ".inter": "\t", ".item": 
 
 
 def as_path(path: str | AnyPath) -> AnyPath:
+    """A path that was given as text; a member of an archive stays one."""
     return pathlib.Path(path) if isinstance(path, str) else path
 
 
@@ -236,6 +237,10 @@ def header(path: AnyPath, delimiter: str, encoding: str = "utf-8") -> list[str]:
 
 
 def check_columns(path: AnyPath, found: list[str], required: list[str]) -> None:
+    """InputError unless each of the required columns is once among those found.
+
+    It names the file, the first column at fault, and the columns that there are.
+    """
     for name in required:
         if found.count(name) != 1:
             problem = "no" if name not in found else "more than one"
@@ -351,14 +356,20 @@ def _parquet_file(path: AnyPath, stream: IO[bytes]) -> pa.parquet.ParquetFile:
     return file
 
 
-def parquet_table(
-    path: AnyPath, stream: IO[bytes], required: list[str], optional: Sequence[str] = ()
-) -> pa.Table:
+def parquet_table(path: AnyPath, stream: IO[bytes], names: list[str]) -> pa.Table:
+    """Columns of a parquet file, every value checked.
+
+    Args:
+      path: the file, or what it is packed into.
+      stream: its bytes.
+      names: of the columns.
+
+    Raises:
+      InputError: a column that is missing or there twice, or a damaged file.
+    """
     file = _parquet_file(path, stream)
     with arrow_errors(path):
-        found = file.schema_arrow.names
-        check_columns(path, found, required)
-        names = [*required, *(n for n in optional if n in found)]
+        check_columns(path, file.schema_arrow.names, names)
         table = file.read(names)
         table.validate(full=True)
         if table.num_rows != file.metadata.num_rows:
