@@ -105,9 +105,12 @@ def default_config() -> ConfigDict:
 
 
 def outcome(config: ConfigDict) -> dict[str, Any]:
-    """The fields that decide what comes of a run: all but where it runs and what logs it."""
+    """The fields that decide what comes of a run: all but where it runs, what it keeps and logs.
+
+    Those of `eval` decide what stands in metrics.jsonl and results.json.
+    """
     fields = config.to_dict()
-    del fields["mesh"], fields["data"]["data_dir"]
+    del fields["mesh"], fields["checkpoint"], fields["data"]["data_dir"]
     del fields["train"]["tensorboard"], fields["train"]["profile"]
     return fields
 

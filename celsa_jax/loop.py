@@ -54,28 +54,22 @@ class TrainingLoop:
         warm: np.ndarray | None,
         placement: Placement | None,
     ):
+        """Prepares the users of every epoch.
+
+        Args:
+          config: of the run.
+          split: users to train on and to validate with.
+          folder, checkpoints: of the run.
+          warm: weights to begin at, float32 [n_items, n_factors] (`warm_start`), or None.
+          placement: on several devices, or None.
+        """
         self.config = config
         self.warm = warm if warm is None or placement is None else placement.put_rows(warm)
         self.split = split
         self.folder = folder
         self.checkpoints = checkpoints
         train = config.train
-        self.recipe = Recipe(
-            relu_cap=config.model.relu_cap,
-            rewind=False,  # but in the phases that say so
-            regrow=config.sparsity.regrow,
-            optimizer=train.optimizer,
-            learning_rate=train.learning_rate,
-            seed=train.seed,
-            epsilon=train.epsilon,
-            reset_optimizer=config.sparsity.reset_optimizer,
-            auxiliary_weight=train.auxiliary_weight,
-            relu=config.model.relu,
-            b1=train.b1,
-            precision=train.precision,
-            n_negatives=train.n_negatives,
-            placement=placement,
-        )
+        self.recipe = Recipe.from_config(config, placement)
         self.phases = phases_of(config)
         self.n_epochs = self.phases[-1].end
         self.chunks = make_chunks(split.train.matrix, train.chunk_users, train.seed)

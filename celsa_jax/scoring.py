@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import scipy.sparse as sp
 from ml_collections import ConfigDict
@@ -30,7 +31,8 @@ def device_scorer(embeddings: jax.Array) -> Scorer:
 
 @jax.jit
 def _serving_scores(embeddings: jax.Array, x: jax.Array) -> jax.Array:
-    return x @ embeddings @ embeddings.T
+    hidden = jnp.matmul(x, embeddings, precision="highest")  # an accelerator would round operands
+    return jnp.matmul(hidden, embeddings.T, precision="highest")
 
 
 def evaluate_embeddings(

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from ml_collections import ConfigDict
 
 from celsa_jax import compact
 from celsa_jax.data.batches import Batch, Chunk, take_batch
@@ -41,6 +42,27 @@ class Recipe:
     precision: str = "auto"
     n_negatives: int = 0  # the loss is on a part of the catalogue; 0 for all of it
     placement: Placement | None = None  # on several devices
+
+    @classmethod
+    def from_config(cls, config: ConfigDict, placement: Placement | None = None) -> Recipe:
+        """That of a configuration, but for rewinding, which the phases of a run decide."""
+        train, sparsity = config.train, config.sparsity
+        return cls(
+            relu_cap=config.model.relu_cap,
+            relu=config.model.relu,
+            rewind=False,
+            regrow=sparsity.regrow,
+            reset_optimizer=sparsity.reset_optimizer,
+            optimizer=train.optimizer,
+            learning_rate=train.learning_rate,
+            b1=train.b1,
+            epsilon=train.epsilon,
+            auxiliary_weight=train.auxiliary_weight,
+            precision=train.precision,
+            n_negatives=train.n_negatives,
+            seed=train.seed,
+            placement=placement,
+        )
 
     def n_items(self, n_rows: int) -> int:
         """Items of the catalogue, for the rows of a matrix (`sharding.Placement`)."""
@@ -96,7 +118,7 @@ def create_state(
 
 @functools.partial(jax.jit, static_argnames="recipe", donate_argnums=0)
 def unprune(state: TrainState, recipe: Recipe) -> TrainState:
-    """Begins afresh at the embeddings, every factor of them back in at a tiny value."""
+    """Begins afresh at the embeddings of a state, which is donated, every factor back in, tiny."""
     weights = item_embeddings(state.weights, state.mask)
     n_rows, n_factors = weights.shape
     start = create_state(recipe, recipe.n_items(n_rows), n_factors, weights)
@@ -128,6 +150,11 @@ def update_mask(state: TrainState, k: jax.Array, recipe: Recipe) -> TrainState:
     survivors go back to their initial values and the optimizer starts afresh; the initial
     values are drawn again from the seed, so no second copy of W is kept. With an auxiliary loss
     the largest 4k weights survive, and the next mask is chosen among them.
+
+    Args:
+      state: donated.
+      k: int32 scalar, non-zeros of each row of the new mask.
+      recipe: see there.
     """
     n_rows, n_factors = state.weights.shape
     mask = _top_k_mask(state.weights, k, recipe)

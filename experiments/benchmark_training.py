@@ -16,6 +16,7 @@ printed is one JSON object.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import json
 import os
@@ -27,7 +28,7 @@ import numpy as np
 import scipy.sparse as sp
 from absl import flags
 
-from celsa_jax.config import PRECISIONS
+from celsa_jax.config import PRECISIONS, default_config
 from celsa_jax.errors import InputError
 from experiments import cli
 
@@ -141,15 +142,9 @@ class Ours:
         from celsa_jax.data.batches import make_chunks, nnz_budget, shuffled_batches
         from celsa_jax.step import Recipe, create_state, train_chunk, update_mask
 
-        recipe = Recipe(
-            relu_cap=6.0,
-            rewind=True,
-            regrow=False,
-            optimizer="nadam",
-            learning_rate=0.01,
-            seed=0,
-            precision=_PRECISION.value,
-        )
+        config = default_config()
+        config.train.precision = _PRECISION.value
+        recipe = dataclasses.replace(Recipe.from_config(config), rewind=True)
         chunk = jax.device_put(make_chunks(users, 0, 0)[0])
         batches = shuffled_batches(jax.random.key(_SEED.value), chunk.n_rows, _BATCH.value)
         budget = nnz_budget(chunk, batches)

@@ -149,15 +149,7 @@ def flip(folder: pathlib.Path, n_flips: int, seed: int) -> dict[str, int]:
     embeddings = SparseEmbeddings.load(folder / "embeddings.npz")
     for form in FORMATS:
         embeddings.to_format(form).save(folder / form)
-    recipe = Recipe(
-        relu_cap=6.0,
-        rewind=False,
-        regrow=False,
-        optimizer=config.train.optimizer,
-        learning_rate=config.train.learning_rate,
-        seed=config.train.seed,
-        b1=config.train.b1,
-    )
+    recipe = Recipe.from_config(config)
     shape = embeddings.n_items, config.model.n_factors
     like = jax.eval_shape(lambda: create_state(recipe, *shape))
 

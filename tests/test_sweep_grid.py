@@ -236,7 +236,7 @@ def test_the_sweeps_of_the_repository_expand(path):
     arguments |= dict.fromkeys(("ml_20m", "netflix"), arguments["goodbooks"])
     sizes = [len(expand(module.get_config(a))) for a in arguments.get(path.stem, ())]
     expected = {"smoke": 24, "schedules": 7 * 2 * 2 * 3, "methods": 3 * (4 + 12 * 3)}
-    expected |= {"ablations": 22 * 2 * 2, "formats": 4 * 3 * 3, "large": 3 + 3}
+    expected |= {"ablations": 22 * 2 * 2, "formats": 4 * 3 * 3, "large": 3 + 3, "negatives": 4 * 3}
     if path.stem in expected:
         assert len(expand(module.get_config())) == expected[path.stem]
     elif path.stem == "widths":

@@ -214,6 +214,7 @@ def test_resumed_equals_uninterrupted(small_config, tmp_path, kept_epochs, caplo
             subprocess.run(["rm", "-r", folder], check=True)
     with (cut / "metrics.jsonl").open("a") as stream:
         stream.write('{"step": 2')
+    small_config.checkpoint.update(keep=5, every_epochs=1)  # a run may go on with others
     with caplog.at_level(logging.INFO, logger="celsa_jax"):
         train_and_evaluate(small_config, cut)
     assert f"resumed at step {4 * kept_epochs}" in caplog.text
