@@ -36,8 +36,7 @@ def ease(matrix: sp.csr_matrix, l2: float) -> np.ndarray:
       before the result is made, up to 12 n_items^2 more for the non-zeros of X^T X.
 
     Raises:
-      InputError: a penalty that is not above 0.
-      ValueError: one that is too small for float64.
+      InputError: a penalty that is not above 0, or too small for float64.
     """
     if not l2 > 0:
         raise InputError(f"the penalty l2 of EASE is {l2}; it must be above 0")
@@ -68,7 +67,7 @@ def _scaled_precision(matrix: sp.csr_matrix, l2: float) -> np.ndarray:
     scaled = scipy.linalg.blas.dsyrk(-1.0, users, trans=1, lower=1)
     scaled[np.diag_indices_from(scaled)] += 1
     if not np.diag(scaled).min() > 1e-9:  # what is left of 1 has lost its digits
-        raise ValueError(f"the penalty of EASE is too small for float64 (l2 = {l2})")
+        raise _too_small(l2)
     return scaled
 
 
@@ -77,8 +76,12 @@ def _cholesky(gram: np.ndarray, l2: float) -> np.ndarray:
     gram[np.diag_indices_from(gram)] += l2
     factor, info = scipy.linalg.lapack.dpotrf(gram.T, lower=1, overwrite_a=1)
     if info:
-        raise ValueError(f"the regularised Gram matrix is not positive definite (l2 = {l2})")
+        raise _too_small(l2)  # not positive definite
     return factor
+
+
+def _too_small(l2: float) -> InputError:
+    return InputError(f"the penalty l2 of EASE is {l2}, too small for float64; give a larger one")
 
 
 def ease_scorer(weights: np.ndarray) -> Scorer:
@@ -102,6 +105,9 @@ def fit_ease(train: sp.csr_matrix, *, n_bytes: int = 0, seed: int = 0, l2: float
     Args:
       train: X, CSR [n_users, n_items].
       l2: the ridge penalty, above 0.
+
+    Raises:
+      InputError: see `ease`.
     """
     return ease_baseline(ease(train, l2))
 
@@ -118,7 +124,7 @@ def fit_pruned_ease(
       l2: the ridge penalty, above 0.
 
     Raises:
-      InputError: fewer than 8 bytes.
+      InputError: fewer than 8 bytes, or a penalty that will not do (`ease`).
     """
     numbers_within(n_bytes, BYTES_PER_NONZERO)  # before the work, not after it
     return pruned_ease_baseline(ease(train, l2), n_bytes)
