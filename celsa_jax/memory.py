@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import pathlib
 
 import jax
 
@@ -14,6 +16,7 @@ log = logging.getLogger(__name__)
 # Bytes an entry of W: itself, two moments, a byte of mask; the gradient and one copy beside them.
 _STATE = 4 + 2 * 4 + 1
 _STEP = 2 * 4
+_CONTAINER = pathlib.Path("/sys/fs/cgroup/memory.max")  # Linux: bytes, or "max"
 _SCORES = 10  # an entry of users x items: x, scores and their gradient, some of them in bytes
 
 
@@ -46,9 +49,14 @@ def training_bytes(
 
 
 def device_bytes() -> int:
-    """Memory of one device; of a CPU, that of the machine."""
+    """Memory of one device; of a CPU, that of the machine, or what its container may take of it."""
     stats = jax.local_devices()[0].memory_stats() or {}
-    return stats.get("bytes_limit") or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if limit := stats.get("bytes_limit"):
+        return limit
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with contextlib.suppress(OSError, ValueError):  # no such file, or no limit
+        return min(machine, int(_CONTAINER.read_text()))
+    return machine
 
 
 def check_memory(needed: int) -> None:

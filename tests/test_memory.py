@@ -1,4 +1,5 @@
 import dataclasses
+import os
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +55,17 @@ def test_the_estimate_is_near_what_the_compiler_plans(
         n_items, n_factors, batch_size, n_users, n_interactions, columns
     )
     assert estimate == pytest.approx(planned, rel=0.25)
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"), [("5000000\n", 5_000_000), (f"{1 << 62}\n", None), ("max\n", None)]
+)
+def test_a_container_may_take_less_than_the_machine_has(tmp_path, monkeypatch, limit, expected):
+    monkeypatch.setattr(memory, "_CONTAINER", tmp_path / "memory.max")
+    machine = memory.device_bytes()
+    assert machine == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    (tmp_path / "memory.max").write_text(limit)
+    assert memory.device_bytes() == (expected or machine)
 
 
 def test_what_cannot_fit_is_refused_before_training(small_config, tmp_path, monkeypatch):
