@@ -35,6 +35,8 @@ def main() -> None:
     config = _CONFIG.value
     if config.data.n_test_users < 2:
         raise InputError("config.data.n_test_users must be at least 2 for a comparison")
+    if config.data.split == "temporal":
+        raise InputError("config.data.split is temporal; the quick start takes a split by users")
     folder = pathlib.Path(_WORKDIR.value)
     width = config.model.n_factors
     results = {}
@@ -55,9 +57,13 @@ def print_table(results: dict[int, dict], width: int) -> None:
     print(f"| model | bytes per item | {' | '.join(METRICS)} |")
     print("|---|---:|" + "---:|" * len(METRICS))
     for nnz, result in results.items():
+        test = result["test"]
         # A dense model needs no indices.
         name, size = (f"{nnz} of {width}", 8 * nnz) if nnz < width else ("dense", 4 * width)
-        cells = [f"{result['test'][m]:.3f} ± {result['test'][f'{m}_stderr']:.3f}" for m in METRICS]
+        cells = [
+            " ± ".join("-" if v is None else f"{v:.3f}" for v in (test[m], test[f"{m}_stderr"]))
+            for m in METRICS
+        ]
         print(f"| {name} | {size:,} | {' | '.join(cells)} |")
 
 

@@ -169,8 +169,38 @@ def test_train_names_what_is_wrong_and_writes_nothing(tmp_path, flags, parts):
     assert not (tmp_path / "w").exists()
 
 
-def test_quickstart_names_a_misspelt_field():
-    assert_fails(program("quickstart", "--config.data.nam=x"), 'Did you mean "name"')
+def test_ctrl_c_promises_a_resumed_run_only_where_there_is_one(served, tmp_path):
+    interrupt = "def interrupt(*_):\n    raise KeyboardInterrupt\n"
+    code = f"import celsa_jax.train\n{interrupt}celsa_jax.train.train_and_evaluate = interrupt"
+    flags = ["--config=configs/synthetic.py", f"--workdir={tmp_path / 'w'}"]
+    resumable = program("train", *flags, code=code)
+    code = f"from celsa_jax.data import readers\n{interrupt}readers.read_ratings = interrupt"
+    other = program("evaluate", *evaluate_flags(served), code=code)
+    assert resumable.returncode == other.returncode == 130
+    assert resumable.stderr.endswith("interrupted; it resumes with the same command\n")
+    assert other.stderr.endswith("interrupted\n")
+
+
+@pytest.mark.parametrize(
+    ("flag", "part"),
+    [
+        ("--config.data.nam=x", 'Did you mean "name"'),
+        ("--config.data.n_test_users=1", "config.data.n_test_users must be at least 2"),
+        ("--config.data.split=temporal", "config.data.split is temporal"),
+    ],
+)
+def test_quickstart_names_what_is_wrong(tmp_path, flag, part):
+    assert_fails(program("quickstart", f"--workdir={tmp_path / 'w'}", flag), part)
+    assert not (tmp_path / "w").exists()
+
+
+def test_quickstart_shows_where_a_metric_is_undefined():
+    test = {"recall@20": 0.25, "recall@50": None, "ndcg@100": 0.5, "recall@20_stderr": 0.125}
+    test |= {"recall@50_stderr": None, "ndcg@100_stderr": None}
+    code = "from experiments.quickstart import print_table\n"
+    code += f"print_table({{4: {{'test': {test}}}}}, 16)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "| 4 of 16 | 32 | 0.250 ± 0.125 | - ± - | 0.500 ± - |"
 
 
 def test_relu_cap_takes_a_number_or_none():
