@@ -4,7 +4,7 @@ r"""MovieLens-20M, ratings of at least 4, 10,000 test users, 4096 factors, 16 no
         [--config.data.path=ml-20m.zip]
 
 Without a path the data are downloaded (199 MB). `--config.data.name=ml-25m` or `ml-1m` reads the
-other releases; for ml-1m ask for fewer users to test.
+other releases; for ml-1m ask for fewer users to test. Made for a GPU, and not run there yet.
 """
 
 from ml_collections import ConfigDict

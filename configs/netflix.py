@@ -5,7 +5,7 @@ r"""Netflix Prize, ratings of at least 4, 40,000 test users, 4096 factors, 16 no
 
 The archive is that of kaggle.com/datasets/netflix-inc/netflix-prize-data, or the folder unpacked
 from it. On a device that cannot hold 57 million interactions (0.25 GB) beside the model,
-`--config.train.chunk_users=50000` streams them.
+`--config.train.chunk_users=50000` streams them. Made for a GPU, and not run there yet.
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,8 @@
 """MovieLens-100K, small enough for a laptop: what `python -m experiments.quickstart` runs.
 
-python -m experiments.train --config=configs/quickstart.py --workdir=runs/ml-100k
+    python -m experiments.train --config=configs/quickstart.py --workdir=runs/ml-100k
+
+A minute on 2 cores; nDCG@100 0.393 at 128 bytes an item (README).
 """
 
 from ml_collections import ConfigDict

@@ -20,8 +20,8 @@ from celsa_jax.errors import InputError
 from celsa_jax.files import atomic_path
 from experiments import cli
 
-_RESULTS = flags.DEFINE_string("results", None, "results.csv of a sweep.", required=True)
-_OUTPUT = flags.DEFINE_string("output", None, "The figure, .svg or .png.", required=True)
+_RESULTS = flags.DEFINE_string("results", None, "results.csv of a sweep.")
+_OUTPUT = flags.DEFINE_string("output", None, "The figure, .svg or .png.")
 
 # Label, colour, rows of configs/sweeps/methods.py; where the label stands beside the last point.
 _LINES = (
@@ -100,4 +100,4 @@ def _undated(output: pathlib.Path) -> dict[str, None] | None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, required=("results", "output"))

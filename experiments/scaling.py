@@ -27,7 +27,7 @@ _NEGATIVES = flags.DEFINE_integer(
 _TFLOPS = flags.DEFINE_float("tflops", 989, "Peak of products, 10^12 FLOP/s.")
 _MEMORY = flags.DEFINE_float("memory_gb_per_s", 3350, "Of a device's own memory.")
 _LINK = flags.DEFINE_float("link_gb_per_s", 450, "Between devices, one way.")
-_STATE_PASSES = 36  # bytes that Nadam reads and writes for a weight: W, two moments, gradient, mask
+_UPDATE_BYTES = 36  # that Nadam reads and writes for a weight: W, two moments, gradient, mask
 
 
 def main() -> None:
@@ -35,8 +35,8 @@ def main() -> None:
     from celsa_jax.sampling import n_columns
 
     print(
-        "| items | scored a step | devices | memory a device | products | sent a device "
-        "| products | update | sending |"
+        "| items | scored a step | devices | memory a device | FLOP a device | sent a device "
+        "| time of products | of the update | of sending |"
     )
     print("|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
     d, n_users = _FACTORS.value, _BATCH.value
@@ -58,7 +58,7 @@ def main() -> None:
                 sent = 2 * (n - 1) / n * 4 * d * 2 * n_users
                 if columns < n_items:
                     sent += 2 * (n - 1) / n * 4 * d * 2 * columns
-                update = _STATE_PASSES * n_items * d / n / _MEMORY.value / 1e9
+                update = _UPDATE_BYTES * n_items * d / n / _MEMORY.value / 1e9
                 print(
                     f"| {n_items:,} | {columns:,} | {n} | {held / 1e9:,.1f} GB "
                     f"| {flop / 1e12:,.2f} TFLOP | {sent / 1e6:,.0f} MB "
