@@ -62,7 +62,7 @@ def state(result: dict | None) -> str:
 def write_csv(path: pathlib.Path, runs: list[Run], results: Results) -> None:
     """One row a run in the order of the grid, those not run included.
 
-    Equal sweeps give equal files but for the columns that end in _seconds, _per_s or _path.
+    Equal sweeps give equal files but for the columns that end in _seconds or _path.
     """
     text = io.StringIO()
     writer = csv.DictWriter(text, _CSV_COLUMNS, restval="", lineterminator="\n")
@@ -111,6 +111,10 @@ class Cells:
         """[n_seeds] of a cell, in the order of the seeds; those that are done and defined."""
         values = [result.get(name) for _, result in self.done(row, column)]
         return np.array([value for value in values if value is not None], float)
+
+    def is_whole(self, row: str, column: str, name: str) -> bool:
+        """Whether every seed of a cell that was planned has a value."""
+        return 0 < len(self.all(row, column)) == len(self.values(row, column, name))
 
     def mean(self, row: str, column: str, name: str) -> float | None:
         values = self.values(row, column, name)
@@ -161,7 +165,8 @@ def _lines(cells: Cells, runs: list[Run], results: Results) -> Iterator[str]:
     yield (
         f"{len(runs)} runs: {states.count('done')} done, {states.count('failed')} failed, "
         f"{states.count('')} not run. Seeds {seeds}. Cells are means ± standard errors over seeds "
-        "(no error with one seed); the best of a column is bold; (2 of 3) are seeds that are done."
+        "(no error with one seed); (2 of 3) are seeds that are done; of the cells with all of "
+        "their seeds the best of a column is bold."
     )
     others = [name for name in METRICS if name != sweep.metric]
     for metric in (sweep.metric, *others):
@@ -202,17 +207,18 @@ def _section(
 
 
 def _mean_cell(cells: Cells, metric: str, row: str, column: str) -> str:
-    values, planned = cells.values(row, column, metric), len(cells.all(row, column))
+    values = cells.values(row, column, metric)
     if not len(values):
         failed = any(state(result) == "failed" for _, result in cells.all(row, column))
         return "failed" if failed else ""
     text = f"{values.mean():.4f}"
     if len(values) > 1:
         text += f" ± {values.std(ddof=1) / math.sqrt(len(values)):.4f}"
-    means = [cells.mean(other, column, metric) for other in cells.rows]
-    if values.mean() == max(mean for mean in means if mean is not None):
-        text = f"**{text}**"
-    return text if len(values) == planned else f"{text} ({len(values)} of {planned})"
+    if not cells.is_whole(row, column, metric):
+        return f"{text} ({len(values)} of {len(cells.all(row, column))})"
+    whole = [other for other in cells.rows if cells.is_whole(other, column, metric)]
+    best = max(cells.values(other, column, metric).mean() for other in whole)
+    return f"**{text}**" if values.mean() == best else text
 
 
 def _test_cell(cells: Cells, row: str, column: str) -> str:
