@@ -29,7 +29,8 @@ def draw_all(
     """Writes the figures that the results allow.
 
     `quality_bytes`, and of the rows that train sparse models, in the first column that is done:
-    `schedules`, `training` (means over seeds), `churn` and `factors` (the first seed that is done).
+    `training` and `churn` (means over seeds), `schedules` and `factors` (the first seed that is
+    done).
     """
     out.mkdir(parents=True, exist_ok=True)
     remove_left_overs(out)
@@ -151,7 +152,8 @@ def _log(folder: pathlib.Path, result: dict) -> list[dict]:
 
 def _mean_line(logs: list[list[dict]], name: str) -> tuple[list[int], list[float]]:
     """Epochs at which every seed has a value, and the means of these values."""
-    by_seed = [{line["epoch"]: line[name] for line in log if line.get(name)} for log in logs]
+    defined = ([line for line in log if line.get(name) is not None] for log in logs)
+    by_seed = [{line["epoch"]: line[name] for line in log} for log in defined]
     epochs = sorted(set.intersection(*(set(values) for values in by_seed)))
     return epochs, [float(np.mean([values[e] for values in by_seed])) for e in epochs]
 
