@@ -1,7 +1,8 @@
 """Compressed ELSA in JAX: wide, row-sparse item embeddings learned from interactions.
 
-Importing this package, and its subpackages `data` (except `data.batches`), `evaluation` and
-`sparse`, needs NumPy, SciPy and PyArrow only; JAX is imported by the training modules alone.
+JAX is imported by the modules that train alone. `sparse` needs NumPy and SciPy; `data` (but
+`batches`), `evaluation` and `baselines` (but `autoencoder`) PyArrow, ml_collections and tqdm, too;
+`segments` scikit-learn and Jinja2 beside all of these.
 """
 
 __version__ = "0.1.0"

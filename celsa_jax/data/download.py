@@ -16,8 +16,8 @@ import urllib.request
 
 import tqdm
 
-from celsa_jax.data.tables import check_member, one_line, open_archive
-from celsa_jax.errors import InputError
+from celsa_jax.data.tables import check_member, open_archive
+from celsa_jax.errors import InputError, one_line
 from celsa_jax.files import atomic_path, remove_left_overs
 
 log = logging.getLogger(__name__)

@@ -21,11 +21,10 @@ from celsa_jax.data.tables import (
     find,
     find_optional,
     latin_lines,
-    one_line,
     open_data,
     text_table,
 )
-from celsa_jax.errors import InputError
+from celsa_jax.errors import InputError, one_line
 
 PAGE = "https://www.kaggle.com/datasets/netflix-inc/netflix-prize-data"
 FILES = tuple(f"combined_data_{part}.txt" for part in (1, 2, 3, 4))

@@ -19,8 +19,7 @@ import scipy.sparse as sp
 
 from celsa_jax.arrays import read_arrays
 from celsa_jax.data.interactions import Interactions
-from celsa_jax.data.tables import one_line
-from celsa_jax.errors import InputError
+from celsa_jax.errors import InputError, one_line
 from celsa_jax.files import read_json, remove_left_overs, temporary_beside
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""The fold-in protocol and its metrics (NumPy and SciPy, no JAX)."""
+"""The fold-in protocol and its metrics (needs what `celsa_jax.data` does, no JAX)."""
 
 from celsa_jax.evaluation.exposure import EXPOSURE_METRICS, Exposure
 from celsa_jax.evaluation.folds import FOLD_KINDS, holdouts

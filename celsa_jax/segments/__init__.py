@@ -1,6 +1,7 @@
 """Segments: groups of items read off the latent factors, named, merged, recommended, explained.
 
-NumPy, SciPy and scikit-learn; no JAX.
+No JAX, but scikit-learn, Jinja2 and what `celsa_jax.data` needs; a language model and sentence
+embeddings take the extras `llm` and `sentences`.
 """
 
 from celsa_jax.segments.embedders import SentenceEmbedder, TfidfEmbedder

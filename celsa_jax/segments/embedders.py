@@ -9,8 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from celsa_jax.data.tables import one_line
-from celsa_jax.errors import InputError
+from celsa_jax.errors import InputError, one_line
 
 
 class Embedder(Protocol):

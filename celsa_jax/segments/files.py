@@ -12,8 +12,7 @@ import scipy.sparse as sp
 
 from celsa_jax.arrays import read_sparse
 from celsa_jax.data.interactions import lookup
-from celsa_jax.data.tables import one_line
-from celsa_jax.errors import InputError
+from celsa_jax.errors import InputError, one_line
 from celsa_jax.files import atomic_path, read_json, write_json
 from celsa_jax.segments.find import Found
 from celsa_jax.segments.groups import shown_pair
