@@ -144,6 +144,7 @@ def loss_and_grad(
     return loss, scale * (grad - along * unit)
 
 
+@jax.named_scope("decode")
 def decode(values: jax.Array, hidden: jax.Array, layout: Layout) -> jax.Array:
     """A H, [n_items, n_users], for values of A [n_items, capacity] and H [n_factors, n_users]."""
     n_items, capacity = values.shape
@@ -159,6 +160,7 @@ def decode(values: jax.Array, hidden: jax.Array, layout: Layout) -> jax.Array:
     return lax.fori_loop(0, capacity // _TURN, add_factors, start)
 
 
+@jax.named_scope("encode")
 def encode(values: jax.Array, given: jax.Array, layout: Layout, n_factors: int) -> jax.Array:
     """A^T G, [n_factors, n_users], for values of A [n_items, capacity] and G [n_items, n_users]."""
     n_items, capacity = values.shape
@@ -171,6 +173,7 @@ def encode(values: jax.Array, given: jax.Array, layout: Layout, n_factors: int) 
     return start.at[layout.factors].add(total, mode="drop", indices_are_sorted=True)
 
 
+@jax.named_scope("products_of_rows")
 def products_of_rows(given: jax.Array, hidden: jax.Array, layout: Layout) -> jax.Array:
     """Entries of G H^T, [n_items, capacity], for G [n_items, n] and H [n_factors, n]."""
 

@@ -11,6 +11,8 @@ is sparse. On accelerators they are dense products all the same. On a CPU they a
   XLA's gather with a sum, XLA's scatter-add                          35 ms     45 ms
   a loop over each user's rows, `_encode`                              5 ms
   gathers fused over the items, `_add_encoder_gradient`                         8 ms
+
+The named scopes stand in profiles, and in the table of `experiments.benchmark_training --parts`.
 """
 
 from __future__ import annotations
@@ -71,20 +73,23 @@ def loss_and_grad(
     def shared(array: jax.Array, *axes: str | None) -> jax.Array:
         return array if placement is None else placement.constrain(array, *axes)
 
-    def product(a: jax.Array, b: jax.Array, contracted: tuple) -> jax.Array:
+    def product(name: str, a: jax.Array, b: jax.Array, contracted: tuple) -> jax.Array:
         # Without "highest" a GPU would round float32 operands, too.
-        return lax.dot_general(
-            a.astype(dtype),
-            b.astype(dtype),
-            contracted,
-            precision="highest",
-            preferred_element_type=jnp.float32,
-        )
+        with jax.named_scope(name):
+            return lax.dot_general(
+                a.astype(dtype),
+                b.astype(dtype),
+                contracted,
+                precision="highest",
+                preferred_element_type=jnp.float32,
+            )
 
-    x = shared(jnp.zeros((n_users, n_items), jnp.uint8), DATA, ITEM)
-    # A byte an entry; every fusion that reads it converts it.
-    x = shared(x.at[batch.rows, batch.items].set(1, mode="drop"), DATA, ITEM)
-    scale = inverse_root(jnp.sum(weights * weights, axis=1))
+    with jax.named_scope("batch"):
+        x = shared(jnp.zeros((n_users, n_items), jnp.uint8), DATA, ITEM)
+        # A byte an entry; every fusion that reads it converts it.
+        x = shared(x.at[batch.rows, batch.items].set(1, mode="drop"), DATA, ITEM)
+    with jax.named_scope("norms"):
+        scale = inverse_root(jnp.sum(weights * weights, axis=1))
 
     def scaled_x() -> jax.Array:
         return jnp.where(x > 0, scale[None], 0.0)
@@ -92,25 +97,26 @@ def loss_and_grad(
     if sparse_encoder:
         hidden = _encode(weights, scale, batch)
     else:
-        hidden = shared(product(scaled_x(), weights, _PLAIN), DATA, None)
-    z = product(hidden, weights, _TRANSPOSE_RIGHT) * scale[None] - x.astype(weights.dtype)
+        hidden = shared(product("encoder", scaled_x(), weights, _PLAIN), DATA, None)
+    z = product("scores", hidden, weights, _TRANSPOSE_RIGHT) * scale[None] - x.astype(weights.dtype)
     z = shared(z, DATA, ITEM)
     loss, z_grad = loss_of_scores(z, x, lengths, relu_cap, relu, item_weights)
     z_grad = z_grad * scale[None]
-    hidden_grad = shared(product(z_grad, weights, _PLAIN), DATA, None)
+    hidden_grad = shared(product("latent_gradient", z_grad, weights, _PLAIN), DATA, None)
     if sparse_encoder:
         # The sum with nothing makes this product wait for the one before: side by side on one
         # thread pool they slow each other down.
         hidden = hidden + 0.0 * hidden_grad
-        grad = product(z_grad, hidden, _TRANSPOSE_LEFT)
+        grad = product("decoder_gradient", z_grad, hidden, _TRANSPOSE_LEFT)
         grad = _add_encoder_gradient(grad, hidden_grad, scale, mask, x, batch)
     else:
-        grad = product(z_grad, hidden, _TRANSPOSE_LEFT)
-        grad += product(scaled_x(), hidden_grad, _TRANSPOSE_LEFT)
+        grad = product("decoder_gradient", z_grad, hidden, _TRANSPOSE_LEFT)
+        grad += product("encoder_gradient", scaled_x(), hidden_grad, _TRANSPOSE_LEFT)
         grad = shared(jnp.where(mask, grad, 0.0), ITEM)
-    # The length of a row does not matter, so neither does a gradient along it.
-    along = jnp.sum(grad * weights, axis=1) * scale * scale
-    return loss, grad - along[:, None] * weights
+    with jax.named_scope("norms"):
+        # The length of a row does not matter, so neither does a gradient along it.
+        along = jnp.sum(grad * weights, axis=1) * scale * scale
+        return loss, grad - along[:, None] * weights
 
 
 def operand_dtype(precision: str) -> Any:
@@ -120,6 +126,7 @@ def operand_dtype(precision: str) -> Any:
     return jnp.dtype(precision)
 
 
+@jax.named_scope("loss")
 def loss_of_scores(
     z: jax.Array,
     x: jax.Array,
@@ -162,6 +169,7 @@ def inverse_root(squared: jax.Array) -> jax.Array:
     return jnp.where(squared == 0, 0.0, lax.rsqrt(jnp.maximum(squared, 1e-24)))
 
 
+@jax.named_scope("encoder")
 def _encode(weights: jax.Array, scale: jax.Array, batch: Batch) -> jax.Array:
     """(x s) W: adds up each user's own rows, a few at a turn, whatever the user's length."""
     n_users, n_factors = batch.n_users, weights.shape[1]
@@ -185,6 +193,7 @@ def _encode(weights: jax.Array, scale: jax.Array, batch: Batch) -> jax.Array:
     return lax.fori_loop(0, n_users, encode_user, jnp.zeros((n_users, n_factors), weights.dtype))
 
 
+@jax.named_scope("encoder_gradient")
 def _add_encoder_gradient(
     grad: jax.Array,
     hidden_grad: jax.Array,

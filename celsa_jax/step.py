@@ -234,7 +234,8 @@ def train_chunk(
             state = jax.lax.cond(
                 changed, lambda s: update_mask(s, k, recipe=recipe), lambda s: s, state
             )
-        batch = take_batch(chunk, rows, budget)
+        with jax.named_scope("batch"):
+            batch = take_batch(chunk, rows, budget)
         n_users = jnp.sum(batch.indptr[1:] > batch.indptr[:-1], dtype=jnp.int32)
         pruned = state.weights
         if recipe.regrow or recipe.auxiliary_weight:
@@ -248,8 +249,9 @@ def train_chunk(
             wider = state.weights, state.weights != 0
             _, wider_grad = _loss_and_grad(*wider, batch, state.step, budget, recipe)
             grad += recipe.auxiliary_weight * wider_grad
-        updates, opt_state = optimizer.update(grad, state.opt_state, state.weights)
-        weights = optax.apply_updates(state.weights, optax.tree.scale(share, updates))
+        with jax.named_scope("optimizer"):
+            updates, opt_state = optimizer.update(grad, state.opt_state, state.weights)
+            weights = optax.apply_updates(state.weights, optax.tree.scale(share, updates))
         state = recipe.place(TrainState(state.step + 1, weights, state.mask, opt_state))
         return state, loss * n_users.astype(loss.dtype)
 

@@ -30,7 +30,7 @@ from absl import flags
 
 from celsa_jax.config import PRECISIONS, default_config
 from celsa_jax.errors import InputError
-from experiments import cli
+from experiments import cli, step_parts
 
 _N_ITEMS = flags.DEFINE_integer("n_items", 10_000, "Items.", lower_bound=1)
 _N_FACTORS = flags.DEFINE_integer("n_factors", 1024, "Width d.", lower_bound=1)
@@ -43,6 +43,7 @@ _ROUNDS = flags.DEFINE_integer("rounds", 7, "Rounds, after one that is not count
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of data and weights.")
 
 
+_PARTS = flags.DEFINE_bool("parts", False, "Also trace the parts of a step, by named scopes.")
 _PRECISION = flags.DEFINE_enum("precision", "auto", PRECISIONS, "See config.train.precision.")
 
 
@@ -81,6 +82,8 @@ def main() -> None:
         }
         if isinstance(programs[name], Ours):
             phases[name] |= programs[name].once
+            if _PARTS.value:
+                phases[name]["parts_ms"] = programs[name].parts()
         if "elsarec" in step_ms and name != "elsarec":
             phases[name]["speedup_vs_elsarec"] = round(step_ms["elsarec"] / ms, 3)
     print(
@@ -154,12 +157,17 @@ class Ours:
         small = small and _PRECISION.value != "bfloat16"
         state = create_state(recipe, users.shape[1], _N_FACTORS.value)
 
-        def train(state):
+        def arguments(state):
             layout = jax.device_put(compact.make_layout(np.asarray(state.mask))) if small else None
-            state, losses = train_chunk(
-                state, chunk, batches, nnz, full_rate, layout, recipe=recipe, budget=budget
-            )
+            return state, chunk, batches, nnz, full_rate, layout
+
+        def train(state):
+            state, losses = train_chunk(*arguments(state), recipe=recipe, budget=budget)
             return jax.block_until_ready((state, losses))[0]
+
+        def compiled(state):
+            lowered = train_chunk.lower(*arguments(state), recipe=recipe, budget=budget)
+            return lowered.compile().as_text()
 
         def prune(state):
             return jax.block_until_ready(update_mask(state, jnp.int32(k), recipe))
@@ -168,11 +176,15 @@ class Ours:
         state, mask_seconds = _timed(prune, state)
         state, first = _timed(train, state)
         self._state, again = _timed(train, state)
-        self._train = train
+        self._train, self._compiled = train, compiled
         self.once = {
             "compile_s": round(first - again, 2),
             "mask_update_ms": round(1e3 * mask_seconds, 2),
         }
+
+    def parts(self) -> dict[str, float]:
+        """Milliseconds of a step by part."""
+        return step_parts.time_parts(self, self._compiled(self._state), _STEPS.value)
 
     def __call__(self) -> float:
         self._state, seconds = _timed(self._train, self._state)
