@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 
 import numpy as np
-import scipy.sparse as sp
 
 from celsa_jax.data.interactions import Interactions, lookup
 from celsa_jax.errors import InputError
 from celsa_jax.sparse import SparseEmbeddings
+from celsa_jax.sparse.rows import unit_rows
 from celsa_jax.workdir import Workdir
 
 log = logging.getLogger(__name__)
@@ -49,8 +49,8 @@ def warm_weights(workdir: str, train: Interactions, n_factors: int) -> np.ndarra
     weights = np.zeros((train.n_items, n_factors), np.float32)
     weights[known] = rows.toarray()
     if len(new):
-        latent = _unit_rows(train.matrix[:, known] @ rows)
-        weights[new] = _unit_rows(train.matrix[:, new].T.tocsr() @ latent).toarray()
+        latent = unit_rows(train.matrix[:, known] @ rows)
+        weights[new] = unit_rows(train.matrix[:, new].T.tocsr() @ latent).toarray()
     return weights
 
 
@@ -63,9 +63,3 @@ def finished_run(workdir: str) -> Workdir:
                 f"config.train.init_from={workdir}: no finished run, {path} is missing"
             )
     return folder
-
-
-def _unit_rows(matrix: sp.csr_matrix) -> sp.csr_matrix:
-    norms = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1)).ravel())
-    scale = 1 / np.where(norms > 0, norms, 1)
-    return (sp.diags_array(scale, dtype=np.float32) @ matrix).tocsr()

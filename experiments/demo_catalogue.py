@@ -13,12 +13,12 @@ from collections.abc import Collection, Sequence
 import numpy as np
 import scipy.sparse as sp
 
-from celsa_jax.baselines.rows import keep_largest, unit_rows
 from celsa_jax.errors import InputError
 from celsa_jax.segments import SegmentRecommender, Segments, extract
 from celsa_jax.segments.groups import shown_pair
 from celsa_jax.segments.naming import printable
 from celsa_jax.sparse import FORMATS, Recommender, SparseEmbeddings
+from celsa_jax.sparse.rows import keep_largest, unit_rows
 
 _N_READERS = 30
 _READER_ITEMS = 5

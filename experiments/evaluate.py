@@ -24,6 +24,7 @@ from absl import flags
 from celsa_jax.errors import InputError
 from celsa_jax.evaluation import FOLD_KINDS, Evaluation, evaluate
 from celsa_jax.sparse import scorer
+from celsa_jax.sparse.rows import unit_rows
 from experiments import cli, inputs
 
 flags.adopt_module_key_flags(inputs)  # shown by --help
@@ -73,9 +74,7 @@ def loss(result: Evaluation, reference: Evaluation) -> dict[str, float | None]:
 def normalize_rows(embeddings: sp.spmatrix | np.ndarray) -> sp.spmatrix | np.ndarray:
     """Unit rows; rows of zeros stay."""
     if sp.issparse(embeddings):
-        norms = sp.linalg.norm(embeddings, axis=1)
-        scale = sp.diags_array(1 / np.where(norms > 0, norms, 1), dtype=np.float32)
-        return (scale @ embeddings).tocsc()
+        return unit_rows(embeddings.tocsr()).tocsc()
     norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
     return embeddings / np.where(norms > 0, norms, 1)
 

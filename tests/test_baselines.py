@@ -14,11 +14,11 @@ from celsa_jax.baselines import BASELINES, COMPRESSIONS, autoencoder
 from celsa_jax.baselines.choice import Choice, combinations, several, validation_value
 from celsa_jax.baselines.ease import ease, ease_scorer, popularity_scorer
 from celsa_jax.baselines.neighbours import neighbours
-from celsa_jax.baselines.rows import keep_largest, unit_rows
 from celsa_jax.data import load_dataset, make_split
 from celsa_jax.errors import InputError
 from celsa_jax.evaluation import evaluate, holdouts
 from celsa_jax.sparse import scorer
+from celsa_jax.sparse.rows import keep_largest, unit_rows
 
 WITHOUT_IMPLICIT = WITHOUT_JAX.replace('("jax"', '("implicit", "jax"')
 
@@ -132,14 +132,16 @@ def test_largest_entries_of_rows_against_a_loop(k):
 def test_largest_entries_come_in_blocks_of_rows(monkeypatch):
     dense = np.random.default_rng(0).normal(size=(23, 7)).astype(np.float32)
     whole = keep_largest(dense, 2).toarray()
-    monkeypatch.setattr("celsa_jax.baselines.rows._ENTRIES_AT_ONCE", 30)
+    monkeypatch.setattr("celsa_jax.sparse.rows._ENTRIES_AT_ONCE", 30)
     np.testing.assert_array_equal(keep_largest(dense, 2).toarray(), whole)
     assert keep_largest(dense[:0], 2).shape == (0, 7)
 
 
 def test_unit_rows_even_of_tiny_values():
-    rows = unit_rows(sp.csr_matrix(np.array([[3e-30, 4e-30], [0, 0]], np.float32)))
-    np.testing.assert_allclose(rows.toarray(), [[0.6, 0.8], [0, 0]], rtol=1e-6)
+    matrix = sp.csr_matrix(np.array([[3e-30, 4e-30], [0, 0], [2, 0]], np.float32))
+    matrix.data[-1] = 0  # stored
+    rows = unit_rows(matrix)
+    np.testing.assert_allclose(rows.toarray(), [[0.6, 0.8], [0, 0], [0, 0]], rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["pruned_ease", "column_pruned_ease"])

@@ -6,8 +6,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from celsa_jax.baselines.baseline import BYTES_PER_NONZERO, numbers_within
-from celsa_jax.baselines.rows import keep_largest, unit_rows
 from celsa_jax.errors import InputError
+from celsa_jax.sparse.rows import keep_largest, unit_rows
 
 
 def fit_top_k(dense: np.ndarray, *, n_bytes: int, seed: int = 0) -> sp.csr_matrix:

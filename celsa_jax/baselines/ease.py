@@ -12,10 +12,10 @@ from celsa_jax.baselines.baseline import (
     Baseline,
     numbers_within,
 )
-from celsa_jax.baselines.rows import keep_largest
 from celsa_jax.errors import InputError
 from celsa_jax.sparse.npz import bytes_per_item
 from celsa_jax.sparse.retrieval import Scorer
+from celsa_jax.sparse.rows import keep_largest
 
 L2 = 100.0
 

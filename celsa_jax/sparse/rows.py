@@ -1,4 +1,4 @@
-"""The largest entries of every row."""
+"""The rows of a matrix: their largest entries, and their lengths."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def keep_largest(matrix: np.ndarray | sp.csr_matrix, k: int) -> sp.csr_matrix:
 
 
 def unit_rows(matrix: sp.csr_matrix) -> sp.csr_matrix:
-    """Every row over its L2 norm; rows of zeros stay."""
+    """Every row over its L2 norm, CSR float32 of the same shape; rows of zeros stay."""
     lengths = np.diff(matrix.indptr)
     # In float64, where the squares of small values do not vanish.
-    norms = np.sqrt(matrix.astype(np.float64).power(2).sum(axis=1))
-    values = matrix.data / np.repeat(np.asarray(norms).ravel(), lengths)
+    norms = np.asarray(np.sqrt(matrix.astype(np.float64).power(2).sum(axis=1))).ravel()
+    values = matrix.data / np.repeat(np.where(norms > 0, norms, 1), lengths)
     return sp.csr_matrix((values, matrix.indices, matrix.indptr), matrix.shape, np.float32)
 
 
