@@ -41,6 +41,7 @@ from celsa_jax.data.splits import load_split
 from celsa_jax.errors import InputError
 from celsa_jax.evaluation import METRICS, evaluate
 from celsa_jax.sparse import bytes_per_item, load_embeddings, scorer
+from celsa_jax.sparse.formats import BYTES_PER_NONZERO
 from experiments import cli
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="Configuration file.")
@@ -54,7 +55,6 @@ _OWN_SIZE = ("popularity", "ease")
 _PRUNED = {"pruned_ease": pruned_ease_baseline, "column_pruned_ease": column_pruned_ease_baseline}
 _BY_PENALTY = ("ease", *_PRUNED)
 _OF_IMPLICIT = ("item_knn", "als")
-_LEAST_BYTES = 8  # one non-zero
 
 
 class Candidate(NamedTuple):
@@ -214,8 +214,9 @@ def _sizes() -> list[int]:
         sizes = sorted({int(size) for size in _BYTES.value})
     except ValueError:
         raise InputError(f"--bytes={','.join(_BYTES.value)}: not a list of whole numbers") from None
-    if not sizes or sizes[0] < _LEAST_BYTES:
-        raise InputError(f"--bytes={','.join(_BYTES.value)}: give numbers from {_LEAST_BYTES} on")
+    least = BYTES_PER_NONZERO
+    if not sizes or sizes[0] < least:
+        raise InputError(f"--bytes={','.join(_BYTES.value)}: give numbers from {least} on")
     return sizes
 
 

@@ -19,6 +19,7 @@ from celsa_jax.errors import InputError
 from celsa_jax.evaluation import METRICS
 from celsa_jax.evaluation.protocol import rank_unseen
 from celsa_jax.sparse import load_embeddings, scorer
+from celsa_jax.sparse.formats import BYTES_PER_FACTOR, BYTES_PER_NONZERO
 from experiments import cli
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="Configuration file.")
@@ -58,8 +59,9 @@ def print_table(results: dict[int, dict], width: int) -> None:
     print("|---|---:|" + "---:|" * len(METRICS))
     for nnz, result in results.items():
         test = result["test"]
-        # A dense model needs no indices.
-        name, size = (f"{nnz} of {width}", 8 * nnz) if nnz < width else ("dense", 4 * width)
+        name, size = f"{nnz} of {width}", BYTES_PER_NONZERO * nnz
+        if nnz == width:  # which needs no indices
+            name, size = "dense", BYTES_PER_FACTOR * width
         cells = [
             " ± ".join("-" if v is None else f"{v:.3f}" for v in (test[m], test[f"{m}_stderr"]))
             for m in METRICS

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from celsa_jax.errors import InputError
 from celsa_jax.sparse import FORMATS, SparseEmbeddings
+from celsa_jax.sparse.formats import bytes_per_nonzero
 from celsa_jax.sparse.tensors import read_tensors, write_tensors
 
 
@@ -34,9 +35,18 @@ def test_formats_keep_values_to_their_precision_in_their_bytes(form, n_bytes, er
     stored = SparseEmbeddings.from_dense(dense, format=form)
     assert stored.format == form
     assert stored.bytes_per_item == 8 * n_bytes
+    assert bytes_per_nonzero(form, dense.shape[1]) == n_bytes
     assert np.abs(stored.tocsr().toarray() - dense).max() <= error * 1.0001
     assert stored.tocsr().has_sorted_indices
     assert (stored.tocsc() != stored.tocsr()).nnz == 0
+
+
+@pytest.mark.parametrize("n_factors", [1 << 16, (1 << 16) + 1])
+@pytest.mark.parametrize("form", ["float32", "float16", "int8"])
+def test_the_bytes_of_a_format_at_any_width(form, n_factors):
+    rows = sp.csr_matrix(([0.6, 0.8], [0, n_factors - 1], [0, 2]), shape=(1, n_factors))
+    stored = SparseEmbeddings.from_scipy(rows, format=form)
+    assert stored.bytes_per_item == 2 * bytes_per_nonzero(form, n_factors)
 
 
 def test_int8_by_hand():

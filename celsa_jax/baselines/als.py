@@ -6,7 +6,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from celsa_jax.baselines import libraries
-from celsa_jax.baselines.baseline import BYTES_PER_FACTOR, Baseline, numbers_within
+from celsa_jax.baselines.baseline import Baseline, numbers_within
+from celsa_jax.sparse.formats import BYTES_PER_FACTOR
 
 
 def fit_als(

@@ -7,9 +7,6 @@ import dataclasses
 from celsa_jax.errors import InputError
 from celsa_jax.sparse.retrieval import Scorer
 
-BYTES_PER_NONZERO = 8  # a float32 and an int32, as the paper counts it
-BYTES_PER_FACTOR = 4
-
 
 @dataclasses.dataclass(frozen=True)
 class Baseline:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import scipy.sparse as sp
 
-from celsa_jax.baselines.baseline import BYTES_PER_NONZERO, numbers_within
+from celsa_jax.baselines.baseline import numbers_within
 from celsa_jax.errors import InputError
+from celsa_jax.sparse.formats import BYTES_PER_NONZERO
 from celsa_jax.sparse.rows import keep_largest, unit_rows
 
 

@@ -6,13 +6,9 @@ import numpy as np
 import scipy.linalg
 import scipy.sparse as sp
 
-from celsa_jax.baselines.baseline import (
-    BYTES_PER_FACTOR,
-    BYTES_PER_NONZERO,
-    Baseline,
-    numbers_within,
-)
+from celsa_jax.baselines.baseline import Baseline, numbers_within
 from celsa_jax.errors import InputError
+from celsa_jax.sparse.formats import BYTES_PER_FACTOR, BYTES_PER_NONZERO
 from celsa_jax.sparse.npz import bytes_per_item
 from celsa_jax.sparse.retrieval import Scorer
 from celsa_jax.sparse.rows import keep_largest

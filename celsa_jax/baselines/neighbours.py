@@ -7,9 +7,10 @@ import warnings
 import scipy.sparse as sp
 
 from celsa_jax.baselines import libraries
-from celsa_jax.baselines.baseline import BYTES_PER_NONZERO, Baseline, numbers_within
+from celsa_jax.baselines.baseline import Baseline, numbers_within
 from celsa_jax.baselines.ease import sparse_weights_baseline
 from celsa_jax.errors import InputError
+from celsa_jax.sparse.formats import BYTES_PER_NONZERO
 from celsa_jax.sparse.rows import keep_largest
 
 SIMILARITIES = ("cosine", "bm25")

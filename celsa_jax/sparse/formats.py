@@ -10,7 +10,7 @@
 Rows of unit length need no scale of their own, so the two integer formats take nothing else (and
 rows of zeros). The codebook of int4 is fitted to the values (Lloyd's algorithm), and decoded rows
 are scaled back to unit length; both lose less than rounding to even steps. What each format loses
-in nDCG@100 is in the README.
+in nDCG@100 is in docs/serving.md.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ import scipy.sparse as sp
 from celsa_jax.errors import InputError
 
 FORMATS = ("float32", "float16", "int8", "int4")
+BYTES_PER_NONZERO = 8  # in plain SciPy, a float32 and an int32, as the paper counts it
+BYTES_PER_FACTOR = 4  # of a dense row, a float32
+_INT4_FACTORS = 1 << 12
 _UNIT_TOLERANCE = 0.02  # rows that were int8 before are off by up to that
 _N_LEVELS = 16
 _CODEBOOK_SAMPLE = 200_000
@@ -43,6 +46,25 @@ class Decoder:
     table: np.ndarray | None
 
 
+def bytes_per_nonzero(form: str, n_factors: int) -> int:
+    """What a non-zero takes in a format; its codebook and row starts apart.
+
+    Raises:
+      InputError: an unknown format, or more factors than it can hold.
+    """
+    if form not in FORMATS:
+        raise InputError(f"unknown format '{form}'; use one of {', '.join(FORMATS)}")
+    if form == "int4":
+        if n_factors > _INT4_FACTORS:
+            raise InputError(f"int4 holds up to {_INT4_FACTORS} factors, not {n_factors}; use int8")
+        return 2
+    return _factor_type(n_factors).itemsize + np.dtype(form).itemsize
+
+
+def _factor_type(n_factors: int) -> np.dtype:
+    return np.dtype(np.uint16 if n_factors <= 1 << 16 else np.uint32)
+
+
 def store(rows: sp.csr_matrix, form: str) -> dict[str, np.ndarray]:
     """The arrays that hold the non-zeros of a float32 CSR matrix, in its order.
 
@@ -53,18 +75,15 @@ def store(rows: sp.csr_matrix, form: str) -> dict[str, np.ndarray]:
       InputError: a width, a range or a row length that the format cannot hold.
     """
     n_factors, values = rows.shape[1], rows.data
-    if form not in FORMATS:
-        raise InputError(f"unknown format '{form}'; use one of {', '.join(FORMATS)}")
+    bytes_per_nonzero(form, n_factors)  # whether it can hold them
     if form in ("int8", "int4"):
         _check_unit_rows(rows, form)
     if form == "int4":
-        if n_factors > 1 << 12:
-            raise InputError(f"int4 holds up to 4096 factors, not {n_factors}; use int8")
         codebook = _fit_codebook(values)
         edges = (codebook[1:] + codebook[:-1]) / 2
         codes = np.searchsorted(edges, values).astype(np.uint16)
         return {"packed": rows.indices.astype(np.uint16) << 4 | codes, "codebook": codebook}
-    factors = rows.indices.astype(np.uint16 if n_factors <= 1 << 16 else np.uint32)
+    factors = rows.indices.astype(_factor_type(n_factors))
     if form == "int8":
         return {"factors": factors, "values": np.rint(values * 127).astype(np.int8)}
     with np.errstate(over="ignore"):

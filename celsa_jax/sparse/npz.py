@@ -11,6 +11,7 @@ from celsa_jax.arrays import read_arrays, read_sparse
 from celsa_jax.errors import InputError
 from celsa_jax.files import write_text
 from celsa_jax.seals import check_seal, write_sealed
+from celsa_jax.sparse.formats import BYTES_PER_FACTOR, BYTES_PER_NONZERO
 
 _LARGEST = 1 << 26  # items or factors
 
@@ -122,8 +123,12 @@ def _real(matrix: sp.spmatrix | np.ndarray) -> sp.spmatrix | np.ndarray:
 
 
 def bytes_per_item(embeddings: sp.spmatrix | np.ndarray) -> float:
-    """Mean bytes an item: 4 a dense float32 value; 8 a non-zero (value and index)."""
+    """Mean bytes an item: 4 a dense float32 value; 8 a non-zero (value and index).
+
+    Args:
+      embeddings: items x factors, SciPy sparse or a NumPy array.
+    """
     n_items, n_factors = embeddings.shape
     if isinstance(embeddings, np.ndarray):
-        return 4.0 * n_factors
-    return 8 * embeddings.nnz / max(n_items, 1)
+        return float(BYTES_PER_FACTOR * n_factors)
+    return BYTES_PER_NONZERO * embeddings.nnz / max(n_items, 1)

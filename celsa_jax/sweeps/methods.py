@@ -29,10 +29,9 @@ from celsa_jax.errors import InputError
 from celsa_jax.evaluation import Exposure, evaluate
 from celsa_jax.files import locked
 from celsa_jax.sparse import FORMATS, SparseEmbeddings, bytes_per_item, scorer
+from celsa_jax.sparse.formats import BYTES_PER_FACTOR, BYTES_PER_NONZERO, bytes_per_nonzero
 from celsa_jax.sparse.retrieval import Scorer
 
-PLAIN_BYTES = 8  # of a non-zero as the paper counts it: float32 and int32
-FORMAT_BYTES = dict(zip(FORMATS, (6, 4, 3, 2), strict=True))
 _ELSA = ("elsa", "dense_elsa")
 
 
@@ -58,7 +57,7 @@ class Run:
     @property
     def n_bytes(self) -> int:
         """Bytes that an item may take."""
-        return PLAIN_BYTES * self.config.sparsity.target_nnz
+        return BYTES_PER_NONZERO * self.config.sparsity.target_nnz
 
     @functools.cached_property
     def settings(self) -> dict[str, Any]:
@@ -76,10 +75,12 @@ class Run:
         if self.method == "elsa":
             config = self.config.copy_and_resolve_references()
             if form := self.options.get("format"):
-                config.sparsity.target_nnz = self.n_bytes // FORMAT_BYTES[form]
+                each = bytes_per_nonzero(form, config.model.n_factors)
+                config.sparsity.target_nnz = self.n_bytes // each
             return config
         if self.method == "dense_elsa":
-            return _dense(self.config, self.options.get("width") or self.n_bytes // 4)
+            width = self.options.get("width") or self.n_bytes // BYTES_PER_FACTOR
+            return _dense(self.config, width)
         if self.method in COMPRESSIONS:
             return _dense(self.config, self.config.model.n_factors)
         return None
@@ -131,8 +132,6 @@ def check(run: Run) -> None:
     validate(run.config)
     if (config := run.model_config) is not None:
         validate(config)
-        if run.options.get("format") == "int4" and config.model.n_factors > 4096:
-            raise InputError("options.format: int4 holds up to 4096 factors; use int8")
     if run.config.data.n_test_users < 2:
         raise InputError("config.data.n_test_users must be at least 2")
 
@@ -240,8 +239,8 @@ def _judge_elsa(run: Run, split: Split, models: pathlib.Path) -> Judged:
     embeddings, seconds = _trained(run, split, models)
     if run.method == "dense_elsa":
         dense = embeddings.tocsr().toarray()
-        return Judged(scorer(dense), 4 * dense.shape[1], seconds)
-    size = PLAIN_BYTES * embeddings.nnz / embeddings.n_items
+        return Judged(scorer(dense), BYTES_PER_FACTOR * dense.shape[1], seconds)
+    size = BYTES_PER_NONZERO * embeddings.nnz / embeddings.n_items
     if form := run.options.get("format"):
         embeddings = embeddings.to_format(form)
         size = embeddings.bytes_per_item
