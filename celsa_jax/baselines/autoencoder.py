@@ -4,7 +4,7 @@ With e a dense embedding of unit length, its activations are h = e W_enc + b, it
 the k of largest magnitude, either sign, and its reconstruction is c_k(h) W_dec with decoder rows
 of unit length. The loss is 1 - cos(e, c_k(h) W_dec) plus, as the authors weigh it, an eighth of
 the same at 4k. Where they scale decoder rows after each step, these are unit by parametrisation;
-and the encoder starts as the decoder's transpose, not at random. The only module of the package
+and the encoder starts as the decoder's transpose, not at random. The only module of `baselines`
 that imports JAX.
 """
 
@@ -82,7 +82,7 @@ def activations(weights: Autoencoder, dense: np.ndarray) -> np.ndarray:
 
 def reconstructions(weights: Autoencoder, codes: jax.Array) -> jax.Array:
     """c W_dec of codes [n_items, n_hidden], [n_items, n_factors] of any length."""
-    return codes @ unit(weights.decoder)
+    return _product(codes, unit(weights.decoder))
 
 
 def initial(key: jax.Array, n_factors: int, n_hidden: int) -> Autoencoder:
@@ -102,7 +102,11 @@ def loss(weights: Autoencoder, dense: jax.Array, k: int) -> jax.Array:
 
 @jax.jit
 def _activations(weights: Autoencoder, dense: jax.Array) -> jax.Array:
-    return unit(dense) @ weights.encoder + weights.bias[None]
+    return _product(unit(dense), weights.encoder) + weights.bias[None]
+
+
+def _product(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.matmul(a, b, precision="highest")  # an accelerator would round float32 operands
 
 
 def _cosine_loss(weights: Autoencoder, dense: jax.Array, hidden: jax.Array, k: int) -> jax.Array:
