@@ -12,7 +12,7 @@ import jax
 from ml_collections import ConfigDict
 
 from celsa_jax import runtime
-from celsa_jax.checkpoint import Checkpoints
+from celsa_jax.checkpoint import Checkpoints, steps_in
 from celsa_jax.config import validate
 from celsa_jax.data import Interactions, Split, load_dataset, make_split
 from celsa_jax.data.splits import check_data, load_split, read_split
@@ -81,7 +81,7 @@ def _run(config: ConfigDict, folder: Workdir) -> dict:
     placement = make_placement(config, split.train.n_items)
     check_memory(_needed(config, split.train, placement))
     warm = None
-    if config.train.init_from and not folder.has_checkpoint():
+    if config.train.init_from and not steps_in(folder.checkpoints):
         warm = warm_weights(config.train.init_from, split.train, config.model.n_factors)
         if config.refine.n_rounds:
             log.info("no refinement (config.refine): a warm start is one")

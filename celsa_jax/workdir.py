@@ -94,10 +94,6 @@ class Workdir:
                     lock.unlink()
                     self.path.rmdir()
 
-    def has_checkpoint(self) -> bool:
-        """Whether the run has got as far as a finished checkpoint."""
-        return any(step.name.isdigit() for step in self.checkpoints.glob("*"))
-
     def start(self, config: ConfigDict) -> None:
         """Writes the configuration."""
         if not self._writes:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from celsa_jax.data.readers import Ratings, codes, seconds
+from celsa_jax.data.readers import Ratings, codes, seconds_of
 from celsa_jax.data.tables import (
     AnyPath,
     find,
@@ -64,7 +64,7 @@ def read_netflix(folder: AnyPath) -> tuple[Ratings, dict[str, np.ndarray]]:
         user_ids,
         item_ids,
         table["rating"].to_numpy(),
-        seconds(where, table["date"], "date"),
+        seconds_of(where, table["date"], "date"),
     )
     return ratings, _read_titles(find_optional(folder, TITLES))
 

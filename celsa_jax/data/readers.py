@@ -271,7 +271,7 @@ _TIME_NAMES = {
 
 _NUMBER = re.compile(r"[ \t]*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?[ \t]*")
 _SECONDS = re.compile(r"-?[0-9]{1,18}")
-_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([ T][0-9]{2}:[0-9]{2}:[0-9]{2})?")
+DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([ T][0-9]{2}:[0-9]{2}(:[0-9]{2})?)?")
 
 
 def _is_time(text: str, kind: pa.DataType) -> bool:
@@ -280,7 +280,7 @@ def _is_time(text: str, kind: pa.DataType) -> bool:
     if pa.types.is_integer(kind) and _SECONDS.fullmatch(text):
         return True
     try:
-        if _DATE.fullmatch(text) and pa.types.is_timestamp(kind):
+        if DATE.fullmatch(text) and pa.types.is_timestamp(kind):
             return bool(datetime.datetime.fromisoformat(text))
         # Arrow has the last word, but asked for every row it would take minutes.
         return bool(pa.array([text]).cast(kind))
@@ -348,11 +348,11 @@ def _from_table(path: AnyPath, table: pa.Table, columns: Columns) -> Ratings:
         if not (finite := np.isfinite(ratings)).all():
             row = np.argmin(finite) + 1
             raise InputError(f"{path}: row {row}: the rating is not a finite number")
-    times = seconds(path, table[columns.time], columns.time) if columns.time else None
+    times = seconds_of(path, table[columns.time], columns.time) if columns.time else None
     return Ratings(users, items, user_ids, item_ids, ratings, times)
 
 
-def seconds(path: object, column: pa.ChunkedArray, name: str) -> np.ndarray:
+def seconds_of(path: object, column: pa.ChunkedArray, name: str) -> np.ndarray:
     """[n_rows] int64 seconds since 1970 of a column of numbers, dates or times."""
     kind = column.type
     if column.null_count:

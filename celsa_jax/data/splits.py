@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-import re
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from celsa_jax.arrays import read_arrays, write_arrays
 from celsa_jax.data.interactions import Interactions, lookup
+from celsa_jax.data.readers import DATE
 from celsa_jax.errors import InputError
 from celsa_jax.seals import check_seal, write_sealed
 
 _PARTS = ("train", "val", "test")
-_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([ T][0-9]{2}:[0-9]{2}(:[0-9]{2})?)?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,7 +214,7 @@ def _with_users(interactions: Interactions) -> Interactions:
 def seconds(field: str, text: str) -> int:
     """Seconds since 1970 of a date, or a date and a time, of `config.data`."""
     try:
-        if not _DATE.fullmatch(text):
+        if not DATE.fullmatch(text):
             raise ValueError
         return int(np.datetime64(text, "s").astype(np.int64))
     except ValueError:

@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 
 from celsa_jax import stopping
 from celsa_jax.arrays import write_arrays
-from celsa_jax.errors import InputError
+from celsa_jax.errors import InputError, one_line
 from celsa_jax.files import atomic_path, locked, remove_left_overs, write_json
 from celsa_jax.sweeps import tables
 from celsa_jax.sweeps.grid import expand
@@ -101,8 +101,8 @@ def _do(folder: pathlib.Path, run: Run) -> None:
     try:
         numbers, per_user = perform(run, folder / "models")
     except Exception as error:
-        log.warning("run %s failed: %s", run.id, _one_line(error, folder))
-        outcome = {"error": _one_line(error, folder), "traceback": traceback.format_exc()}
+        log.warning("run %s failed: %s", run.id, _told(error, folder))
+        outcome = {"error": _told(error, folder), "traceback": traceback.format_exc()}
         write_json(path / "result.json", {**outcome, "run": described})
         return
     with atomic_path(path / "per_user.npz") as temporary, temporary.open("wb") as stream:
@@ -111,10 +111,10 @@ def _do(folder: pathlib.Path, run: Run) -> None:
     write_json(path / "result.json", {"error": None, **numbers, **model, "run": described})
 
 
-def _one_line(error: Exception, folder: pathlib.Path) -> str:
+def _told(error: Exception, folder: pathlib.Path) -> str:
     """What went wrong, the same wherever the folder of the sweep is."""
-    text = " ".join(str(error).replace(f"{folder}/", "").split())
-    return text if isinstance(error, InputError) else f"{type(error).__name__}: {text}"[:500]
+    text = str(error).replace(f"{folder}/", "")
+    return text if isinstance(error, InputError) else f"{type(error).__name__}: {one_line(text)}"
 
 
 def _forget_failures(folder: pathlib.Path, runs: list[Run]) -> None:
