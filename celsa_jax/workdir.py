@@ -54,9 +54,8 @@ class Workdir:
             )
 
     def stored_config(self) -> ConfigDict:
-        """The configuration of the run; fields that came later do what was done before them."""
+        """The configuration of the run; a field that it does not have is at its default."""
         config, stored = default_config(), _read_object(self.config)
-        config.train.b1, config.refine.n_rounds = 0.9, 0
         try:
             config.update(stored)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
