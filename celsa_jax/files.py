@@ -104,11 +104,17 @@ def check_space(folder: pathlib.Path, n_bytes: int) -> None:
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a file of UTF-8, lines as they are; whole or not at all."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_json(path: pathlib.Path, value: object) -> None:
+    """Writes a value as JSON, indented; whole or not at all.
+
+    Raises:
+      ValueError: a number in it is not finite.
+    """
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 

@@ -145,6 +145,9 @@ def loss_of_scores(
       relu_cap, relu: bounds of the scores.
       item_weights: see `loss_and_grad`.
       item_axis: of z and x.
+
+    Returns:
+      The loss, a scalar, and its gradient in the shape of z; both of its dtype.
     """
     lengths = jnp.expand_dims(lengths, item_axis)
     floor = 0.0 if relu else -jnp.inf

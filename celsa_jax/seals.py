@@ -1,7 +1,7 @@
 """A checksum of a whole `.npz` file, in the comment that a ZIP archive may end with.
 
 ZIP's own checksums cover the contents of the members alone. NumPy and SciPy read past the comment,
-and write none, so that files of theirs, and older ones of ours, are told apart.
+and write none, so that files made with them by hand are told apart.
 """
 
 from __future__ import annotations

@@ -243,7 +243,7 @@ def check_data(path: pathlib.Path, interactions: Interactions) -> None:
 
 
 def same_data(stored: dict[str, np.ndarray], digest: str) -> bool:
-    """Whether a split (`read_split`) was made of these data; older files do not say."""
+    """Whether a split (`read_split`) was made of these data; one made by hand may not say."""
     return str(stored.get("digest", digest)) == digest
 
 
@@ -262,8 +262,15 @@ def read_parts(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def read_split(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """The arrays that `Split.save` wrote: ids of `train`, `val` and `test`; by time `from`, the
-    two times; in newer files `digest`; of warm starts `trained_before`."""
+    """The arrays that `Split.save` wrote, or `np.savez` by hand, which then has no checksum.
+
+    Returns:
+      Ids of `train`, `val` and `test`; where they are known `digest`, of the data; by time `from`,
+      [2] int, the two times; of warm starts `trained_before`, ids.
+
+    Raises:
+      InputError: the file is missing, damaged, or no split.
+    """
     try:
         check_seal(path)
         stored = read_arrays(path)

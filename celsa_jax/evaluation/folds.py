@@ -30,6 +30,9 @@ def holdouts(data: Interactions, kind: str, seed: int) -> np.ndarray:
 
     Returns:
       [5, nnz] bool over the stored entries of `data.matrix`.
+
+    Raises:
+      InputError: another kind.
     """
     if kind not in FOLD_KINDS:
         raise InputError(f"folds are '{kind}'; choose one of {', '.join(FOLD_KINDS)}")

@@ -74,6 +74,10 @@ def evaluate(
       held_out_from: seconds since 1970; hold out what happened from then on, and no folds.
       batch_size: users scored at once.
       observe: called with the ranked lists of every batch, [n, 100] item positions, best first.
+
+    Raises:
+      InputError: scores that are not finite, or another kind of folds.
+      ValueError: `held_out_from`, and the times of `data` are not known.
     """
     column = lookup(item_ids, data.item_ids)[data.matrix.indices]
     users = np.repeat(np.arange(data.n_users), np.diff(data.matrix.indptr))
@@ -118,7 +122,16 @@ def evaluate(
 
 
 def rank_unseen(score: Scorer, history: sp.csr_matrix, k: int = DEPTH) -> np.ndarray:
-    """[n_users, k] item positions, best first; what is in the history comes last (-inf)."""
+    """[n_users, k] item positions, best first; what is in the history comes last (-inf).
+
+    Args:
+      score: from histories to scores [n_users, n_items].
+      history: CSR [n_users, n_items] float32.
+      k: items of a list, of no more than there are.
+
+    Raises:
+      InputError: scores that are not finite.
+    """
     scores = np.array(score(history))  # a copy: the scores may be read-only
     if not np.isfinite(scores).all():
         raise InputError("there are scores that are not finite; are some embeddings too large?")

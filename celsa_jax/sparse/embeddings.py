@@ -124,7 +124,8 @@ class SparseEmbeddings:
 
         Args:
           path: the file.
-          items: for a `.npz`, one id a line in row order; `items.txt` beside it by default.
+          items: for a `.npz`, one id a line in row order; `items.txt` beside it by default. A file
+            of `save` brings its own ids, and this is not read.
           verify: compare the checksum of a file of `save`.
 
         Raises:
