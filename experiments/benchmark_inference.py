@@ -113,7 +113,7 @@ def main() -> None:
     if inputs.EMBEDDINGS.value:
         embeddings = inputs.read_sparse(inputs.EMBEDDINGS.value, inputs.ITEMS.value)
         users, _ = inputs.read_users(embeddings.item_ids, inputs.INTERACTIONS.value)
-        histories, _ = inputs.histories(users, embeddings.item_ids)
+        histories = users.onto(embeddings.item_ids)
         histories = histories[np.diff(histories.indptr) > 0]
         chosen = np.random.default_rng(_SEED.value).permutation(histories.shape[0])
         histories = histories[chosen[: _N_USERS.value]]

@@ -76,7 +76,7 @@ def _read_users(item_ids: np.ndarray) -> dict[str, np.ndarray]:
     if not inputs.INTERACTIONS.value:
         return {}
     users, _ = inputs.read_users(item_ids, inputs.INTERACTIONS.value)
-    histories, _ = inputs.histories(users, item_ids)
+    histories = users.onto(item_ids)
     shown = zip(users.user_ids[:_N_USERS].tolist(), histories[:_N_USERS], strict=True)
     return {f"User {user}": row.indices for user, row in shown if row.nnz}
 

@@ -89,13 +89,3 @@ def read_users(item_ids: np.ndarray, path: str) -> tuple[Interactions, dict[str,
     if not np.isin(users.item_ids, item_ids).any():
         raise InputError(f"no item of {path} is in the catalogue; are these the same ids?")
     return users, counts
-
-
-def histories(users: Interactions, item_ids: np.ndarray) -> tuple[sp.csr_matrix, int]:
-    """Users over the catalogue, CSR [n_users, n_items]; how many interactions are outside it."""
-    column = lookup(item_ids, users.item_ids)[users.matrix.indices]
-    row = np.repeat(np.arange(users.n_users), np.diff(users.matrix.indptr))
-    known = column >= 0
-    values = np.ones(int(known.sum()), np.float32)
-    shape = (users.n_users, len(item_ids))
-    return sp.csr_matrix((values, (row[known], column[known])), shape=shape), int((~known).sum())

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import pathlib
 
-import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
@@ -74,13 +73,7 @@ def print_recommendations(config: ConfigDict, folder: pathlib.Path, nnz: int) ->
     dataset = load_dataset(config.data, config.train.seed)
     embeddings, item_ids = load_embeddings(folder / "embeddings.npz", folder / "items.txt")
     users = load_split(folder / "split.npz", dataset.interactions).test
-    known = np.isin(users.item_ids, item_ids)
-    n_users = min(N_USERS, users.n_users)
-    history = users.matrix[:n_users, known]
-    history.indices = np.searchsorted(item_ids, users.item_ids[known])[history.indices]
-    history = type(history)(
-        (history.data, history.indices, history.indptr), shape=(n_users, len(item_ids))
-    )
+    history = users.onto(item_ids)[:N_USERS]
     ranked = rank_unseen(scorer(embeddings), history, N_TITLES)
     titles = _titles(dataset)
     for row, user in enumerate(users.user_ids[:N_USERS]):

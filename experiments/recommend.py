@@ -51,7 +51,7 @@ def main() -> None:
         query_factors=_QUERY_FACTORS.value,
     )
     users, counts = inputs.read_users(embeddings.item_ids, inputs.INTERACTIONS.value)
-    histories, n_unknown = inputs.histories(users, embeddings.item_ids)
+    histories = users.onto(embeddings.item_ids)
     served = np.flatnonzero(np.diff(histories.indptr))
     recommender.warm_up()
     started, n_rows = time.perf_counter(), 0
@@ -89,7 +89,7 @@ def main() -> None:
         "users": len(served),
         "users_without_a_known_item": users.n_users - len(served),
         "rows": n_rows,
-        "n_unknown_in_histories": n_unknown,
+        "n_unknown_in_histories": users.nnz - histories.nnz,
         "users_per_s": round(len(served) / seconds, 1) if len(served) else None,
         "seconds": round(seconds, 3),
         "engine": recommender.engine,

@@ -170,8 +170,8 @@ def _read_users(item_ids: np.ndarray) -> tuple[np.ndarray, sp.csr_matrix] | None
     if not _HOMEPAGE.value:
         return None
     users, _ = inputs.read_users(item_ids, _HOMEPAGE.value)
-    histories, n_unknown = inputs.histories(users, item_ids)
-    if n_unknown:
+    histories = users.onto(item_ids)
+    if n_unknown := users.nnz - histories.nnz:
         _log.warning("%d interactions are of items outside the catalogue", n_unknown)
     return users.user_ids, histories
 

@@ -19,6 +19,17 @@ def interactions(random_matrix):
     )
 
 
+def test_interactions_over_another_catalogue(interactions):
+    catalogue = np.array(["i039", "new", "i000", "i020"])
+    matrix = interactions.onto(catalogue)
+    assert (matrix.dtype, matrix.shape) == (np.float32, (50, 4))
+    dense = interactions.matrix.toarray()
+    expected = np.stack([dense[:, 39], np.zeros(50), dense[:, 0], dense[:, 20]], axis=1)
+    np.testing.assert_array_equal(matrix.toarray(), expected)
+    assert matrix.has_canonical_format
+    assert interactions.onto(catalogue[:0]).shape == (50, 0)
+
+
 def test_parts_are_disjoint_and_complete(interactions):
     split = split_users(interactions, 7, 11, seed=3)
     parts = [split.train.user_ids, split.val.user_ids, split.test.user_ids]

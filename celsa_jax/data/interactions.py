@@ -128,6 +128,23 @@ class Interactions:
         times = None if self.times is None else self.times[kept]
         return Interactions(matrix, self.user_ids, self.item_ids, times)
 
+    def onto(self, item_ids: np.ndarray) -> sp.csr_matrix:
+        """The users over another catalogue; interactions with items outside of it are left out.
+
+        Args:
+          item_ids: [n] text, unique, in any order.
+
+        Returns:
+          CSR [n_users, n] float32 of ones, column indices sorted.
+        """
+        column = lookup(item_ids, self.item_ids)[self.matrix.indices]
+        known = column >= 0
+        starts = np.concatenate([[0], np.cumsum(known)])[self.matrix.indptr]
+        data = np.ones(int(known.sum()), np.float32)
+        matrix = sp.csr_matrix((data, column[known], starts), (self.n_users, len(item_ids)))
+        matrix.sort_indices()
+        return matrix
+
     def drop_unused_items(self) -> Interactions:
         """The same users over the items that at least one of them has."""
         used = np.bincount(self.matrix.indices, minlength=self.n_items) > 0
