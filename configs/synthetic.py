@@ -1,6 +1,6 @@
 """Interactions from planted segments: no data and no network needed.
 
-python -m experiments.train --config=configs/synthetic.py --workdir=runs/synthetic
+python -m experiments.train --config=configs/synthetic.py --workdir=runs/planted
 """
 
 from ml_collections import ConfigDict

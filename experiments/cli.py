@@ -80,12 +80,16 @@ def _parse(arguments: list[str]) -> list[str]:
     except flags.Error as error:
         lines = str(error).replace("\\n", "\n").strip().splitlines()
         # What goes wrong inside a configuration file comes with its traceback.
-        _fail(str(error) if "Traceback" not in str(error) else f"--config: {lines[-1]}")
+        if isinstance(error, flags.UnrecognizedFlagError):
+            lines[0] += " (--help shows all flags; fields of a configuration are --config.…)"
+        _fail(f"--config: {lines[-1]}" if "Traceback" in str(error) else " ".join(lines))
     except (OSError, ImportError) as error:
         _fail(f"--config cannot be read: {error}")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         # ml_collections reports an unknown field of a locked configuration like this.
-        text = str(error).replace("\\n", " ").replace("\\'", "'").strip("\"'")
+        text = str(error).replace("\\n", " ").replace("\\", "").strip("\"'")
+        if ' Did you mean "' in text:
+            text = "no field '" + text.replace(' Did you mean "', ' did you mean "', 1)
         _fail(f"a --config flag does not fit the configuration: {text}")
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import gc
 import logging
 import pathlib
+import socket
 
 import numpy as np
 from absl import flags
@@ -40,6 +41,7 @@ def main() -> None:
         from streamlit.web import bootstrap
     except ImportError:
         raise InputError("the demo is not installed: pip install -e '.[demo]'") from None
+    _check_port()
     embeddings = inputs.read_sparse(inputs.EMBEDDINGS.value, inputs.ITEMS.value)
     item_ids = embeddings.item_ids
     table = metadata.read(item_ids)
@@ -69,6 +71,19 @@ def main() -> None:
     }
     bootstrap.load_config_options(options)
     bootstrap.run(str(_PAGE), False, [], options)
+
+
+def _check_port() -> None:
+    """InputError if another program has the port."""
+    with socket.socket() as there:
+        there.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            there.bind((_ADDRESS.value, _PORT.value))
+        except OSError as error:
+            raise InputError(
+                f"--port={_PORT.value} of {_ADDRESS.value} cannot be had ({error.strerror}); give "
+                "another --port"
+            ) from None
 
 
 def _read_users(item_ids: np.ndarray) -> dict[str, np.ndarray]:

@@ -22,6 +22,7 @@ import pyarrow.parquet
 import tqdm
 from absl import flags
 
+from celsa_jax.errors import InputError
 from celsa_jax.files import atomic_path
 from celsa_jax.sparse import Recommender
 from celsa_jax.sparse.recommender import ENGINES
@@ -43,6 +44,8 @@ def main() -> None:
     output = pathlib.Path(_OUTPUT.value)
     read = (inputs.EMBEDDINGS, inputs.ITEMS, inputs.INTERACTIONS, inputs.SPLIT)
     inputs.check_output(output, *(flag.value for flag in read))
+    if output.suffix != ".parquet":
+        raise InputError(f"--output={output}: a Parquet file is written; let it end in .parquet")
     embeddings = inputs.read_sparse(inputs.EMBEDDINGS.value, inputs.ITEMS.value)
     recommender = Recommender(
         embeddings,

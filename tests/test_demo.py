@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import socket
 from xml.etree import ElementTree
 
 import numpy as np
@@ -301,6 +302,16 @@ def test_segments_can_be_browsed_without_a_browser(shown):
         assert not page.exception
         merged = "merged from the left" in page.main.markdown[-1].value
         assert merged == (len(segment.pairs) > 1)
+
+
+def test_the_demo_names_a_port_that_is_taken(catalogue, segmented):  # noqa: F811
+    with socket.socket() as other:
+        other.bind(("localhost", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        given = {"metadata": segmented / "items.csv", "segments": segmented, "port": port}
+        done = program("demo", *flags(catalogue, None, **given))
+    assert_fails(done, f"--port={port}", "give another --port")
 
 
 @pytest.mark.parametrize(

@@ -130,9 +130,14 @@ def test_split_vectors_score_as_the_signed_ones():
         ("recommend", ["--output={run}/no/x"], ["does not exist"]),
         ("recommend", ["--output={run}/r.csv"], ["r.csv would overwrite what is read"]),
         ("recommend", ["--output={run}/embeddings.npz"], ["would overwrite what is read"]),
-        ("recommend", ["--output={run}/x", "--k=0"], ["--k", "0"]),
-        ("recommend", ["--output={run}/x", "--items={run}/r.csv"], ["ids for the 60 rows"]),
-        ("recommend", ["--output={run}/x", "--item_column=user_id"], ["no item of", "same ids?"]),
+        ("recommend", ["--output={run}/recs.csv"], ["recs.csv", "let it end in .parquet"]),
+        ("recommend", ["--output={run}/x.parquet", "--k=0"], ["--k", "0"]),
+        ("recommend", ["--output={run}/x.parquet", "--items={run}/r.csv"], ["ids for the 60 rows"]),
+        (
+            "recommend",
+            ["--output={run}/x.parquet", "--item_column=user_id"],
+            ["no item of", "same ids?"],
+        ),
         ("benchmark_inference", ["--engines=magic"], ["no engine 'magic'"]),
         ("benchmark_inference", ["--interactions="], ["go together"]),
     ],
@@ -146,7 +151,7 @@ def test_programs_name_what_is_wrong_and_write_nothing(run, name, flags, parts):
             *flags,
         ]
     assert_fails(program(name, *flags), *parts)
-    assert not (run / "x").exists()
+    assert not {"x", "x.parquet", "recs.csv"} & {path.name for path in run.iterdir()}
 
 
 def test_ids_of_another_file_are_refused(run):
