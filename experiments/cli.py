@@ -89,7 +89,7 @@ def _parse(arguments: list[str]) -> list[str]:
         # ml_collections reports an unknown field of a locked configuration like this.
         text = str(error).replace("\\n", " ").replace("\\", "").strip("\"'")
         if ' Did you mean "' in text:
-            text = "no field '" + text.replace(' Did you mean "', ' did you mean "', 1)
+            text = "no field '" + text.replace(' Did you mean "', '; did you mean "', 1)
         _fail(f"a --config flag does not fit the configuration: {text}")
 
 

@@ -184,7 +184,7 @@ def test_ctrl_c_promises_a_resumed_run_only_where_there_is_one(served, tmp_path)
 @pytest.mark.parametrize(
     ("flag", "part"),
     [
-        ("--config.data.nam=x", "no field 'nam' did you mean \"name\" instead"),
+        ("--config.data.nam=x", "no field 'nam'; did you mean \"name\" instead"),
         ("--config.data.n_test_users=1", "config.data.n_test_users must be at least 2"),
         ("--config.data.split=temporal", "config.data.split is temporal"),
     ],
