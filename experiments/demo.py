@@ -75,15 +75,17 @@ def main() -> None:
 
 def _check_port() -> None:
     """InputError if another program has the port."""
-    with socket.socket() as there:
-        there.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            there.bind((_ADDRESS.value, _PORT.value))
-        except OSError as error:
-            raise InputError(
-                f"--port={_PORT.value} of {_ADDRESS.value} cannot be had ({error.strerror}); give "
-                "another --port"
-            ) from None
+    address = _ADDRESS.value, _PORT.value
+    try:
+        family = socket.getaddrinfo(*address)[0][0]  # IPv4 or IPv6
+        with socket.socket(family) as there:
+            there.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            there.bind(address)
+    except OSError as error:
+        raise InputError(
+            f"--port={_PORT.value} of --address={_ADDRESS.value} cannot be had "
+            f"({error.strerror}); give another one"
+        ) from None
 
 
 def _read_users(item_ids: np.ndarray) -> dict[str, np.ndarray]:

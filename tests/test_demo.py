@@ -311,7 +311,7 @@ def test_the_demo_names_a_port_that_is_taken(catalogue, segmented):  # noqa: F81
         port = other.getsockname()[1]
         given = {"metadata": segmented / "items.csv", "segments": segmented, "port": port}
         done = program("demo", *flags(catalogue, None, **given))
-    assert_fails(done, f"--port={port}", "give another --port")
+    assert_fails(done, f"--port={port}", "give another one")
 
 
 @pytest.mark.parametrize(

@@ -198,6 +198,9 @@ def test_the_page_in_a_browser_by_keyboard_alone(visit, width):
     settle(page)
     press("Escape")
     expect(dialog).to_have_count(0)
+    page.wait_for_function(
+        "document.activeElement != document.body"
+    )  # it comes back a moment later
     assert page.evaluate(FOCUSED)["name"] == title
     tab_to(page, lambda focused: focused["card"])
     press("Shift+Tab")
