@@ -1,0 +1,141 @@
+"""Starts from the data: neighbours against brute force, clusters against planted segments."""
+
+import hypothesis
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from celsa_jax import starts
+from celsa_jax.errors import InputError
+from celsa_jax.starts import neighbours
+
+
+def random_matrix(n_users, n_items, density, seed):
+    """Binary users x items; every item has a user, many have few."""
+    rng = np.random.default_rng(seed)
+    dense = rng.random((n_users, n_items)) < density * rng.random(n_items)
+    dense[rng.integers(n_users, size=n_items), np.arange(n_items)] = True
+    return sp.csr_matrix(dense, dtype=np.float32)
+
+
+def islands(n_items=12):
+    """Items in pairs: each co-occurs with one other."""
+    return sp.csr_matrix(np.repeat(np.eye(n_items // 2, dtype=np.float32), 2, axis=1))
+
+
+def assert_sound(start, k0):
+    assert start.columns.dtype == np.int32
+    assert start.values.dtype == np.float32
+    assert start.columns.shape == start.values.shape
+    assert start.columns.shape[1] == k0
+    assert (np.diff(start.columns, axis=1) > 0).all()  # ascending, hence distinct
+    assert start.columns.min() >= 0
+    assert start.columns.max() < start.n_factors
+    assert np.isfinite(start.values).all()
+
+
+def same(one, other):
+    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@hypothesis.settings(max_examples=60)
+@hypothesis.given(
+    seed=st.integers(0, 1000),
+    n_items=st.integers(1, 30),
+    density=st.sampled_from([0.02, 0.1, 0.5]),
+    alpha=st.sampled_from([0.5, 0.35, 0.0, 1.0]),
+    k0=st.integers(1, 32),
+)
+def test_neighbours_are_those_of_brute_force(seed, n_items, density, alpha, k0):
+    matrix = random_matrix(20, n_items, density, seed)
+    start = neighbours(matrix, k0, alpha, seed)
+    dense = matrix.toarray().astype(np.float64)
+    counts = dense.sum(axis=0)
+    similar = (dense.T @ dense) / np.outer(counts, counts) ** alpha
+    assert start.n_factors == n_items
+    assert_sound(start, min(k0, n_items))
+    for item in range(n_items):
+        wanted = similar[item].copy()
+        wanted[item] = 0
+        wanted /= max(wanted.max(), 1e-12)
+        value = dict(zip(start.columns[item].tolist(), start.values[item], strict=True))
+        assert value.pop(item) == 1
+        near = {f: v for f, v in value.items() if wanted[f] > 0}
+        assert len(near) == min(k0 - 1, np.count_nonzero(wanted), n_items - 1)
+        for factor, v in near.items():
+            assert v == pytest.approx(wanted[factor], rel=1e-5)
+        left_out = np.setdiff1d(np.flatnonzero(wanted), [*near, item])
+        if len(left_out) and near:
+            assert wanted[left_out].max() <= min(near.values()) * (1 + 1e-5)
+        assert all(abs(value[f]) < 0.01 for f in value.keys() - near.keys())
+
+
+def test_ties_go_to_the_lower_index():
+    start = neighbours(sp.csr_matrix(np.ones((3, 9), np.float32)), 4, 0.5, seed=0)
+    assert start.columns.tolist()[:2] == [[0, 1, 2, 3]] * 2
+    assert start.columns[8].tolist() == [0, 1, 2, 8]
+    np.testing.assert_array_equal(start.values, 1)
+
+
+def test_the_rest_is_random_distinct_and_tiny():
+    matrix = islands(2000)
+    start = neighbours(matrix, 8, 0.5, seed=1)
+    assert_sound(start, 8)
+    item = np.arange(2000)
+    known = (start.columns == item[:, None]) | (start.columns == item[:, None] ^ 1)
+    np.testing.assert_array_equal(known.sum(axis=1), 2)
+    np.testing.assert_array_equal(start.values[known], 1)
+    tiny = start.values[~known]
+    assert tiny.std() == pytest.approx(1e-3, rel=0.05)
+    assert abs(tiny.mean()) < 5e-5
+    drawn = np.bincount(start.columns[~known], minlength=2000)
+    assert drawn.max() < 25  # of 6 expected, everywhere alike
+    assert np.abs(np.diff(drawn.reshape(4, -1).sum(axis=1))).max() < 500
+    assert not np.array_equal(start.columns, neighbours(matrix, 8, 0.5, seed=2).columns)
+
+
+@pytest.mark.parametrize("k0", [1, 11, 12, 100])
+def test_every_factor_of_a_small_model(k0):
+    start = neighbours(islands(12), k0, 0.5, seed=0)
+    assert_sound(start, min(k0, 12))
+
+
+def test_blocks_and_threads_change_nothing(monkeypatch):
+    matrix = random_matrix(60, 150, 0.05, 0)
+    start = neighbours(matrix, 16, 0.35, seed=3)
+    assert same(start, neighbours(matrix, 16, 0.35, seed=3))
+    for entries, rows, threads in [(1, 1, 1), (100, 7, 3), (1000, 64, 2)]:
+        monkeypatch.setattr(starts, "_ENTRIES_AT_ONCE", entries)
+        monkeypatch.setattr(starts, "_ROWS_AT_ONCE", rows)
+        monkeypatch.setattr(starts, "n_cores", lambda threads=threads: threads)
+        assert same(start, neighbours(matrix, 16, 0.35, seed=3))
+
+
+def test_what_a_neighbours_popularity_costs():
+    # Item 0 is once with the rare 1, and twice with the popular 2.
+    users = [[0, 1], [0, 2], [0, 2], *[[2]] * 6]
+    dense = np.zeros((len(users), 3), np.float32)
+    for row, items in enumerate(users):
+        dense[row, items] = 1
+    matrix = sp.csr_matrix(dense)
+    assert neighbours(matrix, 2, 0.5, seed=0).columns[0].tolist() == [0, 1]
+    assert neighbours(matrix, 2, 0.2, seed=0).columns[0].tolist() == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        ({"k0": 0}, ["k0 is 0", "at least 1"]),
+        ({"alpha": float("nan")}, ["alpha is nan", "finite"]),
+        ({"alpha": float("inf")}, ["alpha is inf"]),
+        ({"matrix": sp.csr_matrix([[1.0, 0.0, 1.0]])}, ["position 1", "leave such items out"]),
+    ],
+)
+def test_errors_name_the_argument(change, parts):
+    arguments = {"matrix": islands(), "k0": 3, "alpha": 0.5, "seed": 0} | change
+    with pytest.raises(InputError) as error:
+        neighbours(**arguments)
+    assert "\n" not in str(error.value)
+    for part in parts:
+        assert part in str(error.value)
