@@ -10,6 +10,7 @@ weight of popularity: Deshpande and Karypis, "Item-Based Top-N Recommendation Al
 from __future__ import annotations
 
 import itertools
+import logging
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,8 @@ import tqdm
 
 from celsa_jax.errors import InputError
 from celsa_jax.sparse.threads import in_threads, n_cores
+
+log = logging.getLogger(__name__)
 
 _ENTRIES_AT_ONCE = 1 << 22  # of a block of co-occurrences: some 100 MB in a thread
 _ROWS_AT_ONCE = 1 << 15
@@ -55,28 +58,60 @@ def neighbours(matrix: sp.csr_matrix, k0: int, alpha: float, seed: int) -> Start
     Raises:
       InputError: k0 or alpha is out of range, or an item has no interactions.
     """
-    _check(matrix, k0, alpha)
-    return _start(matrix, matrix, np.arange(matrix.shape[1]), k0, alpha, seed)
+    counts = _check(matrix, k0, alpha)
+    own = np.arange(len(counts))
+    return _start(matrix, matrix, own, _popularity_weights(counts, alpha), k0, seed)
 
 
-def _check(matrix: sp.csr_matrix, k0: int, alpha: float) -> None:
+def clusters(matrix: sp.csr_matrix, n_factors: int, k0: int, alpha: float, seed: int) -> Start:
+    """Each factor belongs to a cluster of items; an item begins with its own and the nearest ones.
+
+    An item's own cluster begins at 1, its k0 - 1 nearest others at their similarity, co-occurrence
+    / count_f^(alpha + 1/2), over the item's largest. The 1/2 takes back that a cluster of more
+    items has more co-occurrences: at alpha 0.5, this is the share of the cluster's interactions
+    that come from users of the item. The rest is as in `neighbours`.
+
+    Clusters are made by joining pairs (`_agglomerate`); what this takes hardly depends on
+    n_factors. They are numbered by their first items, and none is empty.
+
+    Args:
+      matrix: [n_users, n_items], binary CSR; every item has interactions.
+      n_factors: clusters, at least 1 and at most n_items.
+      k0: factors an item, at least 1; more than n_factors count as n_factors.
+      alpha, seed: as in `neighbours`.
+
+    Raises:
+      InputError: n_factors, k0 or alpha is out of range, or an item has no interactions.
+    """
+    counts = _check(matrix, k0, alpha)
+    if not 1 <= n_factors <= len(counts):
+        raise InputError(f"n_factors is {n_factors}; choose 1 to {len(counts)}, the items' number")
+    own = _agglomerate(matrix, n_factors)
+    of_cluster = np.bincount(own, counts)
+    by_cluster = matrix.astype(np.float32) @ _membership(own)
+    return _start(matrix, by_cluster, own, _popularity_weights(of_cluster, alpha + 0.5), k0, seed)
+
+
+def _check(matrix: sp.csr_matrix, k0: int, alpha: float) -> np.ndarray:
+    """The interactions of every item, [n_items]."""
     if k0 < 1:
         raise InputError(f"k0 is {k0}; an item begins with at least 1 factor")
-    if not np.isfinite(alpha):
-        raise InputError(f"alpha is {alpha}; give a finite number, 0.5 for cosines")
+    if not 0 <= alpha < np.inf:
+        raise InputError(f"alpha is {alpha}; give a finite number from 0 on, 0.5 for cosines")
     counts = np.bincount(matrix.indices, minlength=matrix.shape[1])
     if not counts.all():
         raise InputError(
             f"the item at position {np.argmin(counts)} has no interactions; leave such items out"
         )
+    return counts
 
 
 def _start(
     matrix: sp.csr_matrix,
     by_factor: sp.csr_matrix,
     own: np.ndarray,
+    weights: np.ndarray,
     k0: int,
-    alpha: float,
     seed: int,
 ) -> Start:
     """Every item's own factor at 1, its nearest others, and random ones where these are too few.
@@ -85,12 +120,13 @@ def _start(
       matrix: [n_users, n_items], binary CSR.
       by_factor: [n_users, n_factors] CSR, how often users had an item of a factor.
       own: [n_items], the factor of each item.
-      k0, alpha, seed: as in `neighbours`.
+      weights: [n_factors], positive; similarity is co-occurrence times these.
+      k0, seed: as in `neighbours`.
     """
     n_items, n_factors = len(own), by_factor.shape[1]
     k0 = min(k0, n_factors)
     columns, values = np.zeros((n_items, k0), np.int32), np.zeros((n_items, k0), np.float32)
-    _put_nearest(columns[:, 1:], values[:, 1:], matrix, by_factor, own, alpha)
+    _put_nearest(columns[:, 1:], values[:, 1:], matrix, by_factor, weights, own)
     rng = np.random.default_rng(seed)
     places = rng.random(n_items)
     for first in range(0, n_items, _ROWS_AT_ONCE):
@@ -107,17 +143,19 @@ def _put_nearest(
     values: np.ndarray,
     matrix: sp.csr_matrix,
     by_factor: sp.csr_matrix,
+    weights: np.ndarray,
     own: np.ndarray,
-    alpha: float,
+    spread: bool = False,
 ) -> None:
     """Puts the k most similar factors of every item, in no order, and their similarities.
 
-    The item's own is none of them. Similarity here is co-occurrence / count_f^alpha; what an item
-    counts itself is the same for all. Where fewer co-occur, values of 0 are left.
+    The item's own is none of them. Where fewer co-occur, values of 0 are left.
 
     Args:
       columns, values: [n_items, k], written to.
-      matrix, by_factor, own, alpha: as in `_start`.
+      matrix, by_factor, weights, own: as in `_start`.
+      spread: of equally similar factors not the lowest goes first, to which all would point, but
+        the one nearest to the row in XOR, so that equals find each other in pairs.
     """
     n_items, k = columns.shape
     if k == 0:
@@ -125,8 +163,7 @@ def _put_nearest(
     by_item = matrix.T.tocsr().astype(np.float32)
     # Co-occurrences are added up as whole numbers, which float32 holds exactly: equal ones tie.
     by_factor = by_factor.astype(np.float32)
-    counts = np.asarray(by_factor.sum(axis=0, dtype=np.float64)).ravel()
-    weights = ((counts / counts.min()) ** -alpha).astype(np.float32)
+    weights = (weights / weights.max()).astype(np.float32)
     bounds = _blocks(by_item, by_factor)
     bar = tqdm.tqdm(total=n_items, unit="item", desc="start", mininterval=1, disable=None)
 
@@ -134,18 +171,23 @@ def _put_nearest(
         first, last = bounds[at], bounds[at + 1]
         together = by_item[first:last] @ by_factor
         similar = together.data * weights[together.indices]
-        similar[together.indices == np.repeat(own[first:last], np.diff(together.indptr))] = 0
+        lengths = np.diff(together.indptr)
+        similar[together.indices == np.repeat(own[first:last], lengths)] = 0
         # The bits of positive floats order as the floats do, so that one integer holds what is
-        # compared first, the similarity, and what breaks ties, the complement of the factor.
+        # compared first, the similarity, and below it the factor, flipped, which breaks ties.
         keys = similar.view(np.uint32).astype(np.uint64) << 32
-        keys |= _LOW - together.indices.astype(np.uint64)
+        rows = np.arange(first, last, dtype=np.uint64)[:, None]
+        flip = _LOW ^ (rows if spread else np.zeros_like(rows))
+        keys |= together.indices.astype(np.uint64) ^ np.repeat(
+            flip.ravel(), np.diff(together.indptr)
+        )
         best = np.zeros((last - first, k), np.uint64)
         for row, (start, end) in enumerate(itertools.pairwise(together.indptr)):
             mine = keys[start:end]
             if len(mine) > k:
                 mine = np.partition(mine, len(mine) - k)[len(mine) - k :]
             best[row, : len(mine)] = mine
-        columns[first:last] = _LOW - (best & _LOW)
+        columns[first:last] = (best & _LOW) ^ flip
         values[first:last] = (best >> 32).astype(np.uint32).view(np.float32)
         bar.update(last - first)
 
@@ -202,3 +244,77 @@ def _sort_rows(columns: np.ndarray, values: np.ndarray) -> None:
     """Sorts the entries of every row by column, in place."""
     order = np.argsort(columns, axis=1)
     columns[:], values[:] = (np.take_along_axis(a, order, axis=1) for a in (columns, values))
+
+
+def _popularity_weights(counts: np.ndarray, alpha: float) -> np.ndarray:
+    """counts^-alpha but for a constant: the largest is 1."""
+    return (counts / counts.min()) ** -alpha
+
+
+def _membership(own: np.ndarray) -> sp.csr_matrix:
+    """[n_items, n_clusters], 1 where an item is in a cluster."""
+    return sp.csr_matrix((np.ones(len(own), np.float32), own, np.arange(len(own) + 1)))
+
+
+def _agglomerate(matrix: sp.csr_matrix, n_clusters: int) -> np.ndarray:
+    """The cluster of every item, [n_items], by joining the most similar until so many are left.
+
+    Similarity is the cosine of two clusters' columns (how many of the items a user has), over the
+    product of their sizes, as in an average over pairs of items: without this, popular clusters
+    would attract everything. In every round, each cluster may join its nearest, the most similar
+    first, into clusters of at most 2, 4, 8, ... items. This keeps them of like sizes, and rounds
+    few where many items are nearest to the same one.
+    """
+    n_items = matrix.shape[1]
+    own, sizes, limit = np.arange(n_items), np.ones(n_items, np.int64), 1
+    together = matrix.astype(np.float32)
+    while len(sizes) > n_clusters and limit < n_items:
+        limit *= 2
+        lengths = np.sqrt(np.bincount(together.indices, np.square(together.data)))
+        # Nobody can join a cluster that is full.
+        weights = np.where(sizes < limit, 1 / (lengths * sizes), 0)
+        nearest = np.zeros((len(sizes), 1), np.int32)
+        similar = np.zeros((len(sizes), 1), np.float32)
+        itself = np.arange(len(sizes))
+        _put_nearest(nearest, similar, together, together, weights, itself, spread=True)
+        similarity = similar[:, 0] * weights
+        order = np.argsort(-similarity, kind="stable")[: np.count_nonzero(similarity)]
+        into = _join(order, nearest[order, 0], sizes, limit, n_clusters)
+        own, sizes = into[own], np.bincount(into, sizes).astype(np.int64)
+        together = together @ _membership(into)
+        log.info("%d clusters of at most %d items", len(sizes), limit)
+    # Where clusters are left that no user connects, the smallest join the next smallest.
+    order, n_over = np.argsort(sizes, kind="stable"), len(sizes) - n_clusters
+    into = np.arange(len(sizes))
+    into[order[:n_over]] = order[n_over + np.arange(n_over) % n_clusters]
+    firsts, own = np.unique(into[own], return_index=True, return_inverse=True)[1:]
+    return np.argsort(np.argsort(firsts))[own]
+
+
+def _join(
+    clusters: np.ndarray, others: np.ndarray, sizes: np.ndarray, limit: int, n_clusters: int
+) -> np.ndarray:
+    """The new cluster, from 0 on, of every old one.
+
+    Args:
+      clusters, others: [n_pairs], joined in this order where the limit allows it.
+      sizes: [n_old], of the old clusters.
+      limit: of the size of a new one.
+      n_clusters: to stop at.
+    """
+    parent, size, n_left = list(range(len(sizes))), sizes.tolist(), len(sizes)
+
+    def root_of(cluster: int) -> int:
+        while parent[cluster] != cluster:
+            parent[cluster] = cluster = parent[parent[cluster]]
+        return cluster
+
+    for cluster, other in zip(clusters.tolist(), others.tolist(), strict=True):
+        if n_left == n_clusters:
+            break
+        one, two = root_of(cluster), root_of(other)
+        if one != two and size[one] + size[two] <= limit:
+            parent[two] = one
+            size[one] += size[two]
+            n_left -= 1
+    return np.unique([root_of(c) for c in range(len(parent))], return_inverse=True)[1]

@@ -1,5 +1,7 @@
 """Starts from the data: neighbours against brute force, clusters against planted segments."""
 
+import functools
+
 import hypothesis
 import hypothesis.strategies as st
 import numpy as np
@@ -7,8 +9,9 @@ import pytest
 import scipy.sparse as sp
 
 from celsa_jax import starts
+from celsa_jax.data.synthetic import synthetic
 from celsa_jax.errors import InputError
-from celsa_jax.starts import neighbours
+from celsa_jax.starts import clusters, neighbours
 
 
 def random_matrix(n_users, n_items, density, seed):
@@ -123,19 +126,108 @@ def test_what_a_neighbours_popularity_costs():
     assert neighbours(matrix, 2, 0.2, seed=0).columns[0].tolist() == [0, 2]
 
 
+@pytest.fixture(scope="module")
+def planted():
+    """Interactions of planted segments, and every item's set of segments."""
+    interactions, _, truth = synthetic(3000, 800, 20, seed=1)
+    rows = {item: row for row, item in enumerate(truth.item_ids)}
+    return interactions.matrix, truth.membership[[rows[item] for item in interactions.item_ids]]
+
+
+def own_clusters(matrix, n_factors):
+    return clusters(matrix, n_factors, 1, 0.5, seed=0).columns[:, 0]
+
+
+@pytest.mark.parametrize(("n_factors", "bar"), [(20, 0.75), (40, 0.8), (100, 0.85), (200, 0.9)])
+def test_clusters_are_within_planted_segments(planted, n_factors, bar):
+    matrix, membership = planted
+    own = own_clusters(matrix, n_factors)
+    in_segment = np.stack([np.bincount(own, member, n_factors) for member in membership.T])
+    purity = in_segment.max(axis=0).sum() / len(own)
+    assert purity > bar
+    by_chance = np.stack(
+        [np.bincount(np.random.default_rng(0).permutation(own), m, n_factors) for m in membership.T]
+    )
+    assert by_chance.max(axis=0).sum() / len(own) < bar - 0.2
+    sizes = np.bincount(own, minlength=n_factors)
+    assert sizes.min() >= 1
+    assert sizes.max() <= 4 * len(own) / n_factors
+
+
+def test_clusters_begin_at_their_share_of_common_users(planted):
+    matrix, _ = planted
+    n_items = matrix.shape[1]
+    start = clusters(matrix, 50, 12, 0.35, seed=0)
+    assert start.n_factors == 50
+    assert_sound(start, 12)
+    own = own_clusters(matrix, 50)
+    assert list(dict.fromkeys(own)) == list(range(50))  # numbered by their first items
+    dense = matrix.toarray().astype(np.float64)
+    by_cluster = dense @ np.eye(50)[own]
+    similar = dense.T @ by_cluster / by_cluster.sum(axis=0) ** 0.85
+    similar[np.arange(n_items), own] = 0
+    similar /= similar.max(axis=1, keepdims=True)
+    similar[np.arange(n_items), own] = 1
+    values = np.take_along_axis(similar, start.columns.astype(np.int64), axis=1)
+    np.testing.assert_allclose(start.values, values, rtol=1e-4)
+    np.testing.assert_allclose(values.min(axis=1), np.sort(similar, axis=1)[:, -12], rtol=1e-4)
+
+
+@pytest.mark.parametrize("n_factors", [1, 2, 7, 30, 59, 60])
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        islands(60),
+        sp.csr_matrix(np.eye(60, dtype=np.float32)),
+        sp.csr_matrix(np.ones((3, 60), np.float32)),
+        random_matrix(30, 60, 0.1, 0),
+    ],
+    ids=["pairs", "strangers", "equals", "random"],
+)
+def test_no_cluster_is_empty(matrix, n_factors):
+    start = clusters(matrix, n_factors, 5, 0.5, seed=0)
+    assert_sound(start, min(5, n_factors))
+    own = own_clusters(matrix, n_factors)
+    assert set(own) == set(range(n_factors))
+    assert np.bincount(own).max() <= 4 * -(-60 // n_factors)
+    found = start.values[start.columns == own[:, None]]
+    np.testing.assert_array_equal(found, np.ones(60))
+
+
+def test_pairs_of_items_are_clusters():
+    np.testing.assert_array_equal(own_clusters(islands(60), 30), np.arange(60) // 2)
+
+
+def test_clusters_do_not_depend_on_blocks_and_threads(monkeypatch, planted):
+    matrix, _ = planted
+    start = clusters(matrix, 100, 16, 0.5, seed=3)
+    assert same(start, clusters(matrix, 100, 16, 0.5, seed=3))
+    monkeypatch.setattr(starts, "_ENTRIES_AT_ONCE", 5000)
+    monkeypatch.setattr(starts, "_ROWS_AT_ONCE", 100)
+    monkeypatch.setattr(starts, "n_cores", lambda: 3)
+    assert same(start, clusters(matrix, 100, 16, 0.5, seed=3))
+
+
 @pytest.mark.parametrize(
     ("change", "parts"),
     [
         ({"k0": 0}, ["k0 is 0", "at least 1"]),
         ({"alpha": float("nan")}, ["alpha is nan", "finite"]),
         ({"alpha": float("inf")}, ["alpha is inf"]),
+        ({"alpha": -0.5}, ["alpha is -0.5"]),
         ({"matrix": sp.csr_matrix([[1.0, 0.0, 1.0]])}, ["position 1", "leave such items out"]),
     ],
 )
 def test_errors_name_the_argument(change, parts):
     arguments = {"matrix": islands(), "k0": 3, "alpha": 0.5, "seed": 0} | change
-    with pytest.raises(InputError) as error:
-        neighbours(**arguments)
-    assert "\n" not in str(error.value)
-    for part in parts:
-        assert part in str(error.value)
+    for make in (neighbours, functools.partial(clusters, n_factors=2)):
+        with pytest.raises(InputError) as error:
+            make(**arguments)
+        for part in parts:
+            assert part in str(error.value)
+
+
+@pytest.mark.parametrize("n_factors", [0, 13])
+def test_clusters_are_as_many_as_items_at_most(n_factors):
+    with pytest.raises(InputError, match=f"n_factors is {n_factors}; choose 1 to 12"):
+        clusters(islands(12), n_factors, 3, 0.5, seed=0)
