@@ -10,7 +10,7 @@ import os
 import pathlib
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -105,11 +105,12 @@ class Checkpoints:
         for old in set(self.steps()) - set(kept):
             self._remove(old)
 
-    def restore_latest(self, like: State) -> tuple[int, State, dict] | None:
+    def restore_latest(self, like: Callable[[dict], State]) -> tuple[int, State, dict] | None:
         """Step, state and notes of the newest sound checkpoint; None where there is none at all.
 
         Args:
-          like: shapes, dtypes and shardings to restore into (`jax.eval_shape` or arrays).
+          like: from the notes of a checkpoint to the shapes, dtypes and shardings to restore into
+            (`jax.eval_shape` or arrays); raises an InputError where it cannot be gone on from.
 
         Raises:
           InputError: there are checkpoints, but none is sound.
@@ -119,10 +120,12 @@ class Checkpoints:
         while (step := agreed(self._take_sound(waiting))) >= 0:
             folder = self._folder / str(step)
             try:
-                with _quiet():
-                    restored = ocp.args.StandardRestore(like, strict=False)
-                    state = self._orbax.restore(folder / "state", args=restored)
                 notes = json.loads((folder / "notes.json").read_bytes())["notes"]
+                with _quiet():
+                    restored = ocp.args.StandardRestore(like(notes), strict=False)
+                    state = self._orbax.restore(folder / "state", args=restored)
+            except InputError:
+                raise
             except Exception as error:  # orbax and tensorstore raise many kinds
                 _warn_of(step, error)
                 continue

@@ -16,10 +16,9 @@ from celsa_jax.evaluation import FOLD_KINDS
 from celsa_jax.schedules import SCHEDULES
 
 SPLITS = ("users", "temporal")
-OPTIMIZERS = ("adam", "nadam")
-DECAYS = ("cosine", "none")
+STARTS = ("neighbours", "clusters", "random")
+SEEDS = ("split", "folds", "start", "training")
 PRECISIONS = ("auto", "float32", "bfloat16")
-_SMALLEST = 1.2e-38  # of the normal float32; XLA may take those below it for 0
 
 
 def default_config() -> ConfigDict:
@@ -45,35 +44,34 @@ def default_config() -> ConfigDict:
                 "n_test_users": 2_500,
                 "synthetic": {"n_users": 6_000, "n_items": 2_000, "n_segments": 40},
             },
+            # Fields that are None are chosen from the size of the data (`recipe`).
             "model": {
-                "n_factors": 4096,
-                "relu": True,  # scores below 0 count as 0 in the loss
-                "relu_cap": _optional(6.0),  # None for off
+                # Where training begins (`starts`): "neighbours", a factor for every item, or
+                # "clusters", n_factors clusters of items, both with few factors an item from the
+                # data; "random", n_factors random ones, as in the paper.
+                "start": "neighbours",
+                "n_factors": 0,  # 0 with neighbours, whose factors are the items
+                "alpha": _optional(None),  # exponent of the counts in the similarity; 0.5: cosine
             },
             "sparsity": {
                 "schedule": "cubic",
-                "target_nnz": 16,
-                # Survivors go back to their initial values after an update; not with init_from.
-                "rewind": True,
-                "regrow": False,  # score all weights, not the survivors alone
-                "update_every": 1,  # epochs; 0 = every step
-                "reset_optimizer": False,  # after an update without rewinding, too
+                "target_nnz": 16,  # non-zeros of an item at the end
+                # And at a start from data; None: 64, or twice the target if that is more.
+                "start_nnz": _optional(None),
+                # After a mask update survivors go back to their initial values, random ones.
+                "rewind": False,
             },
             "train": {
-                "n_epochs": 20,  # of pruning
-                "n_final_epochs": 3,  # at the target; without refinement rather 10
-                "batch_size": 1024,
-                "optimizer": "nadam",
+                "n_epochs": _optional(None),  # in which items lose factors
+                "n_final_epochs": _optional(None),  # at the target, with the rate falling to 0
+                "batch_size": _optional(None),
+                "input_dropout": _optional(None),  # chance that the input lacks an interaction
                 "learning_rate": 0.01,
                 "b1": 0.8,  # of the optimizer's momentum
-                # Of the optimizer. A loss that is scaled by c does what epsilon / c does.
-                "epsilon": 1e-8,
-                "auxiliary_weight": 0.0,  # of the loss of the 4k largest weights, beside that of k
-                "final_decay": "cosine",  # of the rate, to 0 over the final phase; or none
-                "seed": 0,
                 "deterministic": False,  # on GPUs the same bits again; CPUs give them anyway
                 "chunk_users": 0,  # users in a chunk, where the device cannot hold all; 0 = all
-                # Of the operands of products: float32, bfloat16, or auto, bfloat16 but on a CPU.
+                # Of the operands of dense products: float32, bfloat16, or auto, which is bfloat16
+                # but on a CPU.
                 "precision": "auto",
                 # The loss is on a batch's own items and at least so many others; 0 = on all items.
                 "n_negatives": 0,
@@ -81,14 +79,10 @@ def default_config() -> ConfigDict:
                 "tensorboard": False,  # metrics for TensorBoard, beside metrics.jsonl
                 "init_from": "",  # folder of an earlier run, whose items begin as it left them
             },
-            # Afterwards: begin at what was learned, let every factor back in, prune once more
-            # without rewinding. Not with init_from, which does just that, nor where nothing is
-            # pruned for good: dense models, the constant schedule, regrowth.
-            "refine": {
-                "n_rounds": 1,
-                "n_epochs": 8,  # of pruning, in each round
-                "n_final_epochs": 8,
-            },
+            "seed": 0,
+            # What has a seed of its own where this is not None: who is in which part of the data,
+            # what is held out of the users judged, the start, and the order and draws of training.
+            "seeds": {name: _optional(None) for name in SEEDS},
             # Devices that share the users of a batch, and the items; 0 = all that are left.
             "mesh": {"data": 1, "item": 0},
             "checkpoint": {
@@ -115,7 +109,13 @@ def outcome(config: ConfigDict) -> dict[str, Any]:
     return fields
 
 
-def _optional(value: float) -> config_dict.FieldReference:
+def seed_of(config: ConfigDict, what: str) -> int:
+    """The seed of one of `SEEDS`."""
+    own = config.seeds[what]
+    return config.seed if own is None else own
+
+
+def _optional(value: float | None) -> config_dict.FieldReference:
     """A field that takes a number or None, on the command line, too."""
     return config_dict.FieldReference(value, field_type=object)
 
@@ -124,14 +124,13 @@ def validate(config: ConfigDict) -> None:
     """Raises an InputError that names the first field at fault."""
     _choice(config, "data.name", DATASETS)
     _choice(config, "data.split", SPLITS)
+    _choice(config, "model.start", STARTS)
     _choice(config, "sparsity.schedule", SCHEDULES)
-    _choice(config, "train.optimizer", OPTIMIZERS)
-    _choice(config, "train.final_decay", DECAYS)
     _choice(config, "train.precision", PRECISIONS)
     _choice(config, "eval.folds", FOLD_KINDS)
     for field in (
-        "model.n_factors",
         "sparsity.target_nnz",
+        "sparsity.start_nnz",
         "train.batch_size",
         "checkpoint.keep",
         "mesh.data",
@@ -141,72 +140,91 @@ def validate(config: ConfigDict) -> None:
         "data.min_user_interactions",
         "data.n_val_users",
         "data.n_test_users",
-        "sparsity.update_every",
+        "model.n_factors",
         "train.n_epochs",
         "train.n_final_epochs",
-        "refine.n_rounds",
-        "refine.n_epochs",
-        "refine.n_final_epochs",
         "train.chunk_users",
         "train.n_negatives",
-        "train.seed",
+        "seed",
+        *(f"seeds.{name}" for name in SEEDS),
         "mesh.item",
         "eval.every_epochs",
         "eval.max_val_users",
     ):
         _at_least(config, field, 0)
     _at_least(config, "checkpoint.every_epochs", 1)
-    if config.sparsity.target_nnz > config.model.n_factors:
+    _check_widths(config)
+    train = config.train
+    if not 0 < train.learning_rate < math.inf:
         raise InputError(
-            f"config.sparsity.target_nnz is {config.sparsity.target_nnz}, more than "
-            f"config.model.n_factors ({config.model.n_factors})"
+            f"config.train.learning_rate is {train.learning_rate}; use a number above 0"
         )
-    cap = config.model.relu_cap
-    if cap is not None and (isinstance(cap, bool) or not isinstance(cap, int | float) or cap <= 0):
-        raise InputError(f"config.model.relu_cap is {cap!r}; use a number above 0, or None")
-    for field in ("train.learning_rate", "train.epsilon"):
-        if not 0 < _value(config, field) < math.inf:
-            raise InputError(f"config.{field} is {_value(config, field)}; use a number above 0")
-    if config.train.epsilon < _SMALLEST:
+    for field in ("train.b1", "train.input_dropout"):
+        value = _value(config, field)
+        if value is not None and not (_is_number(value) and 0 <= value < 1):
+            raise InputError(f"config.{field} is {value}; it must be from 0 to below 1")
+    alpha = config.model.alpha
+    if alpha is not None and not (_is_number(alpha) and math.isfinite(alpha)):
         raise InputError(
-            f"config.train.epsilon is {config.train.epsilon}, which is 0 in float32; use at least "
-            f"{_SMALLEST:g}"
-        )
-    if not 0 <= config.train.b1 < 1:
-        raise InputError(f"config.train.b1 is {config.train.b1}; it must be from 0 to below 1")
-    if not 0 <= config.train.auxiliary_weight < math.inf:
-        raise InputError(
-            f"config.train.auxiliary_weight is {config.train.auxiliary_weight}; it must be at "
-            "least 0, which turns it off"
+            f"config.model.alpha is {alpha}; give a finite number (0.5 for cosines), or None"
         )
     if math.isnan(config.data.min_rating):
         raise InputError("config.data.min_rating is nan; give a number")
     for field in ("val_from", "test_from") if config.data.split == "temporal" else ():
         if config.data[field] or field == "test_from":
             seconds(field, config.data[field])
-    sparsity = config.sparsity
-    if sparsity.regrow and config.train.auxiliary_weight:
-        raise InputError(
-            "config.train.auxiliary_weight keeps 4k weights of a row, config.sparsity.regrow all; "
-            "use one of them"
-        )
-    if sparsity.regrow and sparsity.rewind and sparsity.update_every == 0:
-        raise InputError(
-            "config.sparsity.regrow with update_every=0 would rewind at every step; "
-            "add --config.sparsity.rewind=false"
-        )
-    if config.train.tensorboard and importlib.util.find_spec("tensorboard") is None:
+    if train.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise InputError(
             "config.train.tensorboard needs TensorBoard: pip install 'celsa_jax[tensorboard]', or "
             "leave it off"
         )
-    if config.train.n_epochs + config.train.n_final_epochs == 0:
+    if train.n_epochs == 0 and train.n_final_epochs == 0:
         raise InputError("config.train.n_epochs and n_final_epochs are both 0; nothing to train")
 
 
+def _check_widths(config: ConfigDict) -> None:
+    """Whether start, width and numbers of non-zeros go together."""
+    model, sparsity = config.model, config.sparsity
+    width = model.n_factors
+    if model.start == "neighbours" and width:
+        raise InputError(
+            f"config.model.n_factors is {width}, but with config.model.start=neighbours every item "
+            "has a factor of its own; leave it at 0, or choose clusters or random"
+        )
+    if model.start != "neighbours" and not width:
+        raise InputError(f"config.model.start={model.start} needs config.model.n_factors")
+    if width and sparsity.target_nnz > width:
+        raise InputError(
+            f"config.sparsity.target_nnz is {sparsity.target_nnz}, more than "
+            f"config.model.n_factors ({width})"
+        )
+    if model.start == "random":
+        if sparsity.start_nnz is not None:
+            raise InputError(
+                "config.sparsity.start_nnz is of starts from data; a random one has all of "
+                "config.model.n_factors"
+            )
+        return
+    if sparsity.start_nnz is not None and sparsity.start_nnz < sparsity.target_nnz:
+        raise InputError(
+            f"config.sparsity.start_nnz is {sparsity.start_nnz}, less than "
+            f"config.sparsity.target_nnz ({sparsity.target_nnz}); raise it, or leave it at None"
+        )
+    if sparsity.rewind:
+        raise InputError(
+            "config.sparsity.rewind is of config.model.start=random; values from data are not "
+            "rewound"
+        )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _value(config: ConfigDict, field: str) -> Any:
-    section, name = field.split(".")
-    return config[section][name]
+    for name in field.split("."):
+        config = config[name]
+    return config
 
 
 def _choice(config: ConfigDict, field: str, known: Collection[str]) -> None:
@@ -216,5 +234,6 @@ def _choice(config: ConfigDict, field: str, known: Collection[str]) -> None:
 
 
 def _at_least(config: ConfigDict, field: str, least: int) -> None:
-    if _value(config, field) < least:
-        raise InputError(f"config.{field} is {_value(config, field)}; it must be at least {least}")
+    value = _value(config, field)
+    if value is not None and (not _is_number(value) or value != int(value) or value < least):
+        raise InputError(f"config.{field} is {value!r}; it must be a whole number from {least} on")

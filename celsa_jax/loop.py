@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -15,31 +14,50 @@ import numpy as np
 import tqdm
 from ml_collections import ConfigDict
 
-from celsa_jax import compact, stopping, tensorboard
+from celsa_jax import stopping, tensorboard
 from celsa_jax.checkpoint import Checkpoints
+from celsa_jax.config import seed_of
 from celsa_jax.data import Split
-from celsa_jax.data.batches import Chunk, make_chunks, nnz_budget, shuffled_batches
+from celsa_jax.data.batches import Chunk, in_blocks, make_chunks, nnz_budget, shuffled_batches
 from celsa_jax.errors import InputError
-from celsa_jax.phases import phase_at, phases_of
+from celsa_jax.memory import device_bytes
+from celsa_jax.plan import Epoch, plan
+from celsa_jax.products import Layout, capacity, dense_pays, make_layout, operand_dtype, users_in_block
 from celsa_jax.sampling import n_columns
-from celsa_jax.schedules import nnz_at
-from celsa_jax.scoring import evaluate_embeddings
-from celsa_jax.sharding import Placement, in_any_process, is_first_process, shaped, to_host
-from celsa_jax.step import (
-    Recipe,
+from celsa_jax.scoring import device_scorer, evaluate_model
+from celsa_jax.sharding import (
+    DATA,
+    ITEM,
+    Placement,
+    agreed,
+    in_any_process,
+    is_first_process,
+    shaped,
+    to_host,
+)
+from celsa_jax.sparse.retrieval import Scorer
+from celsa_jax.starts import Start
+from celsa_jax.state import (
+    Form,
+    Numbers,
     TrainState,
-    create_state,
-    entries_kept,
-    final_embeddings,
     is_finite,
     nnz_per_row,
-    train_chunk,
-    unprune,
-    update_mask,
+    prune,
+    random_state,
+    sparse_state,
+    state_shape,
+    without_rows_of_no_item,
 )
+from celsa_jax.step import train_steps
 from celsa_jax.workdir import Workdir
 
 log = logging.getLogger(__name__)
+
+
+LAYOUT = 2  # of checkpoints, told apart by it
+_PIECE_SECONDS = 2.0  # between two looks at the progress of an epoch
+_LOG_SECONDS = 30.0  # between two lines about it
 
 
 class TrainingLoop:
@@ -51,85 +69,105 @@ class TrainingLoop:
         split: Split,
         folder: Workdir,
         checkpoints: Checkpoints,
-        warm: np.ndarray | None,
         placement: Placement | None,
     ):
         """Prepares the users of every epoch.
 
         Args:
-          config: of the run.
+          config: of the run, without open fields (`recipe.filled`).
           split: users to train on and to validate with.
           folder, checkpoints: of the run.
-          warm: weights to begin at, float32 [n_items, n_factors] (`warm_start`), or None.
           placement: on several devices, or None.
         """
         self.config = config
-        self.warm = warm if warm is None or placement is None else placement.put_rows(warm)
         self.split = split
         self.folder = folder
         self.checkpoints = checkpoints
+        self.placement = placement
+        self.plan = plan(config)
+        self.n_epochs = len(self.plan)
         train = config.train
-        self.recipe = Recipe.from_config(config, placement)
-        self.phases = phases_of(config)
-        self.n_epochs = self.phases[-1].end
-        self.chunks = make_chunks(split.train.matrix, train.chunk_users, train.seed)
+        self.seed = seed_of(config, "training")
+        self.start_key = jax.random.key(seed_of(config, "start"))
+        self.chunks = make_chunks(split.train.matrix, train.chunk_users, self.seed)
         streaming = len(self.chunks) > 1
         self.resident = None if streaming else self._to_device(self.chunks[0])
         self.batch_size = min(train.batch_size, self.chunks[0].n_rows)
+        self.batch_size += -self.batch_size % self._share(DATA)
         self.steps_per_epoch = len(self.chunks) * -(-self.chunks[0].n_rows // self.batch_size)
-        # Every order of users is known before training, and so is the largest batch.
-        self.budget = max(
-            nnz_budget(chunk, batches)
-            for epoch in range(self.n_epochs)
-            for chunk, batches in self._epoch(epoch)
-        )
-        n_items = split.train.n_items
-        if train.n_negatives and n_columns(n_items, self.budget, train.n_negatives) == n_items:
-            log.info("a batch and config.train.n_negatives cover the catalogue: nothing is sampled")
-            self.recipe = dataclasses.replace(self.recipe, n_negatives=0)
+        self.n_rows = split.train.n_items if placement is None else placement.n_rows
+        # Every order of users is known before training, and so are the largest batches.
+        self.largest_batch, self.n_sampled = 0, 0
+        if train.n_negatives:
+            self.largest_batch = self._largest(lambda batches: batches)
+            n_items = self.n_rows // self._share(ITEM)
+            negatives = -(-train.n_negatives // self._share(ITEM))
+            self.n_sampled = n_columns(n_items, self.largest_batch, negatives)
+            if self.n_sampled == n_items:
+                log.info("a batch and train.n_negatives cover the catalogue: nothing is sampled")
+                self.n_sampled = 0
+        self.budgets: dict[int, int] = {}  # interactions of the largest block, by users in a block
         val = split.val
         if val.n_users > config.eval.max_val_users:
-            rng = np.random.default_rng(train.seed)
+            rng = np.random.default_rng(seed_of(config, "split"))
             val = val.take_users(
                 np.sort(rng.choice(val.n_users, config.eval.max_val_users, replace=False))
             )
         self.val = val
+        self.layout: Layout | None = None  # of the columns as they are, once it is made
         self.seconds = {"training": 0.0, "mask": 0.0, "validation": 0.0, "checkpoint": 0.0}
-        self.mask_kept: float | None = None  # by an update that is not logged yet
 
-    def train(self) -> tuple[TrainState, float]:
-        """The trained state, and the seconds spent before this process resumed the run."""
+    def train(self, start: Start | None) -> tuple[TrainState, float]:
+        """The trained state, and the seconds spent before this process resumed the run.
+
+        Args:
+          start: where to begin unless the run is resumed; None for dense, at random.
+        """
         started = time.perf_counter()
-        state, first, before = self._resume()
+        state, first, before = self._resume() or (self._begin(start), 0, 0.0)
         self.folder.cut_metrics(int(state.step), first)
-        k = int(to_host(state.mask[0]).sum())
         # On a terminal a bar shows the epochs; elsewhere the log has one line for each.
         shown = sys.stderr.isatty() and is_first_process()
-        bar = tqdm.tqdm(initial=first, total=self.n_epochs, unit="epoch", disable=not shown)
-        with bar, self._tensorboard(int(state.step)) as log_scalars:
+        self.bar = tqdm.tqdm(
+            initial=first * self.steps_per_epoch,
+            total=self.n_epochs * self.steps_per_epoch,
+            unit="step",
+            disable=not shown,
+        )
+        with self.bar, self._tensorboard(int(state.step)) as log_scalars:
             for epoch in range(first, self.n_epochs):
-                state, k = self._prune_before(epoch, state, k)
+                state = self._prune_before(epoch, state)
                 with self._profile(epoch == min(first + 1, self.n_epochs - 1)):
-                    state, k, record = self._train_epoch(epoch, state, k)
+                    state, record = self._train_epoch(epoch, state)
                 self.folder.log_metrics(record)
                 log_scalars(record)
                 stop = in_any_process(stopping.requested())
                 due = self._due(epoch, self.config.checkpoint.every_epochs)
                 if due or stop or "ndcg@100" in record:
-                    score = record.get("ndcg@100") if k == self.config.sparsity.target_nnz else None
+                    at_target = self.plan[epoch].nnz == self.config.sparsity.target_nnz
+                    score = record.get("ndcg@100") if at_target else None
                     elapsed = before + time.perf_counter() - started
-                    notes = {"epoch": epoch + 1, "seconds": self.seconds, "elapsed": elapsed}
+                    notes = {
+                        "layout": LAYOUT,
+                        "epoch": epoch + 1,
+                        "seconds": self.seconds,
+                        "elapsed": elapsed,
+                    }
                     with _timed(self.seconds, "checkpoint"):
                         self.checkpoints.save(int(state.step), state, notes, score)
-                bar.update()
-                bar.set_postfix(k=k, loss=record["loss"], users_per_s=record["users_per_s"])
-                if bar.disable:
+                self.bar.set_postfix(k=record["k"], loss=record["loss"])
+                if self.bar.disable:
                     done = (epoch + 1 - first) / (self.n_epochs - first)
                     left = (time.perf_counter() - started) * (1 / done - 1)
                     self._log_line(record, left)
                 if stop:
                     stopping.leave(f"checkpoint at step {int(state.step)}")
         return state, before
+
+    def scorer(self, state: TrainState, kept: int) -> Scorer:
+        """Serving scores of a state with so many weights an item."""
+        form = self._form(kept)
+        return device_scorer(state, form, self._layout_of(state, form))
 
     def seconds_by_part(self) -> dict[str, float]:
         return {f"{part}_seconds": round(spent, 2) for part, spent in self.seconds.items()}
@@ -140,21 +178,88 @@ class TrainingLoop:
             return tensorboard.scalars(self.folder.tensorboard, step)
         return contextlib.nullcontext(lambda record: None)
 
-    def _resume(self) -> tuple[TrainState, int, float]:
-        n_items, n_factors = self.split.train.n_items, self.config.model.n_factors
-        like = jax.eval_shape(lambda: create_state(self.recipe, n_items, n_factors))
-        found = self.checkpoints.restore_latest(shaped(like, self.recipe.placement))
+    def _begin(self, start: Start | None) -> TrainState:
+        form, places = self._form(self.plan[0].kept), self._places(self.plan[0].kept)
+        if start is None:
+            return random_state(self.start_key, self.split.train.n_items, form, places)
+        return sparse_state(start, form, places)
+
+    def _resume(self) -> tuple[TrainState, int, float] | None:
+        def like(notes: dict) -> TrainState:
+            if notes.get("layout") != LAYOUT:
+                raise InputError(
+                    f"{self.folder.path}: its checkpoints are of another version of celsa_jax, "
+                    "with another layout; go on with that version, or use another folder"
+                )
+            kept = self._kept_after(notes["epoch"])
+            return shaped(state_shape(self.n_rows, self._places(kept)), self.placement)
+
+        found = self.checkpoints.restore_latest(like)
         if found is None:
-            return create_state(self.recipe, n_items, n_factors, self.warm), 0, 0.0
+            return None
         step, state, notes = found
         log.info("resumed at step %d", step)
         self.seconds |= notes["seconds"]
+        if self.placement is not None:  # it may have been saved on another number of devices
+            state = without_rows_of_no_item(state, self._form(self._kept_after(notes["epoch"])))
         return state, notes["epoch"], notes["elapsed"]
+
+    def _kept_after(self, epoch: int) -> int:
+        """Weights of an item after so many epochs."""
+        if epoch == self.n_epochs:
+            return self.config.sparsity.target_nnz
+        return self.plan[epoch - 1].kept
+
+    def _form(self, kept: int, chosen_each_step: bool = False) -> Form:
+        """How the step of so many weights an item is compiled."""
+        config, n_factors = self.config, self.config.model.n_factors
+        dense = None
+        if self._dense(kept):
+            dense = operand_dtype(config.train.precision)
+        block = self._block(dense is not None)
+        if block not in self.budgets:
+            self.budgets[block] = self._largest(lambda batches: self._blocks(batches, block))
+        return Form(
+            n_factors,
+            dense,
+            self.budgets[block],
+            self.n_sampled,
+            chosen_each_step,
+            self.placement,
+        )
+
+    def _dense(self, kept: int) -> bool:
+        n_items = self.n_sampled or self.n_rows // self._share(ITEM)
+        return dense_pays(n_items, self.config.model.n_factors, kept, device_bytes())
+
+    def _places(self, kept: int) -> int:
+        return capacity(kept, self.config.model.n_factors, self._dense(kept))
+
+    def _block(self, dense: bool) -> int:
+        """Users in a block: as even as it goes, and a multiple of 8 (`products`)."""
+        most = users_in_block(self.n_sampled or self.n_rows // self._share(ITEM), dense)
+        users = self.batch_size // self._share(DATA)
+        block = -(-users // -(-users // most))
+        return block + -block % 8
+
+    def _blocks(self, batches: jax.Array, block: int) -> jax.Array:
+        return in_blocks(batches, block, self._share(DATA), self.chunks[0].n_rows)
+
+    def _largest(self, cut: Callable[[jax.Array], jax.Array]) -> int:
+        """Interactions in the largest of all batches, or of what they are cut into."""
+        return max(
+            nnz_budget(chunk, cut(batches))
+            for epoch in range(self.n_epochs)
+            for chunk, batches in self._epoch(epoch)
+        )
+
+    def _share(self, axis: str) -> int:
+        return 1 if self.placement is None else self.placement.mesh.shape[axis]
 
     def _epoch(self, epoch: int) -> list[tuple[Chunk, jax.Array]]:
         """The chunks of an epoch in their order, each with its batches."""
-        key = jax.random.fold_in(jax.random.key(self.config.train.seed), epoch)
-        rng = np.random.default_rng((self.config.train.seed, epoch))
+        key = jax.random.fold_in(jax.random.key(self.seed), epoch)
+        rng = np.random.default_rng((self.seed, epoch))
         order = rng.permutation(len(self.chunks))
         n_rows = self.chunks[0].n_rows
         return [
@@ -165,10 +270,10 @@ class TrainingLoop:
             for c in order
         ]
 
-    def _on_device(self, epoch: int) -> Iterator[tuple[Chunk, jax.Array]]:
+    def _on_device(self, epoch: int, block: int) -> Iterator[tuple[Chunk, jax.Array]]:
         """An epoch's chunks on the device; the next is on its way while one is trained on."""
         chunks = (
-            (self.resident or self._to_device(chunk), self._on_all(batches))
+            (self.resident or self._to_device(chunk), self._on_all(self._blocks(batches, block)))
             for chunk, batches in self._epoch(epoch)
         )
         ahead = next(chunks)
@@ -178,102 +283,88 @@ class TrainingLoop:
         yield ahead
 
     def _to_device(self, chunk: Chunk) -> Chunk:
-        placement = self.recipe.placement
-        if placement is None:
+        if self.placement is None:
             return jax.device_put(chunk)
-        return Chunk(placement.put(chunk.indptr), placement.put_shares(np.asarray(chunk.indices)))
+        return Chunk(self.placement.put(chunk.indptr), self.placement.put(chunk.indices))
 
     def _on_all(self, array: jax.Array | np.ndarray) -> jax.Array:
-        placement = self.recipe.placement
-        return jnp.asarray(array) if placement is None else placement.put(array)
+        return jnp.asarray(array) if self.placement is None else self.placement.put(array)
 
-    def _prune_before(self, epoch: int, state: TrainState, k: int) -> tuple[TrainState, int]:
-        """The mask updates that happen before an epoch, the one to the target included."""
-        sparsity, n_factors = self.config.sparsity, self.config.model.n_factors
-        phase = phase_at(self.phases, epoch)
-        if epoch == phase.first > 0:
-            state, _ = self._prune_at_end(state, k)
-            state, k = unprune(state, self.recipe), n_factors
-        every = sparsity.update_every
-        due = epoch < phase.at_target and every and (epoch - phase.first) % every == 0
-        if not due and epoch != phase.at_target:
-            return state, k
-        progress = phase.pruned(epoch)
-        wanted = int(nnz_at(sparsity.schedule, progress, n_factors, sparsity.target_nnz))
-        # An update that would change nothing would only rewind.
-        if wanted == k and not (sparsity.regrow and k < n_factors):
-            return state, k
-        return self._prune(state, wanted, phase.rewind), wanted
+    def _layout_of(self, state: TrainState, form: Form) -> Layout | None:
+        """That of the state's columns, where products are gathers over all items."""
+        if form.dense or form.n_sampled:
+            return None
+        if self.layout is None:
+            n_shards = self._share(ITEM)
+            columns = np.split(to_host(state.columns), n_shards)
+            parts = [make_layout(part, form.n_factors) for part in columns]
+            whole = Layout(*(np.concatenate(leaves) for leaves in zip(*parts, strict=True)))
+            put = jax.device_put if self.placement is None else self.placement.put_rows
+            self.layout = Layout(*map(put, whole))
+        return self.layout
 
-    def _prune_at_end(self, state: TrainState, k: int) -> tuple[TrainState, int]:
-        """Meets the target where no final phase follows, and keeps what was learned."""
-        target = self.config.sparsity.target_nnz
-        if k > target:
-            state = self._prune(state, target, rewind=False)
-        return state, target
+    def _prune_before(self, epoch: int, state: TrainState) -> TrainState:
+        """The mask update that happens before an epoch, if any."""
+        now, before = self.plan[epoch], self.config.sparsity.start_nnz
+        if epoch:
+            before = self.plan[epoch - 1].kept
+        return state if now.kept == before else self._prune(state, now.kept, now.rewind)
 
-    def _prune(self, state: TrainState, k: int, rewind: bool) -> TrainState:
-        recipe = dataclasses.replace(self.recipe, rewind=rewind)
+    def _prune(self, state: TrainState, k: int, rewind: bool = False) -> TrainState:
         with _timed(self.seconds, "mask"):
-            before = state.mask.copy()  # the state is donated
-            state = jax.block_until_ready(update_mask(state, jnp.int32(k), recipe))
-            kept = to_host(entries_kept(before, state.mask)).astype(np.int64)
-            n_before = to_host(entries_kept(before, before)).astype(np.int64)
-            self.mask_kept = float(kept.sum() / n_before.sum())
-        return state
+            return jax.block_until_ready(self._pruned(state, k, rewind))
+
+    def _pruned(self, state: TrainState, k: int, rewind: bool = False) -> TrainState:
+        self.layout = None
+        form, places = self._form(k), self._places(k)
+        return prune(state, k, self.start_key, form=form, places=places, rewind=rewind)
 
     def _train_epoch(
-        self, epoch: int, state: TrainState, k: int
-    ) -> tuple[TrainState, int, dict[str, float | None]]:
+        self, epoch: int, state: TrainState
+    ) -> tuple[TrainState, dict[str, float | None]]:
         started = time.perf_counter()
-        config = self.config
-        phase = phase_at(self.phases, epoch)
-        every_step = config.sparsity.update_every == 0 and epoch < phase.at_target
-        steps = epoch * self.steps_per_epoch + np.arange(self.steps_per_epoch)
-        nnz = np.full(self.steps_per_epoch, k, np.int32)
-        if every_step:
-            nnz = nnz_at(
-                config.sparsity.schedule,
-                phase.pruned(steps / self.steps_per_epoch),
-                config.model.n_factors,
-                config.sparsity.target_nnz,
-            )
-        rate_scale = np.ones(self.steps_per_epoch, np.float32)
-        if config.train.final_decay == "cosine":
-            settled = phase.settled(steps / self.steps_per_epoch)
-            rate_scale = ((1 + np.cos(np.pi * settled)) / 2).astype(np.float32)
-        recipe = dataclasses.replace(self.recipe, rewind=phase.rewind and every_step)
-        layout = self._layout(state, k, every_step)
-        by_chunk: list[jax.Array] = []
+        config, now = self.config, self.plan[epoch]
+        form = self._form(now.kept, now.kept > now.nnz)
+        layout = self._layout_of(state, form)
+        rates = now.rates(self.steps_per_epoch)
+        numbers = Numbers(
+            jax.random.fold_in(jax.random.key(self.seed), self.n_epochs),
+            config.train.learning_rate,
+            config.train.b1,
+            config.train.input_dropout,
+            now.nnz,
+        )
+        by_chunk: list[np.ndarray] = []
         per_chunk = np.split(np.arange(self.steps_per_epoch), len(self.chunks))
-        for (chunk, batches), at in zip(self._on_device(epoch), per_chunk, strict=True):
-            state, chunk_losses = train_chunk(
-                state,
-                chunk,
-                batches,
-                self._on_all(nnz[at]),
-                self._on_all(rate_scale[at]),
-                layout,
-                recipe=recipe,
-                budget=self.budget,
-                prune_every_step=every_step,
-            )
-            by_chunk.append(chunk_losses)
-            # The host does not run further ahead: three chunks are on the device at most.
-            jax.block_until_ready(by_chunk[-2:-1])
+        on_device = self._on_device(epoch, self._block(form.dense is not None))
+        for (chunk, batches), at in zip(on_device, per_chunk, strict=True):
+            losses = np.zeros(len(at), np.float32)
+            for first, last in self._pieces(epoch, len(at), at[0]):
+                state, part = train_steps(
+                    state,
+                    chunk,
+                    batches,
+                    self._on_all(rates[at]),
+                    self._on_all(np.array([first, last], np.int32)),
+                    layout,
+                    numbers,
+                    form=form,
+                )
+                losses += np.asarray(part)
+            by_chunk.append(losses)
         losses = np.concatenate(by_chunk)
         loss = float(losses.sum(dtype=np.float64)) / self.split.train.n_users
         spent = time.perf_counter() - started
         self.seconds["training"] += spent
-        self._check_finite(epoch, state, losses, rate_scale)
-        k = int(nnz[-1])
-        if epoch + 1 == self.n_epochs:
-            state, k = self._prune_at_end(state, k)
+        self._check_finite(epoch, state, losses, rates)
+        if epoch + 1 == self.n_epochs and now.kept > config.sparsity.target_nnz:
+            # Meets the target where no final phase follows, or the mask was chosen every step.
+            state = self._prune(state, config.sparsity.target_nnz)
         realised = to_host(nnz_per_row(state))[: self.split.train.n_items]
         record: dict[str, float | None] = {
             "step": int(state.step),
             "epoch": epoch + 1,
-            "k": k,
+            "k": now.nnz,
             "nnz_per_row": float(realised.mean()),
             "nnz_per_row_min": int(realised.min()),
             "nnz_per_row_max": int(realised.max()),
@@ -281,25 +372,47 @@ class TrainingLoop:
             "users_per_s": round(self.split.train.n_users / spent, 1),
             "seconds": round(spent, 3),
         }
-        if self.mask_kept is not None:
-            record["mask_kept"], self.mask_kept = self.mask_kept, None
         if self.val.n_users and self._due(epoch, config.eval.every_epochs):
             with _timed(self.seconds, "validation"):
-                embeddings, item_ids = final_embeddings(state), self.split.train.item_ids
-                record |= evaluate_embeddings(
-                    config, embeddings, self.val, item_ids, self.split.val_from, n_folds=1
-                ).summary()
-        return state, k, record
+                record |= self._validate(state, now)
+        return state, record
 
-    def _layout(self, state: TrainState, k: int, every_step: bool) -> compact.Layout | None:
-        """Of the mask, where training on the weights under it alone is right and pays."""
-        recipe = self.recipe
-        others = every_step or recipe.regrow or recipe.auxiliary_weight > 0
-        others = others or recipe.n_negatives > 0 or recipe.placement is not None
-        others = others or recipe.precision == "bfloat16"
-        if others or not compact.pays(self.config.model.n_factors, k):
-            return None
-        return jax.device_put(compact.make_layout(np.asarray(state.mask)))
+    def _validate(self, state: TrainState, now: Epoch) -> dict[str, float | None]:
+        if now.kept > now.nnz:  # as it would be if it ended here
+            copy = jax.tree.map(jnp.copy, state)
+            state = self._pruned(copy, now.nnz)
+        users, item_ids = self.val, self.split.train.item_ids
+        scorer = self.scorer(state, now.nnz)
+        held_out_from = self.split.val_from
+        return evaluate_model(
+            self.config, scorer, users, item_ids, held_out_from, n_folds=1
+        ).summary()
+
+    def _pieces(self, epoch: int, n_steps: int, before: int) -> Iterator[tuple[int, int]]:
+        """Cuts the steps of a chunk, so that a long epoch shows how far it is."""
+        first, size = 0, 1
+        started = logged = time.perf_counter()
+        while first < n_steps:
+            last = min(first + size, n_steps)
+            began = time.perf_counter()
+            yield first, last
+            now = time.perf_counter()
+            self.bar.update(last - first)
+            # As many as take some seconds; the first one compiles, and tells nothing.
+            wanted = int(size * _PIECE_SECONDS / (now - began)) if first else size
+            size = agreed(max(1, min(wanted, 2 * size)))
+            first = last
+            if self.bar.disable and now - logged > _LOG_SECONDS and first < n_steps:
+                logged = now
+                left = (now - started) * (self.steps_per_epoch - before - first) / first
+                log.info(
+                    "epoch %d/%d: step %d of %d, %.0f s left of it",
+                    epoch + 1,
+                    self.n_epochs,
+                    before + first,
+                    self.steps_per_epoch,
+                    left,
+                )
 
     def _check_finite(
         self, epoch: int, state: TrainState, losses: np.ndarray, rate_scale: np.ndarray
@@ -318,7 +431,7 @@ class TrainingLoop:
         raise InputError(
             f"{what} at step {epoch * self.steps_per_epoch + at + 1} (epoch {epoch + 1}, learning "
             f"rate {rate:.3g}); last sound checkpoint: {last}; lower "
-            "--config.train.learning_rate and use another --workdir"
+            "config.train.learning_rate and use another folder"
         )
 
     @contextlib.contextmanager

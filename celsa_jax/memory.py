@@ -10,42 +10,46 @@ import pathlib
 import jax
 
 from celsa_jax.errors import InputError
+from celsa_jax.evaluation.protocol import users_at_once
+from celsa_jax.products import capacity, dense_pays, users_in_block
 
 log = logging.getLogger(__name__)
 
-# Bytes an entry of W: itself, two moments, a byte of mask; the gradient and one copy beside them.
-_STATE = 4 + 2 * 4 + 1
-_STEP = 2 * 4
+# Bytes of a place: column and weight, two moments, and in a step gradient, values and an update.
+_PLACE = 4 + 4 + 2 * 4 + 3 * 4
 _CONTAINER = pathlib.Path("/sys/fs/cgroup/memory.max")  # Linux: bytes, or "max"
-_SCORES = 10  # an entry of users x items: x, scores and their gradient, some of them in bytes
+_SCORES = 20  # an entry of users x items: x twice, products, scores and their gradient
 
 
 def training_bytes(
     n_items: int,
     n_factors: int,
+    k: int,
     batch_size: int,
+    n_columns: int,
     n_users: int,
     n_interactions: int,
-    n_columns: int = 0,
-    mesh: tuple[int, int] = (1, 1),
 ) -> int:
-    """About what a device holds at once in a training step of the dense phase, users included.
+    """About what a device holds at once in a training step, or in validation, users included.
 
     Args:
-      n_items, n_factors: shape of W.
+      n_items: rows of the state on the device.
+      n_factors: d.
+      k: weights of an item at the start.
       batch_size: users in a step.
+      n_columns: items that a step scores.
       n_users, n_interactions: those on the device, with their interactions.
-      n_columns: items that a step scores (`sampling`); 0 for all.
-      mesh: devices that share users, and items.
     """
-    data, items = mesh
-    rows, users = n_items / items, batch_size / data
-    weights = (_STATE + _STEP) * rows * n_factors
-    columns = n_columns or n_items
-    batch = _SCORES * columns / items * users + 2 * 4 * n_factors * users
-    if n_columns:  # their weights, mask and gradient beside those of all, on every device
-        batch += (1 + 2 * 4) * columns * n_factors
-    return int(weights + batch) + 4 * (n_users + n_interactions // data)
+    dense = dense_pays(n_items, n_factors, k, device_bytes())
+    places = capacity(k, n_factors, dense)
+    state = _PLACE * n_items * places
+    users = min(batch_size, users_in_block(n_columns, dense))
+    step = (_SCORES * n_columns + 2 * 4 * n_factors) * users
+    if dense:
+        step += 3 * 4 * n_columns * n_factors
+    judged = users_at_once(n_items)
+    validation = (2 * _SCORES * n_items + 4 * n_factors) * judged
+    return int(state + max(step, validation)) + 4 * (n_users + n_interactions)
 
 
 def device_bytes() -> int:
@@ -70,6 +74,7 @@ def check_memory(needed: int) -> None:
     if needed > there:
         raise InputError(
             f"training would take about {needed / 1e9:.1f} GB, and the device has "
-            f"{there / 1e9:.1f}; lower config.model.n_factors or config.train.batch_size, or with "
-            "many users set config.train.chunk_users"
+            f"{there / 1e9:.1f}; lower config.sparsity.start_nnz, config.train.batch_size or, at a "
+            "random start, config.model.n_factors, set config.train.n_negatives, or with many "
+            "users config.train.chunk_users"
         )

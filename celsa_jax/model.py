@@ -1,65 +1,109 @@
-"""ELSA: a shallow linear autoencoder over items, with pruned rows.
+"""ELSA: a shallow linear autoencoder over items, with row-sparse weights.
 
 Vancura et al., "Scalable Linear Shallow Autoencoder for Collaborative Filtering" (RecSys 2022);
-with masks, "Efficient Learning of Sparse Representations from Interactions" (WWW 2026, arXiv
-2602.09935). Scores are relu(x A A^T - x) with A = rownorm(M * W).
+with pruned rows, "Efficient Learning of Sparse Representations from Interactions" (WWW 2026, arXiv
+2602.09935). Scores are relu(x A A^T - x) with A = rownorm(M * W), at most `RELU_CAP` in training.
+
+A row holds its factors and its weights at them alone, so M is which factors it has.
 """
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import lax
 
+from celsa_jax.data.batches import Batch
 from celsa_jax.losses import unit
+from celsa_jax.products import Layout, decode, encode, expand, renumber
+from celsa_jax.sharding import sum_along
+
+RELU_CAP = 6.0
 
 
-def initial_weights(key: jax.Array, n_items: int, n_factors: int) -> jax.Array:
-    """W at the start: Xavier-uniform, float32 [n_items, n_factors]."""
-    return jax.nn.initializers.glorot_uniform()(key, (n_items, n_factors), jnp.float32)
-
-
-def item_embeddings(weights: jax.Array, mask: jax.Array) -> jax.Array:
-    """A = rownorm(M * W), [n_items, n_factors]."""
-    return unit(jnp.where(mask, weights, 0.0))
-
-
-def training_scores(
-    embeddings: jax.Array, x: jax.Array, relu_cap: float | None, relu: bool = True
-) -> jax.Array:
-    """y = relu(x A A^T - x), at most `relu_cap`; x and y are [n_users, n_items].
-
-    Without `relu`, an ablation, scores below 0 stay.
-    """
-    y = x @ embeddings @ embeddings.T - x
-    y = jax.nn.relu(y) if relu else y
-    return y if relu_cap is None else jnp.minimum(y, relu_cap)
-
-
-class Mask(nnx.Variable):
-    """Which weights are left, bool [n_items, n_factors]."""
+class Columns(nnx.Variable):
+    """The factors of each item, int32 [n_items, capacity]; n_factors for places not in use."""
 
 
 class ELSA(nnx.Module):
-    """The handle on weights and mask; the functions of this module do the work."""
+    """The model that trains.
+
+    Attributes:
+      weights: W where the mask is true, float32 [n_items, capacity]; 0 in places not in use.
+      columns: the factors of these weights, in the same shape.
+      n_factors: d.
+      layout: of the columns, for products by gathers (`products`), or None.
+      dense: the dtype of the operands of dense products; None for products by gathers.
+      item_axis: name of the mesh axis along which the items lie (`shard_map`), or None.
+    """
 
     def __init__(
         self,
-        n_items: int,
+        weights: jax.Array,
+        columns: jax.Array,
         n_factors: int,
         *,
-        relu_cap: float | None = 6.0,
-        relu: bool = True,
-        rngs: nnx.Rngs,
+        layout: Layout | None = None,
+        dense: str | None = None,
+        item_axis: str | None = None,
     ):
-        self.relu_cap, self.relu = relu_cap, relu
-        self.weights = nnx.Param(initial_weights(rngs.params(), n_items, n_factors))
-        self.mask = Mask(jnp.ones((n_items, n_factors), bool))
+        self.weights = nnx.Param(weights)
+        self.columns = Columns(columns)
+        self.n_factors = n_factors
+        self.layout = nnx.data(layout)
+        self.dense, self.item_axis = dense, item_axis
 
     def embeddings(self) -> jax.Array:
-        """A, [n_items, n_factors]: unit rows, zero where the mask is false."""
-        return item_embeddings(self.weights[...], self.mask[...])
+        """A: unit rows, [n_items, capacity], or expanded to [n_items, n_factors] where dense."""
+        values = unit(self.weights[...])
+        if self.dense is None:
+            return values
+        return expand(values, self.columns[...], self.n_factors)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Training scores of histories x, [n_users, n_items] in {0, 1}."""
-        return training_scores(self.embeddings(), x, self.relu_cap, self.relu)
+    def products(self, embeddings: jax.Array, batch: Batch) -> jax.Array:
+        """x A A^T, [n_items, n_users], of what is seen of the histories, for A of `embeddings`."""
+        if self.dense is None:
+            columns, n_factors = self.columns[...], self.n_factors
+            if self.layout is None:
+                columns, n_factors = renumber(columns, batch.items, n_factors, self.item_axis)
+            hidden = encode(embeddings, columns, batch, n_factors)
+            hidden = _sum_along(hidden, self.item_axis)
+            return decode(embeddings, columns, hidden, self.layout)
+        x = batch.inputs(embeddings.shape[0])
+        hidden = _sum_along(_dense_product(embeddings, x, 0, self.dense), self.item_axis)
+        return _dense_product(embeddings, hidden, 1, self.dense)
+
+    def scores(self, embeddings: jax.Array, batch: Batch) -> jax.Array:
+        """Training scores relu(x A A^T - x), at most `RELU_CAP`, [n_items, n_users]."""
+        x = batch.inputs(embeddings.shape[0])
+        return jnp.minimum(jax.nn.relu(self.products(embeddings, batch) - x), RELU_CAP)
+
+    def __call__(self, batch: Batch) -> jax.Array:
+        """The training scores of a batch."""
+        return self.scores(self.embeddings(), batch)
+
+
+def _dense_product(a: jax.Array, b: jax.Array, contracted: int, dtype: str) -> jax.Array:
+    """Contracts an axis of a with the first of b; without "highest" GPUs round float32, too."""
+    return lax.dot_general(
+        a.astype(dtype),
+        b.astype(dtype),
+        (((contracted,), (0,)), ((), ())),
+        precision="highest",
+        preferred_element_type=jnp.float32,
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _sum_along(part: jax.Array, axis: str | None) -> jax.Array:
+    """The sum of what each device has along an axis of the mesh, if any; so is its gradient."""
+    return sum_along(part, axis)
+
+
+_sum_along.defvjp(
+    lambda part, axis: (_sum_along(part, axis), None),
+    lambda axis, _, given: (sum_along(given, axis),),
+)

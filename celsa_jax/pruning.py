@@ -12,7 +12,9 @@ import jax.numpy as jnp
 _CPU_BLOCK_ENTRIES = 1 << 14
 
 
-def top_k_mask(scores: jax.Array, k: jax.Array | int) -> jax.Array:
+def top_k_mask(
+    scores: jax.Array, k: jax.Array | int, among: jax.Array | None = None
+) -> jax.Array:
     """Marks the k entries of largest magnitude in every row; ties go to the lower index.
 
     The bits of |x|, read as an integer, order like |x| itself, so the k-th largest magnitude is
@@ -23,6 +25,8 @@ def top_k_mask(scores: jax.Array, k: jax.Array | int) -> jax.Array:
     Args:
       scores: [n_items, n_factors] float32; only magnitudes count, and -0 equals 0.
       k: non-zeros to keep in each row, 1 <= k <= n_factors; may be traced.
+      among: [n_items, n_factors] bool, the entries to choose from, at least k in every row; None
+        for all.
 
     Returns:
       [n_items, n_factors] bool with exactly k true entries a row.
@@ -32,19 +36,21 @@ def top_k_mask(scores: jax.Array, k: jax.Array | int) -> jax.Array:
     if jax.default_backend() == "cpu":
         rows = max(1, min(n_items, _CPU_BLOCK_ENTRIES // n_factors))
     k = jnp.asarray(k, jnp.int32)
-    return jax.lax.map(lambda row: _row_mask(row, k), scores, batch_size=rows)
+    magnitudes = jax.lax.bitcast_convert_type(scores, jnp.int32) & jnp.int32(0x7FFFFFFF)
+    if among is not None:  # one step up, so that 0 is below all that may be chosen
+        magnitudes = jnp.where(among, magnitudes + 1, 0)
+    return jax.lax.map(lambda row: _row_mask(row, k), magnitudes, batch_size=rows)
 
 
-def _row_mask(row: jax.Array, k: jax.Array) -> jax.Array:
-    magnitude = jax.lax.bitcast_convert_type(row, jnp.int32) & jnp.int32(0x7FFFFFFF)
-    index = jnp.arange(row.shape[0], dtype=jnp.int32)
+def _row_mask(magnitude: jax.Array, k: jax.Array) -> jax.Array:
+    index = jnp.arange(magnitude.shape[0], dtype=jnp.int32)
 
     # The largest threshold that at least k magnitudes reach, or any that exactly k reach.
-    threshold = _bisect(31, lambda t: _count(magnitude >= t), lambda n: n >= k, k, row.shape[0])
+    threshold = _bisect(31, lambda t: _count(magnitude >= t), lambda n: n >= k, k, magnitude.shape[0])
     above, tied = magnitude > threshold, magnitude == threshold
     # Of the ties, those before an end that leaves as many as are still wanted.
     wanted = k - _count(above)
-    n_bits = row.shape[0].bit_length()
+    n_bits = magnitude.shape[0].bit_length()
     end = _bisect(n_bits, lambda e: _count(tied & (index < e)), lambda n: n <= wanted, wanted, 0)
     return above | (tied & (index < end))
 

@@ -1,9 +1,10 @@
 """Several devices, of one host or of many: the mesh, and which part of an array lies where.
 
 The mesh has two axes. Rows of W, of its mask and of the optimizer's state lie along `item`; the
-users of a batch, and the interactions of all users, along `data`. A step then sends around what has
-a side of `users`, and what is summed over `data` the gradient as well, so by default all devices
-are on the axis of items. XLA inserts the communication (GSPMD); nothing here does.
+users of a batch along `data`; the interactions of all users are on every device. A step is written
+for one device and its rows (`jax.shard_map`), and says what it sums: along `item` the latent vectors
+of its users, their gradient and three sums of the loss, along `data` the gradient. So by default all
+devices are on the axis of items.
 """
 
 from __future__ import annotations
@@ -49,10 +50,6 @@ class Placement:
         share = self.mesh.shape[ITEM]
         return -(-self.n_items // share) * share
 
-    def constrain(self, array: jax.Array, *axes: str | None) -> jax.Array:
-        """Inside of jit: the array, with its dimensions along these axes of the mesh."""
-        return jax.lax.with_sharding_constraint(array, self._along(*axes))
-
     def constrain_state(self, tree: Any) -> Any:
         """Inside of jit: a state where it lies (`sharding_of`)."""
         return jax.tree.map(
@@ -64,25 +61,28 @@ class Placement:
         array = np.asarray(array)
         return jax.make_array_from_callback(array.shape, self._along(*axes), array.__getitem__)
 
-    def put_shares(self, array: np.ndarray) -> jax.Array:
-        """An array of one dimension shared along `data`, with zeros behind it to fill that up."""
-        share = self.mesh.shape[DATA]
-        return self.put(np.pad(array, (0, -len(array) % share)), DATA)
-
     def put_rows(self, matrix: np.ndarray) -> jax.Array:
-        """A matrix of items by its rows, with zeros below it."""
-        return self.put(np.pad(matrix, ((0, self.n_rows - len(matrix)), (0, 0))), ITEM)
+        """An array whose first axis lies along `item`."""
+        return self.put(matrix, ITEM)
 
-    def by_items(self, function: Any) -> Any:
-        """A function of a matrix of items that treats rows apart, for each device by itself."""
-        rows, whole = PartitionSpec(ITEM, None), PartitionSpec()
+    def on_devices(self, function: Any, in_specs: Any, out_specs: Any) -> Any:
+        """A function of what one device has, for all of them (`jax.shard_map`)."""
         return jax.shard_map(
-            function, mesh=self.mesh, in_specs=(rows, whole), out_specs=rows, check_vma=False
+            function, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
         )
 
+    def specs(self, tree: Any) -> Any:
+        """Where the arrays of a state lie: matrices of items by their rows, all else whole."""
+
+        def of(leaf: Any) -> PartitionSpec:
+            along = leaf.ndim == 2 and leaf.shape[0] == self.n_rows
+            return PartitionSpec(*([ITEM] if along else []))
+
+        return jax.tree.map(of, tree)
+
     def sharding_of(self, leaf: Any) -> NamedSharding:
-        """Of a part of the state: matrices of items by their rows, all else on every device."""
-        return self._along(*([ITEM] if leaf.ndim == 2 and leaf.shape[0] == self.n_rows else []))
+        """Of a part of the state (`specs`)."""
+        return NamedSharding(self.mesh, self.specs(leaf))
 
     def _along(self, *axes: str | None) -> NamedSharding:
         return NamedSharding(self.mesh, PartitionSpec(*axes))
@@ -110,11 +110,6 @@ def make_placement(config: ConfigDict, n_items: int) -> Placement | None:
         raise InputError(
             f"config.mesh.data x config.mesh.item is {data} x {items}, but there are {there} "
             "devices; make the product fit, or leave config.mesh.item at 0 for all that are left"
-        )
-    if config.train.batch_size % data:
-        raise InputError(
-            f"config.train.batch_size is {config.train.batch_size}; it must be a multiple of "
-            f"config.mesh.data ({data})"
         )
     if data * items == 1:
         return None
@@ -223,6 +218,12 @@ def to_host(array: jax.Array) -> np.ndarray:
     return multihost_utils.process_allgather(array, tiled=True)
 
 
-def pad_rows(matrix: jax.Array, n_rows: int) -> jax.Array:
-    """A matrix with rows of zeros (or False) behind its own, up to so many."""
-    return jnp.pad(matrix, ((0, n_rows - matrix.shape[0]), (0, 0)))
+def sum_along(tree: Any, axis: str | None) -> Any:
+    """Inside of `shard_map`: the sum of what each device has along an axis, None for one device."""
+    return tree if axis is None else jax.lax.psum(tree, axis)
+
+
+def pad_rows(matrix: jax.Array, n_rows: int, value: int = 0) -> jax.Array:
+    """A matrix with rows of a value behind its own, up to so many."""
+    padding = ((0, n_rows - matrix.shape[0]), (0, 0))
+    return jnp.pad(matrix, padding, constant_values=value)

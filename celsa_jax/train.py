@@ -9,22 +9,23 @@ import platform
 import time
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
-from celsa_jax import runtime
+from celsa_jax import recipe, runtime
 from celsa_jax.checkpoint import Checkpoints, steps_in
-from celsa_jax.config import validate
+from celsa_jax.config import seed_of, validate
 from celsa_jax.data import Interactions, Split, load_dataset, make_split
 from celsa_jax.data.splits import check_data, load_split, read_split
-from celsa_jax.export import sparse_embeddings
 from celsa_jax.loop import TrainingLoop
 from celsa_jax.memory import check_memory, training_bytes
 from celsa_jax.sampling import n_columns
-from celsa_jax.scoring import evaluate_embeddings
+from celsa_jax.scoring import evaluate_model
 from celsa_jax.sharding import DATA, ITEM, Placement, is_first_process, make_placement, wait_for_all
 from celsa_jax.sparse import bytes_per_item, save_embeddings
-from celsa_jax.step import final_embeddings
-from celsa_jax.warm_start import finished_run, warm_weights
+from celsa_jax.starts import Start, clusters, neighbours
+from celsa_jax.state import embeddings_of
+from celsa_jax.warm_start import finished_run, warm_start
 from celsa_jax.workdir import Workdir
 
 log = logging.getLogger(__name__)
@@ -68,25 +69,49 @@ def _finished(config: ConfigDict, folder: Workdir) -> dict | None:
 
 
 def _run(config: ConfigDict, folder: Workdir) -> dict:
-    started = time.perf_counter()
     devices = jax.devices()
     log.info("devices: %d (%s)", len(devices), devices[0].device_kind)
     log.info("versions: %s", ", ".join(f"{n} {v}" for n, v in runtime.versions().items()))
     log.info("config: SHA-256 %s", hashlib.sha256(config.to_json().encode()).hexdigest())
-    dataset = load_dataset(config.data, config.train.seed)
+    started = time.perf_counter()
+    dataset = load_dataset(config.data, seed_of(config, "split"))
     log.info("data: %s", dataset.counts)
     split = _split(config, dataset.interactions, folder)
     log.info("data: SHA-256 %s", split.digest or dataset.interactions.digest())
     log.info("split: %s", split.counts())
-    placement = make_placement(config, split.train.n_items)
-    check_memory(_needed(config, split.train, placement))
-    warm = None
-    if config.train.init_from and not steps_in(folder.checkpoints):
-        warm = warm_weights(config.train.init_from, split.train, config.model.n_factors)
-        if config.refine.n_rounds:
-            log.info("no refinement (config.refine): a warm start is one")
-        if config.sparsity.rewind:
-            log.info("no rewinding (config.sparsity.rewind): the run goes on from learned weights")
+    return train_split(config, split, folder, dataset.counts, time.perf_counter() - started)
+
+
+def train_split(
+    config: ConfigDict,
+    split: Split,
+    folder: Workdir,
+    counts: dict[str, int],
+    seconds: float = 0.0,
+) -> dict:
+    """Trains on a split, or resumes, evaluates and exports.
+
+    Args:
+      config: validated.
+      split: of the data.
+      folder: of the run, which no other process has.
+      counts: of the data, for the results.
+      seconds: that it took to load them.
+
+    Returns:
+      as `train_and_evaluate`
+    """
+    started = time.perf_counter() - seconds
+    devices = jax.devices()
+    train = split.train
+    filled = recipe.filled(config, train.matrix)
+    chosen = recipe.chosen(config, filled)
+    log.info("recipe: %s", ", ".join(f"{field} {value:g}" for field, value in chosen.items()))
+    placement = make_placement(config, train.n_items)
+    check_memory(_needed(filled, train, placement))
+    starting = time.perf_counter()
+    start, factor_ids = _start(filled, train, bool(steps_in(folder.checkpoints)))
+    start_seconds = time.perf_counter() - starting
     folder.start(config)
     if is_first_process() and not folder.split.exists():
         split.save(folder.split)
@@ -96,27 +121,29 @@ def _run(config: ConfigDict, folder: Workdir) -> dict:
         Checkpoints(folder.checkpoints, config.checkpoint.keep) as checkpoints,
         runtime.compilations() as compilations,
     ):
-        loop = TrainingLoop(config, split, folder, checkpoints, warm, placement)
-        state, seconds_before = loop.train()
+        loop = TrainingLoop(filled, split, folder, checkpoints, placement)
+        state, seconds_before = loop.train(start)
 
-    embeddings = sparse_embeddings(state, split.train.n_items)
+    n_items, n_factors = train.n_items, filled.model.n_factors
+    embeddings = embeddings_of(state, n_items, n_factors)
     if is_first_process():
-        save_embeddings(folder.path, embeddings, split.train.item_ids)
+        save_embeddings(folder.path, embeddings, train.item_ids, factor_ids)
     test = None
     if split.test.n_users:
-        test = evaluate_embeddings(
-            config, final_embeddings(state), split.test, split.train.item_ids, split.test_from
-        )
+        scorer = loop.scorer(state, config.sparsity.target_nnz)
+        test = evaluate_model(filled, scorer, split.test, train.item_ids, split.test_from)
     results = {
         "test": test and {**test.summary(), **test.counts},
         "folds": config.eval.folds if split.test_from is None else "temporal",
         "step": int(state.step),
         "nnz_per_row": config.sparsity.target_nnz,
         "bytes_per_item": bytes_per_item(embeddings),
-        "n_factors": config.model.n_factors,
-        "seed": config.train.seed,
-        "data": {**dataset.counts, **split.counts()},
+        "n_factors": n_factors,
+        "seed": config.seed,
+        "recipe": chosen,
+        "data": {**counts, **split.counts()},
         "wall_seconds": round(seconds_before + time.perf_counter() - started, 1),
+        "start_seconds": round(start_seconds, 2),
         **loop.seconds_by_part(),
         "device": f"{len(devices)} x {devices[0].device_kind} ({platform.machine()})",
         "versions": runtime.versions(),
@@ -135,11 +162,31 @@ def _split(config: ConfigDict, interactions: Interactions, folder: Workdir) -> S
             return load_split(folder.split, interactions)
         # A split by time follows from the data and the configuration alone.
         check_data(folder.split, interactions)
-        return make_split(interactions, config.data, config.train.seed)
+        return make_split(interactions, config.data, seed_of(config, "split"))
     earlier = None
     if config.train.init_from:
         earlier = read_split(finished_run(config.train.init_from).split)
-    return make_split(interactions, config.data, config.train.seed, earlier)
+    return make_split(interactions, config.data, seed_of(config, "split"), earlier)
+
+
+def _start(
+    config: ConfigDict, train: Interactions, resumed: bool
+) -> tuple[Start | None, np.ndarray | None]:
+    """What to begin with, None at random or where a run is resumed; and the items of the factors.
+
+    The width of the model is written to the configuration where the start decides it.
+    """
+    model, k0, seed = config.model, config.sparsity.start_nnz, seed_of(config, "start")
+    if config.train.init_from:
+        start, factor_ids = warm_start(config.train.init_from, train, k0, model.alpha, seed)
+        model.n_factors = start.n_factors
+        return start, factor_ids
+    factor_ids = train.item_ids if model.start == "neighbours" else None
+    if resumed or model.start == "random":
+        return None, factor_ids
+    if model.start == "clusters":
+        return clusters(train.matrix, model.n_factors, k0, model.alpha, seed), None
+    return neighbours(train.matrix, k0, model.alpha, seed), factor_ids
 
 
 def _needed(config: ConfigDict, users: Interactions, placement: Placement | None) -> int:
@@ -147,18 +194,18 @@ def _needed(config: ConfigDict, users: Interactions, placement: Placement | None
     chunk = config.train.chunk_users or users.n_users
     resident = min(1.0, 3 * chunk / users.n_users)
     batch_size = min(config.train.batch_size, chunk)
-    columns = 0
+    columns = users.n_items
     if config.train.n_negatives:
         # Batches of the mean length; how long they are is known when they are drawn.
         n_own = batch_size * users.matrix.nnz // users.n_users
         columns = n_columns(users.n_items, n_own, config.train.n_negatives)
-    shape = (1, 1) if placement is None else (placement.mesh.shape[a] for a in (DATA, ITEM))
+    data, items = (1, 1) if placement is None else (placement.mesh.shape[a] for a in (DATA, ITEM))
     return training_bytes(
-        users.n_items,
+        -(-users.n_items // items),
         config.model.n_factors,
-        batch_size,
+        config.sparsity.start_nnz,
+        -(-batch_size // data),
+        -(-columns // items),
         int(resident * users.n_users),
         int(resident * users.matrix.nnz),
-        columns,
-        tuple(shape),
     )

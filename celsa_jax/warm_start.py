@@ -1,57 +1,101 @@
-"""Weights for a new run from an earlier one, item by item."""
+"""A start from an earlier run, item by item."""
 
 from __future__ import annotations
 
 import logging
 
 import numpy as np
+import scipy.sparse as sp
 
 from celsa_jax.data.interactions import Interactions, lookup
 from celsa_jax.errors import InputError
 from celsa_jax.sparse import SparseEmbeddings
-from celsa_jax.sparse.rows import unit_rows
+from celsa_jax.sparse.rows import keep_largest, unit_rows
+from celsa_jax.starts import Start, neighbours
 from celsa_jax.workdir import Workdir
 
 log = logging.getLogger(__name__)
 
+_OFFERED = 0.1  # of its largest value: where a known item's further factors begin
 
-def warm_weights(workdir: str, train: Interactions, n_factors: int) -> np.ndarray:
-    """Initial weights, float32 [n_items, n_factors].
 
-    They know the users that the earlier run was trained on, so the new run is split by
+def warm_start(
+    workdir: str, train: Interactions, k0: int, alpha: float, seed: int
+) -> tuple[Start, np.ndarray | None]:
+    """Factors and values to begin with, and the items of the factors.
+
+    Items of the earlier run begin at its embeddings. Where factors belong to items, new items begin
+    like those of any run (`starts.neighbours`), and known ones are offered their nearest items'
+    factors, too, at a tenth of their similarity; the factors of items that are gone stay. Where
+    they do not, new items begin at the mean of their users' latent vectors, x A / |x A|.
+
+    The embeddings know the users that the earlier run was trained on, so the new run is split by
     `make_split` with `earlier`.
-
-    Items of the earlier run begin at its embeddings. A new item begins at the mean of its users'
-    latent vectors, x A / |x A|, as the known items give them; the mask keeps what is largest of
-    it. A new item whose users have no known item begins at zero, and is the caller's to fill.
 
     Args:
       workdir: of a finished run.
       train: interactions to train on.
-      n_factors: d of the new run.
+      k0: factors an item at most.
+      alpha, seed: see `neighbours`.
+
+    Returns:
+      The start, and the ids of its factors' items, [n_factors], or None.
 
     Raises:
-      InputError: no finished run, another number of factors, or no item in common.
+      InputError: no finished run, or no item in common.
     """
     earlier = SparseEmbeddings.load(finished_run(workdir).embeddings)
-    if earlier.n_factors != n_factors:
-        raise InputError(
-            f"config.train.init_from={workdir}: has {earlier.n_factors} factors, and "
-            f"config.model.n_factors is {n_factors}"
-        )
     at = lookup(earlier.item_ids, train.item_ids)
-    known = np.flatnonzero(at >= 0)
-    new = np.flatnonzero(at < 0)
-    if not len(known):
-        raise InputError(f"config.train.init_from={workdir}: no item in common; the same ids?")
-    log.info("%d items start from %s, %d are new", len(known), workdir, len(new))
-    rows = earlier.tocsr()[at[known]]
-    weights = np.zeros((train.n_items, n_factors), np.float32)
-    weights[known] = rows.toarray()
-    if len(new):
-        latent = unit_rows(train.matrix[:, known] @ rows)
-        weights[new] = unit_rows(train.matrix[:, new].T.tocsr() @ latent).toarray()
-    return weights
+    known = at >= 0
+    if not known.any():
+        raise InputError(f"{workdir}: no item in common with the data; the same ids?")
+    log.info("%d items start from %s, %d are new", known.sum(), workdir, (~known).sum())
+    learned, factor_ids = earlier.tocsr(), earlier.factor_ids
+    if factor_ids is not None:
+        learned, factor_ids = _renumbered(learned, factor_ids, train.item_ids)
+    rows = sp.diags_array(known.astype(np.float32)) @ learned[np.maximum(at, 0)]
+    if factor_ids is not None:
+        fresh = neighbours(train.matrix, k0, alpha, seed)
+        scale = np.where(known, _OFFERED, 1).astype(np.float32)
+        offered = _csr(fresh, rows.shape[1]).multiply(scale[:, None]).tocsr()
+        rows = rows + offered - offered.multiply(rows != 0)
+    else:
+        latent = unit_rows((train.matrix @ rows).tocsr())
+        new = sp.diags_array((~known).astype(np.float32)) @ train.matrix.T.tocsr()
+        rows = rows + unit_rows((new @ latent).tocsr())
+    return _start(keep_largest(rows.tocsr(), k0), k0), factor_ids
+
+
+def _renumbered(
+    learned: sp.csr_matrix, factor_ids: np.ndarray, item_ids: np.ndarray
+) -> tuple[sp.csr_matrix, np.ndarray]:
+    """With the factors of the items there are now, in their order, and then of those gone."""
+    at = lookup(item_ids, factor_ids)
+    used = np.bincount(learned.indices, minlength=len(factor_ids)) > 0
+    gone = (at < 0) & used
+    number = np.where(gone, len(item_ids) + np.cumsum(gone) - 1, at)
+    shape = (learned.shape[0], len(item_ids) + int(gone.sum()))
+    renumbered = sp.csr_matrix((learned.data, number[learned.indices], learned.indptr), shape)
+    return renumbered, np.concatenate([item_ids, factor_ids[gone]])
+
+
+def _csr(start: Start, n_factors: int) -> sp.csr_matrix:
+    n_items, k0 = start.columns.shape
+    indptr = np.arange(n_items + 1) * k0
+    arrays = (start.values.ravel(), start.columns.ravel(), indptr)
+    return sp.csr_matrix(arrays, (n_items, n_factors))
+
+
+def _start(rows: sp.csr_matrix, k0: int) -> Start:
+    """Rows of at most k0 entries; columns of n_factors are not in use."""
+    lengths = np.diff(rows.indptr)
+    shape = (rows.shape[0], k0)
+    columns, values = np.full(shape, rows.shape[1], np.int32), np.zeros(shape, np.float32)
+    at = np.repeat(np.arange(len(lengths)), lengths), (
+        np.arange(rows.nnz) - np.repeat(rows.indptr[:-1], lengths)
+    )
+    columns[at], values[at] = rows.indices, rows.data
+    return Start(columns, values, rows.shape[1])
 
 
 def finished_run(workdir: str) -> Workdir:
@@ -59,7 +103,5 @@ def finished_run(workdir: str) -> Workdir:
     folder = Workdir(workdir)
     for path in (folder.embeddings, folder.split):
         if not path.is_file():
-            raise InputError(
-                f"config.train.init_from={workdir}: no finished run, {path} is missing"
-            )
+            raise InputError(f"{workdir}: no finished run to begin at, {path} is missing")
     return folder

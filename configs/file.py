@@ -3,7 +3,7 @@ r"""Your own interactions: a CSV, TSV, parquet or SciPy CSR .npz file.
     python -m experiments.train --config=configs/file.py --workdir=runs/mine \
         --config.data.path=interactions.csv
 
-1024 factors, batches of 256 and 500 users to test: a start for files of some thousand users.
+500 users validate and 500 test, out of some thousand; ask for fewer of a small file.
 """
 
 from ml_collections import ConfigDict
@@ -16,6 +16,4 @@ def get_config() -> ConfigDict:
     config.data.name = "file"
     config.data.n_val_users = 500
     config.data.n_test_users = 500
-    config.model.n_factors = 1024
-    config.train.batch_size = 256
     return config

@@ -1,4 +1,4 @@
-r"""MovieLens-20M, ratings of at least 4, 10,000 test users, 4096 factors, 16 non-zeros a row.
+r"""MovieLens-20M, ratings of at least 4, 10,000 test users, 16 non-zeros a row.
 
     python -m experiments.train --config=configs/ml_20m.py --workdir=runs/ml-20m \
         [--config.data.path=ml-20m.zip]

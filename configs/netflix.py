@@ -1,4 +1,4 @@
-r"""Netflix Prize, ratings of at least 4, 40,000 test users, 4096 factors, 16 non-zeros a row.
+r"""Netflix Prize, ratings of at least 4, 40,000 test users, 16 non-zeros a row.
 
     python -m experiments.train --config=configs/netflix.py --workdir=runs/netflix \
         --config.data.path=archive.zip

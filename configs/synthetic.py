@@ -13,7 +13,4 @@ def get_config() -> ConfigDict:
     config.data.name = "synthetic"
     config.data.n_val_users = 500
     config.data.n_test_users = 500
-    config.model.n_factors = 512
-    config.sparsity.target_nnz = 8
-    config.train.batch_size = 256
     return config

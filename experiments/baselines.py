@@ -9,6 +9,8 @@ of pruned EASE at each size, is the one of the highest validation nDCG@100. --de
 finished dense embeddings of a run on the same split, and what becomes of them when every row is
 cut to its largest entries (`top_k`) or coded by a `sparse_autoencoder`. With --workdir the users
 are those of that run (its split.npz); otherwise they are drawn as `experiments.train` draws them.
+A dense run is one with --config.model.start=random, config.train.n_epochs=0, and
+config.sparsity.target_nnz at config.model.n_factors.
 The last line printed is one JSON object. JAX is not needed, but for the autoencoder.
 """
 
@@ -34,7 +36,7 @@ from celsa_jax.baselines.ease import (
     ease_baseline,
     pruned_ease_baseline,
 )
-from celsa_jax.config import validate
+from celsa_jax.config import seed_of, validate
 from celsa_jax.data import Split, load_dataset, make_split
 from celsa_jax.data.interactions import lookup
 from celsa_jax.data.splits import load_split
@@ -82,8 +84,7 @@ def main() -> None:
         dense = _rows_of(dense, split.train.item_ids)
 
     started = time.perf_counter()
-    seed = config.train.seed
-    candidates = fit_all(split.train.matrix, methods, sizes, penalties, dense, seed)
+    candidates = fit_all(split.train.matrix, methods, sizes, penalties, dense, config.seed)
     rows, validation = judge_all(candidates, split, config)
     print(table(rows))
     report = {row["method"]: row for row in rows if row["method"] in _OWN_SIZE}
@@ -143,7 +144,7 @@ def judge_all(
       One row for each (method, size), and by method, or `METHOD at N`, the validation nDCG@100 of
       every penalty.
     """
-    protocol = {"folds": config.eval.folds, "seed": config.train.seed}
+    protocol = {"folds": config.eval.folds, "seed": seed_of(config, "folds")}
     choices: dict[str, Choice[Candidate]] = {}
     for candidate in candidates:
         method, n_bytes, options, baseline = candidate
@@ -189,10 +190,11 @@ def _judged(candidate: Candidate, split: Split, protocol: dict) -> dict:
 
 
 def _split(config: ConfigDict) -> Split:
-    dataset = load_dataset(config.data, config.train.seed)
+    seed = seed_of(config, "split")
+    dataset = load_dataset(config.data, seed)
     if _WORKDIR.value and config.data.split == "users":
         return load_split(pathlib.Path(_WORKDIR.value) / "split.npz", dataset.interactions)
-    return make_split(dataset.interactions, config.data, config.train.seed)
+    return make_split(dataset.interactions, config.data, seed)
 
 
 def _methods() -> list[str]:

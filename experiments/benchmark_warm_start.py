@@ -17,11 +17,11 @@ import pathlib
 
 import numpy as np
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
+from celsa_jax.config import seed_of
 from celsa_jax.data import Interactions, load_dataset, make_split
 from celsa_jax.files import write_text
-from celsa_jax.phases import phases_of
 from celsa_jax.train import train_and_evaluate
 from experiments import cli
 
@@ -34,35 +34,29 @@ _EPOCHS = flags.DEFINE_integer("epochs", 10, "Of the warm start.", lower_bound=1
 def main() -> None:
     config, folder = _CONFIG.value, pathlib.Path(_WORKDIR.value)
     folder.mkdir(parents=True, exist_ok=True)
-    interactions = load_dataset(config.data, config.train.seed).interactions
-    train = make_split(interactions, config.data, config.train.seed).train
-    rng = np.random.default_rng(config.train.seed)
+    seed = seed_of(config, "split")
+    interactions = load_dataset(config.data, seed).interactions
+    train = make_split(interactions, config.data, seed).train
+    rng = np.random.default_rng(config.seed)
     n_new = round(_SHARE.value * train.n_items)
     new = np.zeros(train.n_items, bool)
     new[rng.choice(train.n_items, n_new, replace=False)] = True
     path = folder / "without_new_items.csv"
     _write(path, train.take_entries(~new[train.matrix.indices]))
 
-    earlier = ConfigDict(config.to_dict())
+    earlier = config.copy_and_resolve_references()
     earlier.data.update(name="file", path=str(path), n_val_users=0, n_test_users=0)
     earlier.data.update(user_column="user_id", item_column="item_id", min_user_interactions=1)
     train_and_evaluate(earlier, folder / "earlier")
     cold = train_and_evaluate(config, folder / "cold")
-    warm = ConfigDict(config.to_dict())
+    warm = config.copy_and_resolve_references()
     n_pruning = _EPOCHS.value // 2
     warm.train.update(n_epochs=n_pruning, n_final_epochs=_EPOCHS.value - n_pruning)
     warm.train.init_from = str(folder / "earlier")
     warm.eval.every_epochs = 1
-    warm = train_and_evaluate(warm, folder / "warm")
-    print(
-        json.dumps(
-            {
-                "new_items": n_new,
-                "cold": {"epochs": phases_of(config)[-1].end} | cold["test"],
-                "warm": {"epochs": _EPOCHS.value} | warm["test"],
-            }
-        )
-    )
+    runs = {"cold": cold, "warm": train_and_evaluate(warm, folder / "warm")}
+    found = {name: {"steps": run["step"], **run["test"]} for name, run in runs.items()}
+    print(json.dumps({"new_items": n_new, **found}))
 
 
 def _write(path: pathlib.Path, data: Interactions) -> None:

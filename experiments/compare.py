@@ -17,6 +17,7 @@ import json
 import numpy as np
 from absl import flags
 
+from celsa_jax.config import seed_of
 from celsa_jax.data import Interactions, load_dataset
 from celsa_jax.data.interactions import lookup
 from celsa_jax.data.splits import read_split, same_data, trained_users
@@ -88,7 +89,7 @@ def _test_users(runs: list[_Run]) -> tuple[Interactions, int | None]:
                 f"{runs[1].path}: config.data.{field} is '{runs[1].config.data[field]}', in "
                 f"{runs[0].path} '{data[field]}'; the runs must be on the same data"
             )
-    interactions = load_dataset(data, config.train.seed).interactions
+    interactions = load_dataset(data, seed_of(config, "split")).interactions
     digest = interactions.digest()
     for run in runs:
         if not same_data(run.split, digest):

@@ -17,6 +17,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
+from celsa_jax.config import seed_of
 from celsa_jax.data.datasets import load_dataset
 from celsa_jax.data.interactions import lookup
 from celsa_jax.errors import InputError
@@ -32,8 +33,7 @@ def main() -> None:
     workdir = pathlib.Path(_WORKDIR.value)
     try:
         config = ConfigDict(json.loads((workdir / "config.json").read_text(encoding="utf-8")))
-        seed = config.train.seed
-        truth = load_dataset(config.data, seed).truth
+        truth = load_dataset(config.data, seed_of(config, "split")).truth
     except OSError as error:
         raise InputError(f"--workdir={workdir}: {error.strerror}: {error.filename}") from None
     except (ValueError, AttributeError, TypeError) as error:
@@ -50,7 +50,7 @@ def main() -> None:
         )
     primary = truth.primary[rows]
     found, n_items = purity(groups.of_item, primary)
-    random, _ = purity(np.random.default_rng(seed).permutation(groups.of_item), primary)
+    random, _ = purity(np.random.default_rng(config.seed).permutation(groups.of_item), primary)
     report = {
         "n_groups": len(groups.pairs),
         "n_groups_of_three": int((groups.sizes >= 3).sum()),

@@ -12,6 +12,7 @@ import pathlib
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from celsa_jax.config import seed_of
 from celsa_jax.data import Dataset, load_dataset
 from celsa_jax.data.splits import load_split
 from celsa_jax.errors import InputError
@@ -23,6 +24,12 @@ from experiments import cli
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="Configuration file.")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Folder of the runs.")
+DENSE = {
+    "model": {"start": "random", "n_factors": 256},
+    "sparsity": {"target_nnz": 256},
+    # More epochs overfit.
+    "train": {"n_epochs": 0, "n_final_epochs": 3, "batch_size": 32, "input_dropout": 0.0},
+}
 SPARSE_NNZ = (64, 32, 16, 8)
 SHOWN_NNZ = 16
 N_USERS = 3
@@ -38,29 +45,27 @@ def main() -> None:
     if config.data.split == "temporal":
         raise InputError("config.data.split is temporal; the quick start takes a split by users")
     folder = pathlib.Path(_WORKDIR.value)
-    width = config.model.n_factors
-    results = {}
-    for nnz in (width, *(k for k in SPARSE_NNZ if k < width)):
+    changes = {"dense": DENSE}
+    changes |= {f"nnz_{nnz}": {"sparsity": {"target_nnz": nnz}} for nnz in SPARSE_NNZ}
+    results = []
+    for name, change in changes.items():
         run = config.copy_and_resolve_references()  # a copy of the sections, too
-        run.sparsity.target_nnz = nnz
-        if nnz == width:
-            run.train.n_epochs = 0  # the same steps from the start as a final phase has
-        results[nnz] = train_and_evaluate(run, folder / f"nnz_{nnz}")
+        run.update(change)
+        results.append(train_and_evaluate(run, folder / name))
     print()
-    print_table(results, width)
-    shown = SHOWN_NNZ if SHOWN_NNZ in results else width
-    print_recommendations(config, folder / f"nnz_{shown}", shown)
+    print_table(results)
+    print_recommendations(config, folder / f"nnz_{SHOWN_NNZ}")
 
 
-def print_table(results: dict[int, dict], width: int) -> None:
-    """A Markdown table of sizes and test metrics."""
+def print_table(results: list[dict]) -> None:
+    """A Markdown table of sizes and test metrics, of the contents of results.json files."""
     print(f"| model | bytes per item | {' | '.join(METRICS)} |")
     print("|---|---:|" + "---:|" * len(METRICS))
-    for nnz, result in results.items():
-        test = result["test"]
-        name, size = f"{nnz} of {width}", BYTES_PER_NONZERO * nnz
+    for result in results:
+        nnz, width, test = (result[field] for field in ("nnz_per_row", "n_factors", "test"))
+        name, size = f"{nnz} of {width:,}", BYTES_PER_NONZERO * nnz
         if nnz == width:  # which needs no indices
-            name, size = "dense", BYTES_PER_FACTOR * width
+            name, size = f"dense, {width}", BYTES_PER_FACTOR * width
         cells = [
             " ± ".join("-" if v is None else f"{v:.3f}" for v in (test[m], test[f"{m}_stderr"]))
             for m in METRICS
@@ -68,9 +73,9 @@ def print_table(results: dict[int, dict], width: int) -> None:
         print(f"| {name} | {size:,} | {' | '.join(cells)} |")
 
 
-def print_recommendations(config: ConfigDict, folder: pathlib.Path, nnz: int) -> None:
+def print_recommendations(config: ConfigDict, folder: pathlib.Path) -> None:
     """What some test users liked, and what the exported model recommends, by title."""
-    dataset = load_dataset(config.data, config.train.seed)
+    dataset = load_dataset(config.data, seed_of(config, "split"))
     embeddings, item_ids = load_embeddings(folder / "embeddings.npz", folder / "items.txt")
     users = load_split(folder / "split.npz", dataset.interactions).test
     history = users.onto(item_ids)[:N_USERS]
@@ -81,7 +86,7 @@ def print_recommendations(config: ConfigDict, folder: pathlib.Path, nnz: int) ->
         print(f"\nUser {user} liked {len(liked)}, among them:")
         for item in item_ids[liked[:: max(1, len(liked) // N_TITLES)][:N_TITLES]]:
             print(f"  {titles.get(item, item)}")
-        print(f"the model with {nnz} non-zeros a row recommends:")
+        print(f"the model with {SHOWN_NNZ} non-zeros a row recommends:")
         for item in item_ids[ranked[row]]:
             print(f"  {titles.get(item, item)}")
 

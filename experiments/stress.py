@@ -57,15 +57,13 @@ def main() -> None:
 
 
 def small_config() -> ConfigDict:
-    """A run of a second on planted segments that passes through every phase."""
+    """A run of a second on planted segments, by dense products at first and then by gathers."""
     config = default_config()
     config.data.name = "synthetic"
     config.data.synthetic.update(n_users=400, n_items=200, n_segments=8)
     config.data.update(n_val_users=40, n_test_users=40)
-    config.model.n_factors = 64
     config.sparsity.target_nnz = 4
-    config.train.update(batch_size=64, n_epochs=6, n_final_epochs=2)
-    config.refine.update(n_rounds=1, n_epochs=4, n_final_epochs=2)
+    config.train.update(batch_size=64, n_epochs=8, n_final_epochs=4)
     config.checkpoint.every_epochs = 1
     config.eval.every_epochs = 4
     return config
@@ -136,10 +134,9 @@ def _outcome(workdir: pathlib.Path) -> list[bytes]:
 
 def flip(folder: pathlib.Path, n_flips: int, seed: int) -> dict[str, int]:
     """Flips bits, one at a time, of checkpoints, splits and embeddings; counts what is loaded."""
-    import jax
-
     from celsa_jax.checkpoint import Checkpoints
-    from celsa_jax.step import Recipe, create_state
+    from celsa_jax.products import capacity
+    from celsa_jax.state import state_shape
     from celsa_jax.train import train_and_evaluate
 
     config = small_config()
@@ -149,13 +146,12 @@ def flip(folder: pathlib.Path, n_flips: int, seed: int) -> dict[str, int]:
     embeddings = SparseEmbeddings.load(folder / "embeddings.npz")
     for form in FORMATS:
         embeddings.to_format(form).save(folder / form)
-    recipe = Recipe.from_config(config)
-    shape = embeddings.n_items, config.model.n_factors
-    like = jax.eval_shape(lambda: create_state(recipe, *shape))
+    places = capacity(config.sparsity.target_nnz, embeddings.n_factors, dense=False)
+    like = state_shape(embeddings.n_items, places)
 
     def load_checkpoint() -> None:
         with Checkpoints(folder / "checkpoints", keep=1) as checkpoints:
-            checkpoints.restore_latest(like)
+            checkpoints.restore_latest(lambda notes: like)
 
     readers = dict.fromkeys(_files(folder / "checkpoints"), load_checkpoint)
     readers[folder / "split.npz"] = lambda: read_split(folder / "split.npz")

@@ -1,11 +1,20 @@
-"""Several virtual CPU devices, and no silent broadcasting between ranks."""
+"""Several virtual CPU devices, code compiled once, no silent broadcasting between ranks."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if "PYTEST_XDIST_WORKER" not in os.environ:  # workers and programs share the session's
+    compiled = tempfile.mkdtemp(prefix="celsa_jax_compiled_")
+    atexit.register(shutil.rmtree, compiled, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import hypothesis
 import jax
@@ -16,6 +25,7 @@ from ml_collections import ConfigDict
 
 from celsa_jax.config import default_config
 from celsa_jax.data import Interactions, load_dataset
+from celsa_jax.train import train_and_evaluate
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # A busy machine is no failure.
@@ -31,25 +41,31 @@ def cache_folder(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def small_config():
-    """A run of a few seconds on synthetic data."""
+def small() -> ConfigDict:
+    """A run of a second or two on synthetic data, from neighbours; nothing is left open."""
     config = default_config()
     config.data.name = "synthetic"
-    config.data.synthetic.n_users = 300
-    config.data.synthetic.n_items = 120
-    config.data.synthetic.n_segments = 6
-    config.data.n_val_users = 30
-    config.data.n_test_users = 40
-    config.model.n_factors = 32
-    config.sparsity.target_nnz = 4
-    config.train.batch_size = 64
-    config.train.n_epochs = 3
-    config.train.n_final_epochs = 2
-    config.refine.n_rounds = 0
-    config.checkpoint.every_epochs = 1
-    config.eval.every_epochs = 2
+    config.data.synthetic.update(n_users=300, n_items=120, n_segments=6)
+    config.data.update(n_val_users=30, n_test_users=40)
+    config.model.alpha = 0.5
+    config.sparsity.update(start_nnz=16, target_nnz=4)
+    config.train.update(batch_size=64, n_epochs=2, n_final_epochs=1, input_dropout=0.25)
+    config.checkpoint.every_epochs = 9
+    config.eval.every_epochs = 9
     return config
+
+
+@pytest.fixture
+def small_config():
+    return small()
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory):
+    """The folder of a finished run of `small_config`; tests leave it as it is."""
+    folder = tmp_path_factory.mktemp("small_run")
+    train_and_evaluate(small(), folder)
+    return folder
 
 
 @pytest.fixture

@@ -72,7 +72,7 @@ def test_compare_judges_both_runs_on_the_shared_users(small_config, tmp_path):
 def test_compare_by_time(timed_config, tmp_path):
     """On the users whom both runs drew, not those of the first."""
     train_and_evaluate(timed_config, tmp_path / "a")
-    timed_config.train.seed = 1
+    timed_config.seed = 1
     train_and_evaluate(timed_config, tmp_path / "b")
     done = program("compare", str(tmp_path / "a"), str(tmp_path / "b"))
     assert done.returncode == 0, done.stderr
@@ -120,7 +120,7 @@ def test_compare_takes_the_same_data_alone(growing, tmp_path):
 
 def test_compare_knows_synthetic_data_of_another_seed(small_config, tmp_path):
     train_and_evaluate(small_config, tmp_path / "a")
-    small_config.train.seed = 1
+    small_config.seed = 1
     train_and_evaluate(small_config, tmp_path / "b")
     done = program("compare", str(tmp_path / "a"), str(tmp_path / "b"))
     assert_fails(done, "b: was trained on other data")

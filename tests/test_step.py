@@ -1,138 +1,236 @@
-"""Mask updates and training steps, away from a run."""
-
-import dataclasses
+"""Training steps against a loop in NumPy over batches, with the plain dense formula."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.sparse as sp
+from test_model import plain_loss_and_grad
+from test_products import at_places, dense_of
 
-from celsa_jax.data.batches import make_chunks
-from celsa_jax.losses import nmse
-from celsa_jax.model import item_embeddings, training_scores
-from celsa_jax.step import Recipe, create_state, train_chunk, unprune, update_mask
+from celsa_jax.data.batches import in_blocks, make_chunks, nnz_budget, take_batch
+from celsa_jax.products import make_layout
+from celsa_jax.sampling import draw_items
+from celsa_jax.starts import Start
+from celsa_jax.state import Form, Numbers, embeddings_of, is_finite, sparse_state
+from celsa_jax.step import train_steps
 
-RECIPE = Recipe(
-    relu_cap=6.0, rewind=True, regrow=False, optimizer="adam", learning_rate=0.01, seed=0
-)
-
-
-def test_rewinding_restores_initial_values_and_restarts_the_optimizer():
-    initial = create_state(RECIPE, 20, 8)
-    weights = initial.weights + jax.random.normal(jax.random.key(1), (20, 8))
-    trained = initial._replace(
-        step=jnp.int32(7),
-        weights=weights,
-        opt_state=jax.tree.map(lambda leaf: leaf + 1, initial.opt_state),
-    )
-    expected_mask = np.zeros((20, 8), bool)
-    order = np.argsort(-np.abs(np.asarray(weights)), axis=1, kind="stable")[:, :3]
-    np.put_along_axis(expected_mask, order, True, axis=1)
-
-    initial_weights = np.asarray(initial.weights)
-    state = update_mask(trained, 3, recipe=RECIPE)
-    np.testing.assert_array_equal(np.asarray(state.mask), expected_mask)
-    np.testing.assert_array_equal(state.weights, np.where(expected_mask, initial_weights, 0))
-    assert int(state.step) == 7
-    assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(state.opt_state))
+N_ITEMS, N_FACTORS, K, CAPACITY = 60, 1200, 6, 8
+N_USERS, BATCH, BUDGET = 40, 16, 100
+RATES = np.array([1, 0.7, 0.2], np.float32)
 
 
-@pytest.mark.parametrize("regrow", [False, True])
-def test_without_rewinding_survivors_and_their_momentum_stay(regrow):
-    recipe = Recipe(
-        relu_cap=6.0, rewind=False, regrow=regrow, optimizer="adam", learning_rate=0.01, seed=0
-    )
-    state = create_state(recipe, 20, 8)
-    state = state._replace(opt_state=jax.tree.map(lambda leaf: leaf + 1, state.opt_state))
-    weights = np.asarray(state.weights).copy()
-    state = update_mask(state, 3, recipe=recipe)
-    mask = np.asarray(state.mask)
-    assert set(mask.sum(axis=1)) == {3}
-    np.testing.assert_array_equal(state.weights, weights if regrow else np.where(mask, weights, 0))
-    mu = np.asarray(state.opt_state[0].mu)
-    np.testing.assert_array_equal(mu, np.ones_like(mu) if regrow else mask)
+@pytest.fixture(scope="module")
+def problem():
+    """A start with places not in use and an item of no factor, histories, and batches.
+
+    Item 2 has no user; two users have one item, one has many. The last batch is half padding.
+    Factors are few and shared: Nadam would make much of the rounding errors of a gradient that is
+    0, as along the only factor of an item.
+    """
+    rng = np.random.default_rng(0)
+    columns = np.full((N_ITEMS, K), N_FACTORS, np.int32)
+    for row in range(N_ITEMS):
+        chosen = rng.permutation(12)[: rng.integers(3, K + 1) if row != 1 else 0]
+        columns[row, : len(chosen)] = np.sort(chosen) * 100
+    values = rng.normal(size=columns.shape).astype(np.float32) * (columns < N_FACTORS)
+    dense = (rng.random((N_USERS, N_ITEMS)) < 0.05).astype(np.float32)
+    dense[np.arange(N_USERS), rng.integers(3, N_ITEMS, N_USERS)] = 1
+    dense[:, 2] = 0
+    dense[:2] = np.eye(N_ITEMS, dtype=np.float32)[5]
+    dense[2, 5:20] = 1
+    order = np.append(rng.permutation(N_USERS), [N_USERS] * 8).reshape(3, BATCH).astype(np.int32)
+    (chunk,) = make_chunks(sp.csr_matrix(dense), 0, seed=0)
+    assert nnz_budget(chunk, order) <= BUDGET
+    return Start(columns, values, N_FACTORS), dense, jax.device_put(chunk), order
 
 
-def test_regrowth_scores_all_weights():
-    recipe = Recipe(
-        relu_cap=6.0, rewind=False, regrow=True, optimizer="adam", learning_rate=0.01, seed=0
-    )
-    state = update_mask(create_state(recipe, 10, 8), 2, recipe=recipe)
-    revived = np.argmin(np.asarray(state.mask), axis=1)
-    weights = state.weights.at[np.arange(10), revived].set(9.0)
-    state = update_mask(state._replace(weights=weights), 2, recipe=recipe)
-    assert np.asarray(state.mask)[np.arange(10), revived].all()
+def numbers(seed=3, learning_rate=0.05, b1=0.8, dropout=0.4, nnz=0):
+    return Numbers(jax.random.key(seed), learning_rate, b1, dropout, nnz)
 
 
-@pytest.mark.parametrize("reset", [False, True])
-def test_an_update_may_restart_the_optimizer_and_keep_the_weights(reset):
-    recipe = dataclasses.replace(RECIPE, rewind=False, reset_optimizer=reset)
-    state = create_state(recipe, 20, 8)
-    state = state._replace(opt_state=jax.tree.map(lambda leaf: leaf + 1, state.opt_state))
-    weights = np.asarray(state.weights).copy()
-    state = update_mask(state, 3, recipe=recipe)
-    np.testing.assert_array_equal(state.weights, np.where(state.mask, weights, 0))
-    np.testing.assert_array_equal(state.opt_state[0].mu, 0 if reset else np.asarray(state.mask))
+FORMS = {
+    "gathers": Form(N_FACTORS, None, BUDGET),
+    "dense": Form(N_FACTORS, "float32", BUDGET),
+    "sampled": Form(N_FACTORS, None, BUDGET, n_sampled=50),
+    "chosen each step": Form(N_FACTORS, "float32", BUDGET, chosen_each_step=True),
+}
 
 
-def test_an_auxiliary_loss_keeps_four_times_the_weights():
-    recipe = dataclasses.replace(RECIPE, rewind=False, auxiliary_weight=0.5)
-    state = update_mask(create_state(recipe, 10, 32), 3, recipe=recipe)
-    order = np.argsort(-np.abs(np.asarray(state.weights)), axis=1)
-    rows = np.arange(10)[:, None]
-    assert set((np.asarray(state.weights) != 0).sum(axis=1)) == {12}
-    assert np.asarray(state.mask)[rows, order[:, :3]].all()
-    # What the wider loss has made large is in the next mask.
-    weights = state.weights.at[rows, order[:, 11:12]].set(9.0)
-    state = update_mask(state._replace(weights=weights), 2, recipe=recipe)
-    assert set((np.asarray(state.weights) != 0).sum(axis=1)) == {8}
-    assert np.asarray(state.mask)[rows, order[:, 11:12]].all()
-
-
-def test_the_gradient_of_the_auxiliary_loss(random_matrix):
-    recipe = dataclasses.replace(RECIPE, rewind=False, auxiliary_weight=0.5)
-    matrix = random_matrix(6, 10)
-    (chunk,) = make_chunks(matrix, 0, seed=0)
-    state = update_mask(create_state(recipe, 10, 16), 3, recipe=recipe)
-    weights, mask = state.weights.copy(), state.mask.copy()
-    batches = jnp.arange(6, dtype=jnp.int32)[None]
-    one = jnp.ones(1)
-    trained, _ = train_chunk(
-        state, chunk, batches, one.astype(jnp.int32), one, recipe=recipe, budget=matrix.nnz
-    )
-    x = jnp.asarray(matrix.toarray())
-
-    def loss(weights):
-        both = (item_embeddings(weights, kept) for kept in (mask, weights != 0))
-        narrow, wide = (nmse(training_scores(a, x, 6.0), x).mean() for a in both)
-        return narrow + 0.5 * wide
-
-    # Adam's first moment after one step from 0 is a tenth of the gradient.
-    np.testing.assert_allclose(
-        10 * trained.opt_state[0].mu, jax.grad(loss)(weights), rtol=1e-4, atol=1e-6
+def trained(problem, form, values, block=BATCH, first=0, last=3, state=None):
+    start, dense, chunk, order = problem
+    if state is None:
+        state = sparse_state(start, form, N_FACTORS if form.dense else CAPACITY)
+    layout = None
+    if not (form.dense or form.n_sampled):
+        layout = jax.device_put(make_layout(np.asarray(state.columns), N_FACTORS))
+    batches = in_blocks(jnp.asarray(order), block, 1, N_USERS)
+    return train_steps(
+        state,
+        chunk,
+        batches,
+        RATES,
+        np.array([first, last], np.int32),
+        layout,
+        values,
+        form=form,
     )
 
 
-def test_a_scaled_epsilon_is_a_scaled_loss():
-    """Adam of c times the loss, with c times epsilon, takes the same steps."""
-    gradient = jax.random.normal(jax.random.key(0), (5, 4))
-    steps = []
-    for scale in (1.0, 1e-3):
-        optimizer = dataclasses.replace(RECIPE, epsilon=0.1 * scale).make_optimizer()
-        steps.append(optimizer.update(scale * gradient, optimizer.init(gradient))[0])
-    np.testing.assert_allclose(*steps, rtol=1e-5)
+def numpy_training(problem, form, given, n_steps=3):
+    """Nadam (Dozat, ICLR 2016 workshop) on the plain formula; dense weights and moments."""
+    start, dense, chunk, order = problem
+    columns, values, _ = start
+    weights = dense_of(columns, values, N_FACTORS)
+    used = dense_of(columns, np.ones(columns.shape), N_FACTORS) > 0
+    users = np.append(dense, np.zeros((1, N_ITEMS), np.float32), axis=0)
+    first, second, losses = np.zeros(weights.shape), np.zeros(weights.shape), np.zeros(3)
+    for step in range(n_steps):
+        key = jax.random.fold_in(given.key, step)
+        rows, counts = order[step], np.ones(N_ITEMS, np.float32)
+        seen = seen_of(chunk, rows, key, given.dropout)
+        drawn = np.arange(N_ITEMS)
+        if form.n_sampled:
+            own = jnp.asarray(users[rows].any(axis=0))
+            drawn, share = draw_items(key, own, N_ITEMS, form.n_sampled)
+            counts[:] = 0
+            counts[np.asarray(drawn)] = share
+        mask = used.copy()
+        if form.chosen_each_step:
+            mask = top(np.where(used, np.abs(weights), -1), given.nnz) & used
+        arrays = [np.where(mask, weights, 0), seen, users[rows], counts]
+        n_real = (rows < N_USERS).sum()
+        losses[step], grad = plain_loss_and_grad(*(a.astype(np.float32) for a in arrays))
+        grad = np.where(mask, np.asarray(grad, np.float64), 0) / n_real
+        b1, count = given.b1, step + 1
+        row = np.isin(np.arange(N_ITEMS), drawn)[:, None]
+        first = np.where(row, b1 * first + (1 - b1) * grad, first)
+        second = np.where(row, 0.999 * second + 0.001 * grad**2, second)
+        ahead = b1 * first / (1 - b1 ** (count + 1)) + (1 - b1) * grad / (1 - b1**count)
+        direction = ahead / (np.sqrt(second / (1 - 0.999**count)) + 1e-8)
+        rate = given.learning_rate * RATES[step]
+        weights = np.where(row, weights - rate * direction, weights)
+    return weights, first, second, losses
 
 
-def test_refinement_lets_factors_back_in():
-    weights = jnp.asarray([[3.0, 0, -4, 0], [0, 0, 0, 0]])
-    state = create_state(RECIPE, 2, 4)
-    initial = np.asarray(state.weights)
-    state = state._replace(step=jnp.int32(7), weights=weights, mask=weights != 0)
-    state = unprune(state, RECIPE)
-    assert int(state.step) == 7
-    assert bool(state.mask.all())
-    np.testing.assert_allclose(state.weights[0, [0, 2]], [0.6, -0.8], rtol=1e-6)
-    tiny = np.asarray(state.weights[0, [1, 3]])
-    np.testing.assert_allclose(tiny, 0.6e-6 * initial[0, [1, 3]], rtol=1e-5)
-    np.testing.assert_array_equal(state.weights[1], initial[1])
-    assert all(not leaf.any() for leaf in jax.tree.leaves(state.opt_state))
+def top(scores, k):
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    mask = np.zeros(scores.shape, bool)
+    np.put_along_axis(mask, order, True, axis=1)
+    return mask
+
+
+@jax.jit
+def batch_of_rows(chunk, rows, key, dropout):
+    return take_batch(chunk, rows, BUDGET, key, dropout)
+
+
+def seen_of(chunk, rows, key, dropout):
+    """What is left of the histories, [n_users, n_items], read off `kept`."""
+    batch = batch_of_rows(chunk, rows, key, dropout)
+    seen = np.zeros((len(rows), N_ITEMS))
+    for item, row, kept in zip(*(np.asarray(a) for a in batch[:3]), strict=True):
+        if row < len(rows):
+            seen[row, item] = kept
+    return seen
+
+
+def assert_equal(problem, form, given, found):
+    state, losses = found
+    weights, first, second, expected = numpy_training(problem, form, given)
+    columns = np.asarray(state.columns)
+    np.testing.assert_allclose(losses, expected, rtol=1e-4)
+    moments = state.opt_state
+    for ours, dense, scale in (
+        (moments.mu, first, np.abs(first).max()),
+        (moments.nu, second, second.max()),
+        (state.weights, weights, 1),
+    ):
+        dense = at_places(dense, columns, N_FACTORS)
+        np.testing.assert_allclose(ours, dense, rtol=1e-3, atol=2e-4 * scale)
+    assert int(state.step) == int(moments.count) == 3
+    begun = at_places(dense_of(*problem[0]), columns, N_FACTORS)
+    assert np.abs(np.asarray(state.weights) - begun).max() > 0.05  # or nothing was learned
+    assert not np.asarray(state.weights)[columns == N_FACTORS].any()
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+@pytest.mark.parametrize("form", ["gathers", "dense"])
+def test_steps_equal_a_numpy_loop(problem, form, dropout):
+    given = numbers(dropout=dropout)
+    assert_equal(problem, FORMS[form], given, trained(problem, FORMS[form], given))
+
+
+def test_blocks_of_users_change_nothing(problem):
+    form, given = FORMS["gathers"], numbers()
+    assert_equal(problem, form, given, trained(problem, form, given, block=8))
+
+
+def test_sampled_steps_equal_a_numpy_loop(problem):
+    form, given = FORMS["sampled"], numbers()
+    found = trained(problem, form, given)
+    assert_equal(problem, form, given, found)
+    # Some items were not drawn in all of the steps, or it would show nothing.
+    drawn = [numpy_training(problem, form, given, n)[1].any(axis=1) for n in (1, 3)]
+    assert drawn[1].sum() > drawn[0].sum()
+
+
+def test_rows_that_are_not_drawn_are_unchanged(problem):
+    form, given = FORMS["sampled"], numbers()
+    state, _ = trained(problem, form, given, last=2)
+    before = jax.tree.map(np.array, state)
+    after, _ = trained(problem, form, given, first=2, last=3, state=state)
+    own = jnp.asarray(np.append(problem[1], np.zeros((1, N_ITEMS)), 0)[problem[3][2]].any(axis=0))
+    key = jax.random.fold_in(given.key, 2)
+    drawn = np.asarray(draw_items(key, own, N_ITEMS, form.n_sampled)[0])
+    others = np.setdiff1d(np.arange(N_ITEMS), drawn)
+    assert len(others)
+    for one, other in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+        if one.ndim == 2:
+            np.testing.assert_array_equal(one[others], np.asarray(other)[others])
+    # Those that were drawn move, without a gradient, too: by their momentum.
+    moved = (before.weights[drawn] != np.asarray(after.weights)[drawn]).any(axis=1)
+    assert moved.sum() > np.asarray(own).sum()
+
+
+def test_a_mask_chosen_at_every_step_equals_a_numpy_loop(problem):
+    form, given = FORMS["chosen each step"], numbers(nnz=3)
+    assert_equal(problem, form, given, trained(problem, form, given))
+
+
+def test_an_epoch_may_be_trained_in_pieces(problem):
+    form, given = FORMS["dense"], numbers()
+    whole, losses = trained(problem, form, given)
+    first, early = trained(problem, form, given, last=1)
+    second, late = trained(problem, form, given, first=1, state=first)
+    np.testing.assert_array_equal(early[1:], 0)
+    np.testing.assert_array_equal(late[:1], 0)
+    np.testing.assert_array_equal(early + late, losses)
+    jax.tree.map(np.testing.assert_array_equal, whole, second)
+
+
+@pytest.mark.parametrize("form", ["gathers", "sampled"])
+def test_nothing_is_compiled_again_for_other_numbers(problem, form):
+    trained(problem, FORMS[form], numbers())
+    n_compiled = train_steps._cache_size()
+    others = numbers(seed=4, learning_rate=0.01, b1=0.9, dropout=0.1, nnz=2)
+    trained(problem, FORMS[form], others, first=1, last=2)
+    assert train_steps._cache_size() == n_compiled
+
+
+def test_edges_stay_finite(problem):
+    """Users of one item and of nothing seen, items of nobody, rows of zeros and of no factor."""
+    start, dense, chunk, order = problem
+    values = start.values.copy()
+    values[5] = 0
+    edges = start._replace(values=values), dense, chunk, order
+    form = FORMS["gathers"]
+    state, losses = trained(edges, form, numbers(learning_rate=1.0, dropout=0.99))
+    assert np.isfinite(losses).all()
+    assert bool(is_finite(state))
+    np.testing.assert_array_equal(state.weights[5], 0)  # it has no direction to learn
+    embeddings = embeddings_of(state, N_ITEMS, N_FACTORS)
+    np.testing.assert_array_equal(embeddings.getnnz(axis=1), (start.columns < N_FACTORS).sum(axis=1))
+    lengths = np.sqrt(embeddings.multiply(embeddings).sum(axis=1)).A1
+    np.testing.assert_allclose(lengths[lengths > 0], 1, atol=1e-6)
+    assert np.flatnonzero(lengths == 0).tolist() == [1, 5]

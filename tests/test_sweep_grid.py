@@ -5,14 +5,13 @@ import itertools
 import pathlib
 
 import pytest
-from test_sweeps import cheap_sweep, tiny_base
+from test_sweeps import WIDTH_16, cheap_sweep, tiny_base
 
 from celsa_jax.baselines.choice import several
 from celsa_jax.errors import InputError
 from celsa_jax.sweeps import expand, paper, run_sweep
 
 ROOT = pathlib.Path(__file__).parent.parent
-WIDE = {"config": {"model": {"n_factors": 8192}}}
 CONFIGS = sorted((ROOT / "configs" / "sweeps").glob("*.py"))
 
 
@@ -22,7 +21,7 @@ def test_runs_are_the_product_of_rows_columns_and_seeds_in_their_order():
     runs = expand(sweep)
     wanted = list(itertools.product("zam", ("32", "16"), (5, 0, 2)))
     assert [(run.row, run.column, run.seed) for run in runs] == wanted
-    assert [run.config.train.seed for run in runs] == [seed for _, _, seed in wanted]
+    assert [run.config.seed for run in runs] == [seed for _, _, seed in wanted]
     assert [run.n_bytes for run in runs] == [int(column) for _, column, _ in wanted]
     assert len({run.id for run in runs}) == len(runs)
     assert [run.id for run in expand(sweep)] == [run.id for run in runs]
@@ -31,10 +30,12 @@ def test_runs_are_the_product_of_rows_columns_and_seeds_in_their_order():
 def test_overrides_reach_the_configuration_and_change_the_id_of_their_runs_alone():
     before = expand(cheap_sweep())
     rows = cheap_sweep().rows.to_dict()
-    rows["mild"]["config"] = {"model": {"relu_cap": None}, "train": {"learning_rate": 1}}
+    rows["mild"]["config"] = {"model": {"alpha": 0.3}, "sparsity": {"start_nnz": 32}}
+    rows["mild"]["config"]["train"] = {"learning_rate": 1}
     after = expand(cheap_sweep(rows=rows))
     mild = [run for run in after if run.row == "mild"]
-    assert all(run.config.model.relu_cap is None for run in mild)
+    assert all(run.config.model.alpha == 0.3 for run in mild)
+    assert all(run.config.sparsity.start_nnz == 32 for run in mild)
     assert all(run.config.train.learning_rate == 1.0 for run in mild)
     ids = [{run.id for run in runs if run.row != "mild"} for runs in (before, after)]
     assert ids[0] == ids[1]
@@ -63,7 +64,7 @@ def test_models_that_runs_start_from():
         "half": {"method": "elsa", "options": {"format": "float16"}},
         "dense": {"method": "dense_elsa"},
         "wide": {"method": "dense_elsa", "options": {"width": 16}, "once": True},
-        "top k": {"method": "top_k"},
+        "top k": {"method": "top_k", "config": WIDTH_16},
         "EASE": {"method": "ease", "once": True},
     }
     runs = {
@@ -74,8 +75,8 @@ def test_models_that_runs_start_from():
         config = runs[row, column].model_config
         return config.sparsity.target_nnz, config.model.n_factors, config.train.n_epochs
 
-    assert shape("ours", "32") == (4, 16, 2)
-    assert shape("half", "16") == (4, 16, 2)  # 16 bytes of 4 a non-zero
+    assert shape("ours", "32") == (4, 0, 2)
+    assert shape("half", "16") == (4, 0, 2)  # 16 bytes of 4 a non-zero
     assert runs["half", "16"].model_id == runs["ours", "32"].model_id
     assert shape("dense", "32") == (8, 8, 0)
     assert shape("wide", "any size") == shape("top k", "16") == (16, 16, 0)
@@ -107,8 +108,8 @@ ROWS = {"a": {"method": "pruned_ease"}}
             "options.format is 'int3'",
         ),
         (
-            {"rows": {"a": {"method": "elsa", "options": {"format": "int4"}, **WIDE}}},
-            "row 'a', column '32': int4 holds up to 4096 factors, not 8192; use int8",
+            {"rows": {"a": {"method": "top_k"}}},
+            "row 'a', column '32': its dense model needs a width",
         ),
         (
             {"rows": {"a": {"method": "dense_elsa", "options": {"width": 0}}}},
@@ -119,28 +120,36 @@ ROWS = {"a": {"method": "pruned_ease"}}
             r"config\.rows\.a\.config\.train\.n_epoch: no such field; did you mean 'n_epochs'",
         ),
         (
-            {"rows": {"a": {"method": "elsa", "config": {"train": {"n_epochs": "3"}}}}},
-            r"config\.rows\.a\.config\.train\.n_epochs is '3'",
+            {"rows": {"a": {"method": "elsa", "config": {"train": {"learning_rate": "3"}}}}},
+            r"config\.rows\.a\.config\.train\.learning_rate is '3'",
         ),
         (
-            {"rows": {"a": {"method": "elsa", "config": {"train": {"n_epochs": True}}}}},
-            r"n_epochs is True",
+            {"rows": {"a": {"method": "elsa", "config": {"train": {"n_negatives": True}}}}},
+            r"n_negatives is True",
+        ),
+        (
+            {"rows": {"a": {"method": "elsa", "config": {"train": {"n_epochs": "3"}}}}},
+            r"row 'a', column '32': config\.train\.n_epochs is '3'",
         ),
         (
             {"rows": {"a": {"method": "elsa", "config": {"train": 3}}}},
             r"config\.rows\.a\.config\.train is 3; give its fields",
         ),
         (
-            {"rows": {"a": {"method": "elsa", "config": {"train": {"seed": 3}}}}},
+            {"rows": {"a": {"method": "elsa", "config": {"seed": 3}}}},
             "the seeds are those of config.seeds",
+        ),
+        (
+            {"columns": {"b": {"config": {"seeds": {"split": 3}}}}},
+            r"config\.columns\.b\.config\.seeds: the seeds are those",
         ),
         (
             {"rows": {"a": {"method": "elsa", "config": {"sparsity": {"target_nnz": 3}}}}},
             r"rows\.a\.config and \.columns\.32\.config both set sparsity\.target_nnz",
         ),
         (
-            {"columns": {"wide": {"config": {"sparsity": {"target_nnz": 17}}}}},
-            r"row 'a', column 'wide': config\.sparsity\.target_nnz is 17, more than",
+            {"columns": {"wide": {"config": {"sparsity": {"target_nnz": 17, "start_nnz": 16}}}}},
+            r"row 'a', column 'wide': config\.sparsity\.start_nnz is 16, less than",
         ),
         (
             {"rows": {"a": {"method": "elsa", "options": {"format": ("int8", "int4")}}}},
@@ -237,17 +246,14 @@ def load(name):
 @pytest.mark.parametrize("path", CONFIGS, ids=[path.stem for path in CONFIGS])
 def test_the_sweeps_of_the_repository_expand(path):
     module = load(path.stem)
-    arguments = {"goodbooks": ("main", "schedule", "initial_width"), "widths": ("4096", "8192")}
-    arguments |= dict.fromkeys(("ml_20m", "netflix"), arguments["goodbooks"])
-    sizes = [len(expand(module.get_config(a))) for a in arguments.get(path.stem, ())]
     expected = {"smoke": 24, "schedules": 7 * 2 * 2 * 3, "methods": 3 * (4 + 12 * 3)}
-    expected |= {"ablations": 22 * 2 * 2, "formats": 4 * 3 * 3, "large": 3 + 3, "negatives": 4 * 3}
+    expected |= {"ablations": 22 * 2 * 2, "formats": 4 * 3 * 3, "large": 3 + 2 * 3}
+    expected |= {"negatives": 4 * 3, "widths": 7 * 3}
     if path.stem in expected:
         assert len(expand(module.get_config())) == expected[path.stem]
-    elif path.stem == "widths":
-        assert sizes == [3 * 3, 5 * 3]
-    else:
-        assert sizes == [3 * (3 + 12 * 5), 7 * 2 * 5 * 3, 4 * 5 * 3]
+        return
+    tables = [expand(module.get_config(table)) for table in ("main", "schedule", "initial_width")]
+    assert [len(runs) for runs in tables] == [3 * (3 + 12 * 5), 13 * 5 * 3, 4 * 5 * 3]
 
 
 def test_penalties_of_ease_are_those_given_and_nothing_of_ours_is_chosen():

@@ -22,12 +22,11 @@ def tiny_base():
     base.data.name = "synthetic"
     base.data.synthetic.update(n_users=120, n_items=60, n_segments=4)
     base.data.n_val_users, base.data.n_test_users = 10, 20
-    base.model.n_factors = 16
-    base.train.batch_size = 32
-    base.train.n_epochs, base.train.n_final_epochs = 2, 1
+    base.train.update(batch_size=32, n_epochs=2, n_final_epochs=1)
     return base
 
 
+WIDTH_16 = {"model": {"start": "random", "n_factors": 16}}
 COLUMNS = paper.size_columns((32, 16))
 
 
@@ -66,9 +65,10 @@ def trained(tmp_path_factory):
     rows = {
         "popularity": {"method": "popularity", "once": True},
         "dense": {"method": "dense_elsa", "options": {"width": 16}, "once": True},
-        "top k": {"method": "top_k"},
+        "top k": {"method": "top_k", "config": WIDTH_16},
         "ours": {"method": "elsa"},
         "ours, float16": {"method": "elsa", "options": {"format": "float16"}},
+        "random start": paper.elsa(paper.random_start(16)),
     }
     sweep = make_sweep(
         base=tiny_base(),
@@ -78,14 +78,14 @@ def trained(tmp_path_factory):
         reference="ours",
     )
     counts = run_sweep(sweep, workdir)
-    assert counts == {"runs": 8, "done": 8, "failed": 0, "not_run": 0}
+    assert counts == {"runs": 10, "done": 10, "failed": 0, "not_run": 0}
     return sweep, workdir
 
 
 def test_a_model_is_trained_once_and_leaves_no_checkpoints(trained):
     sweep, workdir = trained
     models = {run.model_id for run in expand(sweep) if run.model_config}
-    assert len(models) == 4  # dense, k = 4 and 2, and k = 8 of 4 bytes each
+    assert len(models) == 6  # dense, k = 4 and 2 from either start, and k = 8 of 4 bytes each
     assert {path.name for path in (workdir / "models").iterdir() if path.is_dir()} == models
     assert not list(workdir.rglob("checkpoints"))
 
@@ -109,13 +109,14 @@ def test_results_are_those_of_the_exported_models(trained):
         assert result["ndcg@100"] == pytest.approx(trained_to["ndcg@100"], abs=5e-3)
         assert 0 < result["coverage@20"] <= 1
         assert 0 < result["popularity@20"] <= 1
-    sizes = [float(row["bytes_per_item"]) for row in read_csv(workdir)]
-    assert sizes[1:] == [64, *[32, 16] * 3]
+    rows = read_csv(workdir)
+    assert [float(row["bytes_per_item"]) for row in rows[1:]] == [64, *[32, 16] * 4]
+    assert [row["n_factors"] for row in rows] == ["", *["16"] * 3, *[""] * 4, *["16"] * 2]
 
 
 def test_figures_are_written_and_show_something(trained):
     _, workdir = trained
-    for name in ("quality_bytes", "schedules", "training", "churn", "factors"):
+    for name in ("quality_bytes", "schedules", "training", "factors"):
         png = (workdir / "figures" / f"{name}.png").read_bytes()
         svg = (workdir / "figures" / f"{name}.svg").read_text()
         assert png.startswith(b"\x89PNG")
@@ -258,7 +259,8 @@ def test_a_compression_chooses_with_one_model(tmp_path, monkeypatch):
         return sp.csr_matrix(dense[:, first:])
 
     monkeypatch.setitem(baselines.COMPRESSIONS, "columns", columns)
-    rows = {"a": {"method": "columns", "options": {"first": (15, 0, 14)}, "once": True}}
+    options = {"first": (15, 0, 14)}
+    rows = {"a": {"method": "columns", "options": options, "config": WIDTH_16, "once": True}}
     run_sweep(cheap_sweep(rows=rows, seeds=(0,), reference="a"), tmp_path)
     (row,) = read_csv(tmp_path)
     assert row["chosen"] == '{"first": 0}'  # all columns say more than one or two

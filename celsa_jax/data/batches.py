@@ -35,16 +35,30 @@ class Batch(NamedTuple):
     Attributes:
       items: [budget] int32 item positions, user after user; 0 in the places that are not used.
       rows: [budget] int32 user within the batch; n_users in the places that are not used.
-      indptr: [n_users + 1] int32; user u has the places indptr[u] to indptr[u + 1].
+      kept: [budget] float32, 1 for interactions that are seen, 0 for those left out of the input.
+      lengths: [n_users] int32 interactions of each user, those left out included.
     """
 
     items: jax.Array
     rows: jax.Array
-    indptr: jax.Array
+    kept: jax.Array
+    lengths: jax.Array
 
     @property
     def n_users(self) -> int:
-        return self.indptr.shape[0] - 1
+        return self.lengths.shape[0]
+
+    def targets(self, n_items: int) -> jax.Array:
+        """The whole histories, float32 [n_items, n_users] of 0 and 1; other items do not count."""
+        return self._scattered(n_items, jnp.ones_like(self.kept))
+
+    def inputs(self, n_items: int) -> jax.Array:
+        """What is seen of them, in the same shape."""
+        return self._scattered(n_items, self.kept)
+
+    def _scattered(self, n_items: int, values: jax.Array) -> jax.Array:
+        x = jnp.zeros((n_items, self.n_users), values.dtype)
+        return x.at[self.items, self.rows].set(values, mode="drop")
 
 
 def make_chunks(matrix: sp.csr_matrix, chunk_users: int, seed: int) -> list[Chunk]:
@@ -82,25 +96,52 @@ def shuffled_batches(key: jax.Array, n_rows: int, batch_size: int) -> jax.Array:
     return jnp.pad(order, (0, padding), constant_values=n_rows).reshape(n_batches, batch_size)
 
 
-def take_batch(chunk: Chunk, rows: jax.Array, budget: int) -> Batch:
+def in_blocks(batches: jax.Array, block: int, n_parts: int, n_rows: int) -> jax.Array:
+    """Batches cut into blocks of users.
+
+    Args:
+      batches: [n_batches, batch_size] rows, batch_size a multiple of `n_parts`.
+      block: users in a block.
+      n_parts: equal parts that a batch is dealt to, each with blocks of its own.
+      n_rows: the empty row, which fills the last block of a part.
+
+    Returns:
+      int32 [n_batches, n_blocks, block], n_blocks a multiple of `n_parts`.
+    """
+    n_batches, batch_size = batches.shape
+    parts = batches.reshape(n_batches, n_parts, batch_size // n_parts)
+    padding = -parts.shape[2] % block
+    parts = jnp.pad(parts, ((0, 0), (0, 0), (0, padding)), constant_values=n_rows)
+    return parts.reshape(n_batches, -1, block)
+
+
+def take_batch(
+    chunk: Chunk, rows: jax.Array, budget: int, key: jax.Array, dropout: jax.Array | float = 0.0
+) -> Batch:
     """Gathers the interactions of some rows.
 
     Args:
       chunk: users on the device.
-      rows: [batch_size] int32.
+      rows: [n_users] int32.
       budget: places in the batch; at least the interactions of these rows (`nnz_budget`).
+      key: of the draw of those left out of the input. It depends on key, row and item alone, so
+        it is the same however users are dealt to blocks and devices.
+      dropout: chance of each to be left out.
     """
     starts = chunk.indptr[rows]
-    ends = jnp.cumsum(chunk.indptr[rows + 1] - starts, dtype=jnp.int32)
-    indptr = jnp.pad(ends, (1, 0))
+    lengths = chunk.indptr[rows + 1] - starts
+    ends = jnp.cumsum(lengths, dtype=jnp.int32)
     place = jnp.arange(budget, dtype=jnp.int32)
     user = jnp.searchsorted(ends, place, side="right").astype(jnp.int32)
     used = place < ends[-1]
-    source = jnp.where(used, (starts - indptr[:-1])[user] + place, 0)
-    return Batch(jnp.where(used, chunk.indices[source], 0), user, indptr)
+    source = jnp.where(used, (starts - ends + lengths)[user] + place, 0)
+    items = jnp.where(used, chunk.indices[source], 0)
+    keys = jax.vmap(functools.partial(jax.random.fold_in, key))(rows)
+    chance = jax.vmap(lambda u, i: jax.random.uniform(jax.random.fold_in(keys[u], i)))(user, items)
+    return Batch(items, user, (chance >= dropout).astype(jnp.float32), lengths)
 
 
 def nnz_budget(chunk: Chunk, batches: jax.Array) -> int:
-    """Interactions in the largest of these batches."""
+    """Interactions in the largest of these batches or blocks, which lie along the last axis."""
     lengths = np.diff(np.asarray(chunk.indptr))
-    return int(lengths[np.asarray(batches)].sum(axis=1).max())
+    return int(lengths[np.asarray(batches)].sum(axis=-1).max())

@@ -15,6 +15,9 @@ from celsa_jax.evaluation.folds import N_FOLDS, holdouts
 from celsa_jax.evaluation.metrics import DEPTH, METRICS, ranking_metrics
 from celsa_jax.sparse.retrieval import Scorer, top_k
 
+_MOST_USERS = 512
+_SCORES_AT_ONCE = 1 << 26
+
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
@@ -55,7 +58,7 @@ def evaluate(
     seed: int = 0,
     n_folds: int = N_FOLDS,
     held_out_from: int | None = None,
-    batch_size: int = 512,
+    batch_size: int | None = None,
     observe: Callable[[np.ndarray], None] | None = None,
 ) -> Evaluation:
     """Evaluates a scoring function on interactions it was not trained on.
@@ -72,13 +75,14 @@ def evaluate(
       seed: of the folds.
       n_folds: how many of the five folds to use.
       held_out_from: seconds since 1970; hold out what happened from then on, and no folds.
-      batch_size: users scored at once.
+      batch_size: users scored at once; None for as many as `users_at_once` says.
       observe: called with the ranked lists of every batch, [n, 100] item positions, best first.
 
     Raises:
       InputError: scores that are not finite, or another kind of folds.
       ValueError: `held_out_from`, and the times of `data` are not known.
     """
+    batch_size = batch_size or users_at_once(len(item_ids))
     column = lookup(item_ids, data.item_ids)[data.matrix.indices]
     users = np.repeat(np.arange(data.n_users), np.diff(data.matrix.indptr))
     known = column >= 0
@@ -119,6 +123,11 @@ def evaluate(
         "n_unknown_held_out": n_unknown_held_out,
     }
     return Evaluation(per_user, data.user_ids, counts)
+
+
+def users_at_once(n_items: int) -> int:
+    """Users that are scored together, so that memory is bounded whatever the catalogue."""
+    return max(8, min(_MOST_USERS, _SCORES_AT_ONCE // n_items // 8 * 8))
 
 
 def rank_unseen(score: Scorer, history: sp.csr_matrix, k: int = DEPTH) -> np.ndarray:

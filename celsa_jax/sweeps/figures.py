@@ -29,8 +29,7 @@ def draw_all(
     """Writes the figures that the results allow.
 
     `quality_bytes`, and of the rows that train sparse models, in the first column that is done:
-    `training` and `churn` (means over seeds), `schedules` and `factors` (the first seed that is
-    done).
+    `training` (means over seeds), `schedules` and `factors` (the first seed that is done).
     """
     out.mkdir(parents=True, exist_ok=True)
     remove_left_overs(out)
@@ -46,7 +45,6 @@ def draw_all(
     for name, x, y, draw in (
         ("schedules", "epoch", "non-zeros a row", _schedules),
         ("training", "epoch", "loss", _training),
-        ("churn", "epoch", "share of the mask that its update keeps", _churn),
         ("factors", "factors, by their number of items", "items", _factors),
     ):
         figure, axes = _axes(x, y)
@@ -104,7 +102,7 @@ def _schedules(axes: Axes, trained: dict, colours: dict, folder: pathlib.Path) -
     for row, done in trained.items():
         log = _log(folder, done[0][1])
         k = tuple(line["k"] for line in log)
-        if k in drawn:  # rows with and without rewinding have one schedule
+        if k in drawn:  # rows that differ in something else have one schedule
             continue
         drawn.add(k)
         epochs = [line["epoch"] for line in log]
@@ -121,14 +119,6 @@ def _training(axes: Axes, trained: dict, colours: dict, folder: pathlib.Path) ->
         logs = [_log(folder, result) for _, result in done]
         axes.plot(*_mean_line(logs, "loss"), color=colours[row], label=row)
         right.plot(*_mean_line(logs, "ndcg@100"), color=colours[row], linestyle=":", marker=".")
-
-
-def _churn(axes: Axes, trained: dict, colours: dict, folder: pathlib.Path) -> None:
-    """Of nested masks it is the ratio of two sizes; with regrowth it says more."""
-    for row, done in trained.items():
-        logs = [_log(folder, result) for _, result in done]
-        axes.plot(*_mean_line(logs, "mask_kept"), color=colours[row], marker=".", label=row)
-    axes.set_ylim(0, 1.05)
 
 
 def _factors(axes: Axes, trained: dict, colours: dict, folder: pathlib.Path) -> None:

@@ -7,7 +7,7 @@ A sweep is a ConfigDict of
     is chosen from on validation users), `config` (overrides of base), `once` (True: one run a seed
     under the column `any size`, for what has no budget of bytes).
   columns: by name `config`, overrides of base.
-  seeds: of the split, the folds and the training.
+  seeds: `config.seed` of the runs.
   reference: the row that others are tested against.
   metric: the one that is tested.
   published: empty, or where figures to print beside ours are (`celsa_jax.sweeps.published`).
@@ -31,7 +31,7 @@ from celsa_jax.sweeps.methods import Run, check
 ANY_SIZE = "any size"
 _FIELDS = ("base", "rows", "columns", "seeds", "reference", "metric", "published")
 _ROW_FIELDS = ("method", "options", "config", "once")
-_ANYTHING = ("relu_cap",)  # a number or None; the check of a run's configuration knows
+_DEFAULTS = default_config().to_dict()
 
 
 def make_sweep(
@@ -65,7 +65,7 @@ def expand(sweep: ConfigDict) -> list[Run]:
       InputError: a field, a row or a column is at fault, or two runs are the same.
     """
     _check_fields(sweep)
-    base = _override(default_config().to_dict(), sweep.base, "config.base")
+    base = _override(_DEFAULTS, sweep.base, "config.base")
     runs = [
         _make_run(sweep, base, row, column, seed)
         for row, settings in sweep.rows.items()
@@ -93,10 +93,11 @@ def _make_run(sweep: ConfigDict, base: dict, row: str, column: str, seed: int) -
         _check_disjoint(*overrides)
     config = base
     for where, changes in overrides:
-        if "seed" in _section(changes, "train"):
-            raise InputError(f"config.{where}.train.seed: the seeds are those of config.seeds")
+        for name in ("seed", "seeds"):
+            if name in changes:
+                raise InputError(f"config.{where}.{name}: the seeds are those of config.seeds")
         config = _override(config, changes, f"config.{where}")
-    config = _override(config, {"train": {"seed": seed}}, "config.seeds")
+    config = _override(config, {"seed": seed}, "config.seeds")
     options = _plain(settings.get("options", {}))
     run = Run(row, column, seed, settings.method, options, ConfigDict(config))
     try:
@@ -165,8 +166,8 @@ def _check_disjoint(row: tuple[str, dict], column: tuple[str, dict]) -> None:
                 raise InputError(f"config.{row[0]} and .{column[0]} both set {section}.{field}")
 
 
-def _override(config: dict, changes: object, where: str) -> dict:
-    """A copy with some values replaced by others of the same type."""
+def _override(config: dict, changes: object, where: str, defaults: dict = _DEFAULTS) -> dict:
+    """A copy with some values replaced by others of the same type as the default."""
     changes = _plain(changes)
     if not isinstance(changes, dict):
         raise InputError(f"{where} is {changes!r}; give its fields")
@@ -175,14 +176,16 @@ def _override(config: dict, changes: object, where: str) -> dict:
     for name, value in changes.items():
         at = f"{where}.{name}"
         if isinstance(config[name], dict):
-            result[name] = _override(config[name], value, at)
+            result[name] = _override(config[name], value, at, defaults[name])
         else:
-            result[name] = value if name in _ANYTHING else _of_type(value, config[name], at)
+            result[name] = _of_type(value, defaults[name], at)
     return result
 
 
 def _of_type(value: object, default: object, where: str) -> object:
     kind = type(default)
+    if default is None:  # an open field, which the check of a run's configuration knows
+        return value
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not kind:

@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 
 from celsa_jax.baselines import BASELINES, COMPRESSIONS
 from celsa_jax.baselines.choice import CHOSEN_BY, Choice, combinations, several, validation_value
-from celsa_jax.config import outcome, validate
+from celsa_jax.config import outcome, seed_of, validate
 from celsa_jax.data import Dataset, Split, load_dataset, make_split
 from celsa_jax.errors import InputError
 from celsa_jax.evaluation import Exposure, evaluate
@@ -41,7 +41,7 @@ class Run:
 
     Attributes:
       row, column: names in the sweep.
-      seed: of everything, also `config.train.seed`.
+      seed: `config.seed`.
       method: a name of `methods`.
       options: of the method; a list or tuple holds values to choose from.
       config: of the run, in full.
@@ -91,8 +91,9 @@ class Run:
         config = self.model_config
         if config is None:
             raise ValueError(f"{self.method} needs no model")
-        sparsity = f"k{config.sparsity.target_nnz}of{config.model.n_factors}"
-        return _name(f"{sparsity}_s{self.seed}", outcome(config))
+        model = config.model
+        width = f"{model.start}{model.n_factors or ''}"
+        return _name(f"k{config.sparsity.target_nnz}_{width}_s{self.seed}", outcome(config))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +130,10 @@ def check(run: Run) -> None:
     _check_several(run)
     if run.method in _ELSA:
         known[run.method](None, n_bytes=run.n_bytes, seed=run.seed, **run.options)
+    if run.method in COMPRESSIONS and not run.config.model.n_factors:
+        raise InputError(
+            "its dense model needs a width: set config.model.start to random, and n_factors"
+        )
     validate(run.config)
     if (config := run.model_config) is not None:
         validate(config)
@@ -157,7 +162,7 @@ def perform(run: Run, models: pathlib.Path) -> tuple[dict[str, object], dict[str
         split.test,
         split.train.item_ids,
         folds=run.config.eval.folds,
-        seed=run.seed,
+        seed=seed_of(run.config, "folds"),
         held_out_from=split.test_from,
         observe=exposure.add,
     )
@@ -176,7 +181,7 @@ def perform(run: Run, models: pathlib.Path) -> tuple[dict[str, object], dict[str
 
 def load_data(run: Run) -> tuple[Dataset, Split]:
     """The data of a run; those of the run before it are kept."""
-    return _load_data(run.config.data.to_json(), run.seed)
+    return _load_data(run.config.data.to_json(), seed_of(run.config, "split"))
 
 
 @functools.lru_cache(maxsize=1)
@@ -222,8 +227,8 @@ def _choose(run: Run, split: Split, models: pathlib.Path) -> tuple[Judged, dict[
     for options in combinations(run.options):
         one = dataclasses.replace(run, options={**run.options, **options})
         judged = method(one, split, models)
-        folds = run.config.eval.folds
-        value = validation_value(judged.score, split, folds=folds, seed=run.seed)
+        folds, seed = run.config.eval.folds, seed_of(run.config, "folds")
+        value = validation_value(judged.score, split, folds=folds, seed=seed)
         choice.offer(options, judged, value)
     tried = [{**options, CHOSEN_BY: value} for options, value in choice.tried]
     return choice.fitted, {"chosen": choice.options, "tried": tried}
@@ -283,9 +288,9 @@ def _trained(run: Run, split: Split, models: pathlib.Path) -> tuple[SparseEmbedd
 def _dense(config: ConfigDict, width: int) -> ConfigDict:
     """A dense model: trained as a final phase is, as long as that, with no pruning before it."""
     dense = config.copy_and_resolve_references()
-    dense.model.n_factors = dense.sparsity.target_nnz = width
+    dense.model.update(start="random", n_factors=width)
+    dense.sparsity.update(target_nnz=width, start_nnz=None, rewind=False)
     dense.train.n_epochs = 0
-    dense.refine.update(n_rounds=0, n_epochs=0, n_final_epochs=0)  # one model, whatever they were
     return dense
 
 

@@ -6,6 +6,7 @@ bytes; names are those of `published_results.csv`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 
 from ml_collections import ConfigDict
@@ -21,14 +22,10 @@ WIDTHS = (2048, 4096, 6144, 8192)
 SEEDS = (0, 1, 2)
 SAMPLE_PENALTIES = (12.5, 25.0, 50.0, 100.0, 200.0)  # of EASE, to choose from
 _PENALTIES = (50.0, 100.0, 200.0, 400.0)
+_DENSE = {"n_final_epochs": 10, "input_dropout": 0.0}
 # Of a dense model at its own width: more overfits the few users of a sample.
-SAMPLE_DENSE = {"n_final_epochs": 5, "learning_rate": 0.003}
-_DENSE = {"n_final_epochs": 10}
-_PLAIN: dict[str, dict[str, float]] = {
-    "refine": {"n_rounds": 0},
-    "train": {"n_final_epochs": 10, "b1": 0.9},
-}
-_REFINED = {part: {f: default_config()[part][f] for f in fs} for part, fs in _PLAIN.items()}
+SAMPLE_DENSE = {**_DENSE, "n_final_epochs": 5, "learning_rate": 0.003}
+_RANDOM = {"n_epochs": 20, "n_final_epochs": 10, "b1": 0.9, "input_dropout": 0.0}
 _COMPACT = ("float16", "int8", "int4")  # 4, 3 and 2 bytes a non-zero: more of them in a column
 # Of each data set: our name, users to validate and as many to test, and the width at which the
 # paper's dense model is best.
@@ -42,7 +39,7 @@ _MAIN = {
     "pruned EASE": "EASE / Pruning (sparse)",
     "dense ELSA": "ELSA / Low dimensional training (dense)",
     "sparse autoencoder": "ELSA / Sparse projection post training",
-    "ours": "ELSA / Sparse training (ours)",
+    "random start": "ELSA / Sparse training (ours)",
 }
 _SCHEDULE = {"exponential_half": "Exponential", "linear": "Linear", "step-wise": "Step-wise"}
 
@@ -50,22 +47,29 @@ _SCHEDULE = {"exponential_half": "Exponential", "linear": "Linear", "step-wise":
 def paper_sweep(dataset: str, table: str) -> ConfigDict:
     """A table of the paper on a whole data set, with the published figures.
 
-    Its rows are of the recipe without refinement; `main` has ours with it as well.
+    Sparse models begin at random and rewind, as in the paper; `main` has ours beside them.
 
     Args:
       dataset: goodbooks, ml20m or netflix.
       table: main, schedule or initial_width.
     """
     name, n_users, width = _DATA[dataset]
-    base = plain(default_config())
+    base = default_config()
     base.data.name = name
     base.data.n_val_users = base.data.n_test_users = n_users
-    methods = method_rows(width, _PENALTIES, _DENSE)
-    methods["ours, refined"] = {"method": "elsa", "config": _REFINED}
+    at_random = functools.partial(random_start, batch_size=1024)
+    methods = method_rows(width, _PENALTIES, _DENSE) | {"random start": elsa(at_random(4096))}
+    schedules = {
+        shape + ", rewinding" * rewind: elsa(at_random(4096, schedule=shape, rewind=rewind))
+        for shape in SCHEDULES
+        for rewind in (True, False)
+        if not (rewind and shape == "constant")  # which never rewinds
+    }
+    widths = {f"{d} factors": elsa(at_random(d)) for d in WIDTHS}
     tables = {
         "main": (methods, "ours", _published_main(dataset)),
-        "schedule": (schedule_rows(), "cubic, rewinding", _published_schedules()),
-        "initial_width": (width_rows(WIDTHS), "4096 factors", _published_widths()),
+        "schedule": (schedules, "cubic, rewinding", _published_schedules()),
+        "initial_width": (widths, "4096 factors", _published_widths()),
     }
     if table not in tables:
         raise InputError(f"there is no table '{table}'; choose one of {', '.join(tables)}")
@@ -80,20 +84,26 @@ def paper_sweep(dataset: str, table: str) -> ConfigDict:
     )
 
 
-def sample_base(n_factors: int = 1024) -> ConfigDict:
+def sample_base() -> ConfigDict:
     """Runs on a sample of about 2,500 users of Goodbooks-10k, in the publisher's format."""
     base = default_config()
     base.data.name = "goodbooks"
     base.data.n_val_users = base.data.n_test_users = 250
-    base.model.n_factors = n_factors
-    base.train.batch_size = 128
     return base
 
 
-def plain(base: ConfigDict) -> ConfigDict:
-    """The recipe without what is ours: no refinement, and longer at the target for it."""
-    base.update(_PLAIN)
-    return base
+def elsa(config: Mapping[str, object] | None = None) -> dict:
+    """A row of sparse models: overrides of the base, which may be none."""
+    return {"method": "elsa", "config": dict(config or {})}
+
+
+def random_start(n_factors: int, batch_size: int = 256, **sparsity: object) -> dict[str, dict]:
+    """Overrides for training as in the paper: dense at random, pruned with rewinding."""
+    return {
+        "model": {"start": "random", "n_factors": n_factors},
+        "sparsity": {"rewind": True, **sparsity},
+        "train": {**_RANDOM, "batch_size": batch_size},
+    }
 
 
 def size_columns(sizes: Iterable[int]) -> dict[str, dict]:
@@ -114,16 +124,11 @@ def method_rows(
     penalty = {"options": {"l2": tuple(penalties)}}
     similarity = {"options": {"similarity": SIMILARITIES}}
     weight = {"options": {"alpha": (1.0, 3.0, 10.0)}}  # its l2 hardly matters, on the sample
-    from_dense = {"config": {"model": {"n_factors": dense_width}, "train": dense_train}}
+    from_dense = {"config": {"model": random_start(dense_width)["model"], "train": dense_train}}
     return {
         "popularity": {"method": "popularity", "once": True},
         "EASE": {"method": "ease", "once": True, **penalty},
-        f"dense ELSA, {dense_width}": {
-            "method": "dense_elsa",
-            "options": {"width": dense_width},
-            "config": {"train": dense_train},
-            "once": True,
-        },
+        f"dense ELSA, {dense_width}": dense_row(dense_width, dense_train),
         "item k-NN": {"method": "item_knn", **similarity},
         "ALS": {"method": "als", **weight},
         "pruned EASE": {"method": "pruned_ease", **penalty},
@@ -135,37 +140,16 @@ def method_rows(
     }
 
 
+def dense_row(width: int, train: Mapping[str, float]) -> dict:
+    """A dense model of one width, whatever the bytes."""
+    options = {"options": {"width": width}, "config": {"train": train}, "once": True}
+    return {"method": "dense_elsa", **options}
+
+
 def format_rows() -> dict[str, dict]:
     """Our method, and with the compact formats, which fill a column's bytes with more non-zeros."""
-    compact = {
-        f"ours, {form}": {"method": "elsa", "options": {"format": form}} for form in _COMPACT
-    }
-    return {"ours": {"method": "elsa"}, **compact}
-
-
-def schedule_rows() -> dict[str, dict]:
-    """Every schedule with and without rewinding.
-
-    The constant one without rewinding is the paper's: the top k is chosen afresh at every step
-    from weights that are never zeroed. With rewinding it keeps the mask of the initial weights.
-    """
-    rows = {}
-    for schedule in SCHEDULES:
-        for rewind in (True, False):
-            sparsity: dict[str, object] = {"schedule": schedule, "rewind": rewind}
-            if schedule == "constant" and not rewind:
-                sparsity |= {"regrow": True, "update_every": 0}
-            name = f"{schedule}, rewinding" if rewind else schedule
-            rows[name] = {"method": "elsa", "config": {"sparsity": sparsity}}
-    return rows
-
-
-def width_rows(widths: Iterable[int]) -> dict[str, dict]:
-    """Our method at several widths."""
-    return {
-        f"{width} factors": {"method": "elsa", "config": {"model": {"n_factors": width}}}
-        for width in widths
-    }
+    compact = {f"ours, {form}": elsa() | {"options": {"format": form}} for form in _COMPACT}
+    return {"ours": elsa(), **compact}
 
 
 def _published_main(dataset: str) -> dict[str, str]:

@@ -70,6 +70,7 @@ def write_csv(path: pathlib.Path, runs: list[Run], results: Results) -> None:
     for run in runs:
         result = results[run.id] or {}
         sparsity = (run.model_config or run.config).sparsity
+        width = run.model_config and run.model_config.model.n_factors  # 0: as the data have items
         writer.writerow(
             {
                 "id": run.id,
@@ -78,7 +79,7 @@ def write_csv(path: pathlib.Path, runs: list[Run], results: Results) -> None:
                 "seed": run.seed,
                 "method": run.method,
                 "options": _json(run.options),
-                "n_factors": run.model_config.model.n_factors if run.model_config else "",
+                "n_factors": width or "",
                 "target_nnz": sparsity.target_nnz if run.method == "elsa" else "",
                 "state": state(results[run.id]),
                 "error": result.get("error") or "",

@@ -1,4 +1,4 @@
-r"""The formats of ours at 128, 64 and 32 bytes an item, three seeds, 1024 factors: which k is best?
+r"""The formats of ours at 128, 64 and 32 bytes an item, three seeds: which k is best?
 
     python -m experiments.sweep --config=configs/sweeps/formats.py --workdir=runs/formats \
         --config.base.data.path=ratings.csv.zip

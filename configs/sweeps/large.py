@@ -1,4 +1,4 @@
-r"""Ours with 4096 factors at 1,024 bytes an item, beside the dense model of that width.
+r"""Ours at 1,024 bytes an item, beside a dense model and one from a random start.
 
     python -m experiments.sweep --config=configs/sweeps/large.py --workdir=runs/large \
         --config.base.data.path=ratings.csv.zip
@@ -14,17 +14,13 @@ from celsa_jax.sweeps import make_sweep, paper
 
 def get_config() -> ConfigDict:
     return make_sweep(
-        base=paper.sample_base(4096),
+        base=paper.sample_base(),
         rows={
-            "ours, 4096 factors": {"method": "elsa"},
-            "dense ELSA, 4096": {
-                "method": "dense_elsa",
-                "options": {"width": 4096},
-                "config": {"train": paper.SAMPLE_DENSE},
-                "once": True,
-            },
+            "ours": paper.elsa(),
+            "random start, 4096 factors": paper.elsa(paper.random_start(4096)),
+            "dense ELSA, 4096": paper.dense_row(4096, paper.SAMPLE_DENSE),
         },
         columns=paper.size_columns((1024,)),
         seeds=paper.SEEDS,
-        reference="ours, 4096 factors",
+        reference="ours",
     )

@@ -1,4 +1,4 @@
-r"""Every method at 256, 128 and 64 bytes an item, three seeds, at 1024 factors; ours at 4096, too.
+r"""Every method at 256, 128 and 64 bytes an item, three seeds, beside dense models.
 
     python -m experiments.sweep --config=configs/sweeps/methods.py --workdir=runs/methods \
         --config.base.data.path=ratings.csv.zip
@@ -15,19 +15,13 @@ from celsa_jax.sweeps import make_sweep, paper
 
 
 def get_config() -> ConfigDict:
-    wide = {
-        "ours, 4096 factors": {"method": "elsa", "config": {"model": {"n_factors": 4096}}},
-        "dense ELSA, 4096": {
-            "method": "dense_elsa",
-            "options": {"width": 4096},
-            "config": {"train": paper.SAMPLE_DENSE},
-            "once": True,
-        },
-    }
+    rows = paper.method_rows(1024, paper.SAMPLE_PENALTIES, paper.SAMPLE_DENSE)
+    rows["dense ELSA, 4096"] = paper.dense_row(4096, paper.SAMPLE_DENSE)
+    rows["random start, 4096 factors"] = paper.elsa(paper.random_start(4096))
     return make_sweep(
         base=paper.sample_base(),
-        rows=wide | paper.method_rows(1024, paper.SAMPLE_PENALTIES, paper.SAMPLE_DENSE),
+        rows=rows,
         columns=paper.size_columns((256, 128, 64)),
         seeds=paper.SEEDS,
-        reference="ours, 4096 factors",
+        reference="ours",
     )

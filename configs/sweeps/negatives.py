@@ -1,4 +1,4 @@
-r"""Sampled outputs against the whole catalogue, at 128 bytes an item, three seeds, 512 factors.
+r"""Sampled outputs against the whole catalogue, at 128 bytes an item, three seeds.
 
     python -m experiments.sweep --config=configs/sweeps/negatives.py --workdir=runs/negatives \
         --config.base.data.path=ratings.csv.zip
@@ -15,14 +15,11 @@ _NEGATIVES = {"all items": 0, "4,000 others": 4000, "1,000 others": 1000, "250 o
 
 
 def get_config() -> ConfigDict:
-    base = paper.plain(paper.sample_base(512))
+    base = paper.sample_base()
     base.train.batch_size = 32
     return make_sweep(
         base=base,
-        rows={
-            name: {"method": "elsa", "config": {"train": {"n_negatives": n}}}
-            for name, n in _NEGATIVES.items()
-        },
+        rows={name: paper.elsa({"train": {"n_negatives": n}}) for name, n in _NEGATIVES.items()},
         columns=paper.size_columns((128,)),
         seeds=paper.SEEDS,
         reference="all items",
