@@ -12,7 +12,6 @@ from celsa_jax.errors import InputError
 from celsa_jax.sweeps import expand, paper, run_sweep
 
 ROOT = pathlib.Path(__file__).parent.parent
-WIDE = {"config": {"model": {"n_factors": 8192}}}
 CONFIGS = sorted((ROOT / "configs" / "sweeps").glob("*.py"))
 
 
@@ -105,10 +104,6 @@ ROWS = {"a": {"method": "pruned_ease"}}
         (
             {"rows": {"a": {"method": "elsa", "options": {"format": "int3"}}}},
             "options.format is 'int3'",
-        ),
-        (
-            {"rows": {"a": {"method": "elsa", "options": {"format": "int4"}, **WIDE}}},
-            "row 'a', column '32': int4 holds up to 4096 factors, not 8192; use int8",
         ),
         (
             {"rows": {"a": {"method": "dense_elsa", "options": {"width": 0}}}},

@@ -11,13 +11,12 @@ import numpy as np
 import scipy.sparse as sp
 
 from celsa_jax.errors import InputError, one_line
-from celsa_jax.sparse.formats import Decoder, check_stored, decoder, ids_and_codes, row_sums, store
+from celsa_jax.sparse.formats import BRIDGES, check_stored, read, row_scale, store, value_table
 from celsa_jax.sparse.npz import load_embeddings
 from celsa_jax.sparse.tensors import read_tensors, write_tensors
 
 KIND = "celsa_jax.sparse_embeddings"
-VERSION = 1
-_ROWS_AT_ONCE = 1 << 16
+VERSION = 2
 _VALUES_AT_ONCE = 1 << 18
 
 
@@ -31,7 +30,7 @@ class SparseEmbeddings:
 
     Attributes:
       n_factors: d.
-      starts: [n_items + 1] int64, where each row begins.
+      starts: [n_items + 1] int64, where each row begins in the arrays.
       arrays: the non-zeros as stored (`formats.store`).
       metadata: what made them: JSON values by name.
     """
@@ -100,8 +99,7 @@ class SparseEmbeddings:
         if (counts > 1).any():
             repeated = unique[np.argmax(counts > 1)].decode()
             raise InputError(f"the item id '{repeated}' is there twice")
-        starts = rows.indptr.astype(np.int64)
-        return cls._of(n_factors, starts, store(rows, format), dict(metadata or {}), encoded)
+        return cls._of(n_factors, *store(rows, format), dict(metadata or {}), encoded)
 
     @classmethod
     def _of(cls, n_factors, starts, arrays, metadata, encoded_ids) -> SparseEmbeddings:
@@ -129,7 +127,7 @@ class SparseEmbeddings:
           verify: compare the checksum of a file of `save`.
 
         Raises:
-          InputError: a file is missing, of another kind, of a newer version, truncated or altered.
+          InputError: a file is missing, of another kind or version, truncated or altered.
         """
         path = pathlib.Path(path)
         if not is_saved(path):
@@ -160,18 +158,12 @@ class SparseEmbeddings:
             raise ValueError("ids that are not UTF-8, or an impossible number of factors")
         encoded.tobytes().decode("utf-8")
         encoded = encoded.view(f"S{encoded.shape[1]}").reshape(n_items)
-        starts = tensors.pop("starts", None)
-        if starts is None:
-            starts = np.arange(n_items + 1) * int(fields["nnz_per_row"])
-        check_stored(tensors, fields["format"])
+        lengths = tensors.pop("lengths")
+        if lengths.dtype.kind != "u" or lengths.shape != (n_items,):
+            raise ValueError("row lengths that do not fit the items")
+        starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+        check_stored(tensors, fields["format"], starts, n_factors)
         loaded = cls._of(n_factors, starts, tensors, json.loads(fields["metadata"]), encoded)
-        ids, codes = ids_and_codes(tensors)
-        if starts.dtype != np.int64 or starts.shape != (n_items + 1,) or len(codes) != len(ids):
-            raise ValueError("the arrays do not fit one another")
-        if starts[0] or starts[-1] != len(ids) or (starts[1:] < starts[:-1]).any():
-            raise ValueError("the rows do not fit the non-zeros")
-        if len(ids) and int(ids.max()) >> loaded.decoder.shift >= n_factors:
-            raise ValueError(f"a factor outside of the {n_factors}")
         if not np.isfinite(loaded.largest):
             raise ValueError("values that are not finite")
         return loaded
@@ -183,6 +175,8 @@ class SparseEmbeddings:
         """
         width = max(self._encoded_ids.dtype.itemsize, 1)
         tensors = dict(self.arrays)
+        lengths = np.diff(self.starts)
+        tensors["lengths"] = lengths.astype(np.min_scalar_type(int(lengths.max(initial=0))))
         ids = np.ascontiguousarray(self._encoded_ids, f"S{width}")
         tensors["item_ids"] = ids.view(np.uint8).reshape(self.n_items, width)
         fields = {
@@ -193,32 +187,29 @@ class SparseEmbeddings:
             "n_factors": str(self.n_factors),
             "metadata": json.dumps(self.metadata),
         }
-        lengths = np.diff(self.starts)
-        if self.n_items and (lengths == lengths[0]).all():
-            fields["nnz_per_row"] = str(lengths[0])
-        else:
-            tensors["starts"] = self.starts
         write_tensors(pathlib.Path(path), tensors, fields)
 
     def to_format(self, format: str) -> SparseEmbeddings:
         """The same embeddings in another format."""
         if format == self.format:
             return self
-        arrays = store(self.tocsr(), format)
-        return self._of(self.n_factors, self.starts, arrays, self.metadata, self._encoded_ids)
+        stored = store(self.tocsr(), format)
+        return self._of(self.n_factors, *stored, self.metadata, self._encoded_ids)
 
     @property
     def n_items(self) -> int:
         return len(self.starts) - 1
 
-    @property
+    @functools.cached_property
     def nnz(self) -> int:
+        if self.format == "int4":
+            return int(np.count_nonzero(self.arrays["words"] < BRIDGES))
         return int(self.starts[-1])
 
     @property
     def format(self) -> str:
         """float32, float16, int8 or int4."""
-        return "int4" if "packed" in self.arrays else self.arrays["values"].dtype.name
+        return "int4" if "words" in self.arrays else self.arrays["values"].dtype.name
 
     @functools.cached_property
     def item_ids(self) -> np.ndarray:
@@ -226,14 +217,15 @@ class SparseEmbeddings:
         return np.char.decode(self._encoded_ids, "utf-8")
 
     @functools.cached_property
-    def decoder(self) -> Decoder:
-        return decoder(self.arrays)
+    def value_table(self) -> np.ndarray | None:
+        """The float32 value of every stored code; None for float32."""
+        return value_table(self.arrays)
 
     @functools.cached_property
     def largest(self) -> float:
         """A bound of the magnitudes of all values; NaN where one is."""
-        if self.decoder.table is not None and self.format != "float16":
-            return max(1.0, float(np.abs(self.decoder.table).max()))  # rows of int4 are made unit
+        if self.value_table is not None and self.format != "float16":
+            return max(1.0, float(np.abs(self.value_table).max()))  # rows of int4 are made unit
         bounds = [0.0]
         for first in range(0, self.nnz, _VALUES_AT_ONCE):  # no large temporary arrays
             values = self.arrays["values"][first : first + _VALUES_AT_ONCE].astype(np.float32)
@@ -243,28 +235,16 @@ class SparseEmbeddings:
     @functools.cached_property
     def row_scale(self) -> np.ndarray | None:
         """[n_items] float32 factors that make the rows of int4 unit; None for other formats."""
-        table = self.decoder.table
-        if self.format != "int4" or table is None:
-            return None
-        squares = table**2
-        scale = np.zeros(self.n_items, np.float32)
-        for first in range(0, self.n_items, _ROWS_AT_ONCE):  # no large temporary arrays
-            starts = self.starts[first : first + _ROWS_AT_ONCE + 1]
-            codes = self.arrays["packed"][starts[0] : starts[-1]] & self.decoder.mask
-            sums = row_sums(squares[codes], starts - starts[0])
-            rows = scale[first : first + _ROWS_AT_ONCE]
-            np.divide(1, np.sqrt(sums), out=rows, where=sums > 0)
-        return scale
+        return row_scale(self.arrays, self.starts)
 
     def tocsr(self) -> sp.csr_matrix:
         """The decoded matrix in float32, row access."""
-        ids, codes = ids_and_codes(self.arrays)
-        reader = self.decoder
-        values = codes if reader.table is None else reader.table[codes & reader.mask]
+        factors, codes, starts = read(self.arrays, self.starts)
+        values = codes if self.value_table is None else self.value_table[codes]
         if self.row_scale is not None:
-            values = values * np.repeat(self.row_scale, np.diff(self.starts))
+            values = values * np.repeat(self.row_scale, np.diff(starts))
         index = np.int32 if max(self.nnz, self.n_factors) < 1 << 31 else np.int64
-        arrays = (values, (ids >> reader.shift).astype(index), self.starts.astype(index))
+        arrays = (values, factors.astype(index), starts.astype(index))
         return sp.csr_matrix(arrays, shape=(self.n_items, self.n_factors))
 
     def tocsc(self) -> sp.csc_matrix:
@@ -288,13 +268,12 @@ class SparseEmbeddings:
         signed = 2 * rows.indices.astype(np.int64) + (rows.data < 0)
         lists = np.bincount(signed, minlength=2 * self.n_factors)
         used = lists[lists > 0]
-        lengths = np.diff(self.starts)
         return {
             "format": self.format,
             "n_items": self.n_items,
             "n_factors": self.n_factors,
             "nnz": self.nnz,
-            "nnz_per_row": _spread(lengths),
+            "nnz_per_row": _spread(np.diff(rows.indptr)),
             "bytes_per_item": self.bytes_per_item,
             "bytes": self.nbytes,
             "lists": {
@@ -323,10 +302,10 @@ def _accept(path: pathlib.Path, fields: dict[str, str]) -> None:
     version = fields.get("version", "")
     if not version.isdecimal():
         raise InputError(f"{path}: damaged: no version of the format")
-    if int(version) > VERSION:
+    if int(version) != VERSION:
+        remedy = "update celsa_jax" if int(version) > VERSION else "export it again"
         raise InputError(
-            f"{path}: written in version {version} of the format, newer than {VERSION}; "
-            "update celsa_jax"
+            f"{path}: written in version {version} of the format, not {VERSION}; {remedy}"
         )
 
 

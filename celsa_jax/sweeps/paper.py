@@ -29,7 +29,11 @@ _PLAIN: dict[str, dict[str, float]] = {
     "train": {"n_final_epochs": 10, "b1": 0.9},
 }
 _REFINED = {part: {f: default_config()[part][f] for f in fs} for part, fs in _PLAIN.items()}
-_COMPACT = ("float16", "int8", "int4")  # 4, 3 and 2 bytes a non-zero: more of them in a column
+_COMPACT = (
+    "float16",
+    "int8",
+    "int4",
+)  # 4, 3 and 2 bytes a non-zero: more of them in a column
 # Of each data set: our name, users to validate and as many to test, and the width at which the
 # paper's dense model is best.
 _DATA = {
