@@ -276,6 +276,35 @@ def test_files_are_safetensors(tmp_path):
         assert bytes(file.get_tensor("item_ids")[11]).decode() == "11\x00"[:3]
 
 
+def test_the_items_of_the_factors_are_kept(tmp_path):
+    dense = unit_rows(5, 70, 3)
+    factor_ids = [f"Ž {f}" for f in range(70)]
+    stored = SparseEmbeddings.from_dense(dense, factor_ids=factor_ids)
+    for form in FORMATS:
+        stored.to_format(form).save(tmp_path / "E")
+        for embeddings in (stored.to_format(form), SparseEmbeddings.load(tmp_path / "E")):
+            assert embeddings.factor_ids.tolist() == factor_ids
+            assert embeddings.item_ids.tolist() == list("01234")
+    plain = SparseEmbeddings.from_dense(dense)
+    plain.save(tmp_path / "E")
+    assert plain.factor_ids is SparseEmbeddings.load(tmp_path / "E").factor_ids is None
+    assert plain.nbytes == stored.nbytes
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensors, fields: tensors.update(factor_ids=tensors["factor_ids"][1:]),
+        lambda tensors, fields: tensors["factor_ids"].__setitem__(2, 0x80),
+        lambda tensors, fields: tensors.update(factor_ids=np.zeros(3, np.float32)),
+    ],
+)
+def test_factor_ids_that_do_not_fit_are_refused(tmp_path, change):
+    stored = SparseEmbeddings.from_dense(np.eye(3), factor_ids=["a", "b", "c"])
+    stored.save(tmp_path / "saved")
+    assert_refused(tmp_path / "saved", tmp_path / "E", change)
+
+
 def test_long_rows_take_wide_lengths(tmp_path):
     rows = [range(300), [], range(70_000)]
     stored = of_rows(70_000, rows)
@@ -458,7 +487,18 @@ def test_load_reads_scipy_and_numpy_files(tmp_path, kind):
         (lambda: SparseEmbeddings.from_dense(np.ones(3)), "items x factors"),
         (lambda: SparseEmbeddings.from_dense(np.eye(2) * 1j), "complex"),
         (lambda: SparseEmbeddings.from_dense(np.eye(2), ["a"]), "1 item ids for 2 rows"),
-        (lambda: SparseEmbeddings.from_dense(np.eye(2), ["a", "a"]), "'a' is there twice"),
+        (
+            lambda: SparseEmbeddings.from_dense(np.eye(2), ["a", "a"]),
+            "item ids: 'a' is there twice",
+        ),
+        (
+            lambda: SparseEmbeddings.from_dense(np.eye(2, 3), factor_ids=["a", "b"]),
+            "2 factor ids for 3 columns",
+        ),
+        (
+            lambda: SparseEmbeddings.from_dense(np.eye(2), factor_ids=["b", "b"]),
+            "factor ids: 'b' is there twice",
+        ),
         (lambda: SparseEmbeddings.from_dense(np.eye(2), format="int2"), "unknown format 'int2'"),
         (
             lambda: SparseEmbeddings.from_dense([[0, 1], [3, 4]], format="int8"),

@@ -12,7 +12,7 @@ import scipy.sparse as sp
 
 from celsa_jax.errors import InputError, one_line
 from celsa_jax.sparse.formats import BRIDGES, check_stored, read, row_scale, store, value_table
-from celsa_jax.sparse.npz import load_embeddings
+from celsa_jax.sparse.npz import load_embeddings, load_factor_ids
 from celsa_jax.sparse.tensors import read_tensors, write_tensors
 
 KIND = "celsa_jax.sparse_embeddings"
@@ -40,6 +40,7 @@ class SparseEmbeddings:
     arrays: dict[str, np.ndarray]
     metadata: dict[str, object]
     _encoded_ids: np.ndarray = dataclasses.field(repr=False)
+    _encoded_factor_ids: np.ndarray | None = dataclasses.field(repr=False)
 
     @classmethod
     def from_dense(
@@ -47,6 +48,7 @@ class SparseEmbeddings:
         embeddings: np.ndarray,
         item_ids: np.ndarray | None = None,
         *,
+        factor_ids: np.ndarray | None = None,
         format: str = "float32",
         metadata: dict[str, object] | None = None,
     ) -> SparseEmbeddings:
@@ -54,7 +56,13 @@ class SparseEmbeddings:
         embeddings = np.asarray(embeddings)
         if embeddings.ndim != 2:
             raise InputError(f"embeddings are items x factors, not of shape {embeddings.shape}")
-        return cls.from_scipy(sp.csr_matrix(embeddings), item_ids, format=format, metadata=metadata)
+        return cls.from_scipy(
+            sp.csr_matrix(embeddings),
+            item_ids,
+            factor_ids=factor_ids,
+            format=format,
+            metadata=metadata,
+        )
 
     @classmethod
     def from_scipy(
@@ -62,6 +70,7 @@ class SparseEmbeddings:
         embeddings: sp.spmatrix | sp.sparray,
         item_ids: np.ndarray | None = None,
         *,
+        factor_ids: np.ndarray | None = None,
         format: str = "float32",
         metadata: dict[str, object] | None = None,
     ) -> SparseEmbeddings:
@@ -70,12 +79,13 @@ class SparseEmbeddings:
         Args:
           embeddings: real numbers; explicit zeros are dropped, repeated entries added up.
           item_ids: [n_items] external ids, unique; "0", "1", ... if not given.
+          factor_ids: [n_factors] the item that each factor belongs to, unique, if they do.
           format: one of `FORMATS`.
           metadata: values that JSON can hold.
 
         Raises:
-          InputError: values that are not finite, ids that repeat or of another number than the
-            rows, or values that the format cannot hold.
+          InputError: values that are not finite, ids that repeat or of another number than rows
+            or columns, or values that the format cannot hold.
         """
         try:
             rows = sp.csr_matrix(embeddings, copy=True)
@@ -92,20 +102,18 @@ class SparseEmbeddings:
         rows.eliminate_zeros()
         n_items, n_factors = rows.shape
         ids = np.arange(n_items).astype(np.str_) if item_ids is None else np.asarray(item_ids)
-        encoded = np.char.encode(ids.astype(np.str_), "utf-8")
-        if encoded.shape != (n_items,):
-            raise InputError(f"{len(encoded)} item ids for {n_items} rows")
-        unique, counts = np.unique(encoded, return_counts=True)
-        if (counts > 1).any():
-            repeated = unique[np.argmax(counts > 1)].decode()
-            raise InputError(f"the item id '{repeated}' is there twice")
-        return cls._of(n_factors, *store(rows, format), dict(metadata or {}), encoded)
+        encoded = _encode(ids, n_items, "item ids", "rows")
+        factors = None
+        if factor_ids is not None:
+            factors = _encode(np.asarray(factor_ids), n_factors, "factor ids", "columns")
+        return cls._of(n_factors, *store(rows, format), dict(metadata or {}), encoded, factors)
 
     @classmethod
-    def _of(cls, n_factors, starts, arrays, metadata, encoded_ids) -> SparseEmbeddings:
-        for array in (starts, encoded_ids, *arrays.values()):
-            array.flags.writeable = False
-        return cls(n_factors, starts, arrays, metadata, encoded_ids)
+    def _of(cls, n_factors, starts, arrays, metadata, ids, factor_ids) -> SparseEmbeddings:
+        for array in (starts, ids, factor_ids, *arrays.values()):
+            if array is not None:
+                array.flags.writeable = False
+        return cls(n_factors, starts, arrays, metadata, ids, factor_ids)
 
     @classmethod
     def load(
@@ -115,15 +123,16 @@ class SparseEmbeddings:
         *,
         verify: bool = True,
     ) -> SparseEmbeddings:
-        """Reads a file of `save`, or a SciPy sparse `.npz` with a text file of item ids.
+        """Reads a file of `save`, or a SciPy sparse `.npz` with text files of ids.
 
         A file of `save` is mapped into memory: what is not used is not read, but for the
         checksum.
 
         Args:
           path: the file.
-          items: for a `.npz`, one id a line in row order; `items.txt` beside it by default. A file
-            of `save` brings its own ids, and this is not read.
+          items: for a `.npz`, one id a line in row order; `items.txt` beside it by default. (The
+            items of its factors are those of `factors.txt` beside it, if there is one.) A file of
+            `save` brings its own ids, and none of these are read.
           verify: compare the checksum of a file of `save`.
 
         Raises:
@@ -133,7 +142,7 @@ class SparseEmbeddings:
         if not is_saved(path):
             matrix, item_ids = load_embeddings(path, items)
             make = cls.from_scipy if sp.issparse(matrix) else cls.from_dense
-            return make(matrix, item_ids)
+            return make(matrix, item_ids, factor_ids=load_factor_ids(path, matrix.shape[1]))
         tensors, fields = read_tensors(path, verify, lambda fields: _accept(path, fields))
         try:
             return cls._from_tensors(tensors, fields)
@@ -152,18 +161,19 @@ class SparseEmbeddings:
     def _from_tensors(cls, tensors: dict, fields: dict[str, str]) -> SparseEmbeddings:
         """Checks all that compiled code relies on; a whole file may be of another's making."""
         n_items, n_factors = int(fields["n_items"]), int(fields["n_factors"])
-        encoded = tensors.pop("item_ids")
-        # No text begins in the middle of a character, so that all together tell of each.
-        if ((encoded[:, 0] & 0xC0) == 0x80).any() or not 0 <= n_factors <= 1 << 32:
-            raise ValueError("ids that are not UTF-8, or an impossible number of factors")
-        encoded.tobytes().decode("utf-8")
-        encoded = encoded.view(f"S{encoded.shape[1]}").reshape(n_items)
+        if not 0 <= n_factors <= 1 << 32:
+            raise ValueError("an impossible number of factors")
+        ids = _from_bytes(tensors.pop("item_ids"), n_items)
+        factor_ids = tensors.pop("factor_ids", None)
+        if factor_ids is not None:
+            factor_ids = _from_bytes(factor_ids, n_factors)
         lengths = tensors.pop("lengths")
         if lengths.dtype.kind != "u" or lengths.shape != (n_items,):
             raise ValueError("row lengths that do not fit the items")
         starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
         check_stored(tensors, fields["format"], starts, n_factors)
-        loaded = cls._of(n_factors, starts, tensors, json.loads(fields["metadata"]), encoded)
+        metadata = json.loads(fields["metadata"])
+        loaded = cls._of(n_factors, starts, tensors, metadata, ids, factor_ids)
         if not np.isfinite(loaded.largest):
             raise ValueError("values that are not finite")
         return loaded
@@ -173,12 +183,12 @@ class SparseEmbeddings:
 
         The layout is that of safetensors (`celsa_jax.sparse.tensors`), readable elsewhere.
         """
-        width = max(self._encoded_ids.dtype.itemsize, 1)
         tensors = dict(self.arrays)
         lengths = np.diff(self.starts)
         tensors["lengths"] = lengths.astype(np.min_scalar_type(int(lengths.max(initial=0))))
-        ids = np.ascontiguousarray(self._encoded_ids, f"S{width}")
-        tensors["item_ids"] = ids.view(np.uint8).reshape(self.n_items, width)
+        tensors["item_ids"] = _to_bytes(self._encoded_ids)
+        if self._encoded_factor_ids is not None:
+            tensors["factor_ids"] = _to_bytes(self._encoded_factor_ids)
         fields = {
             "kind": KIND,
             "version": str(VERSION),
@@ -194,7 +204,8 @@ class SparseEmbeddings:
         if format == self.format:
             return self
         stored = store(self.tocsr(), format)
-        return self._of(self.n_factors, *stored, self.metadata, self._encoded_ids)
+        ids = self._encoded_ids, self._encoded_factor_ids
+        return self._of(self.n_factors, *stored, self.metadata, *ids)
 
     @property
     def n_items(self) -> int:
@@ -215,6 +226,12 @@ class SparseEmbeddings:
     def item_ids(self) -> np.ndarray:
         """[n_items] external ids, NumPy text, in row order."""
         return np.char.decode(self._encoded_ids, "utf-8")
+
+    @functools.cached_property
+    def factor_ids(self) -> np.ndarray | None:
+        """[n_factors] NumPy text, the id of the item that each factor belongs to; None if none."""
+        ids = self._encoded_factor_ids
+        return None if ids is None else np.char.decode(ids, "utf-8")
 
     @functools.cached_property
     def value_table(self) -> np.ndarray | None:
@@ -294,6 +311,33 @@ def _spread(counts: np.ndarray) -> dict[str, float] | None:
         "p99": float(np.quantile(counts, 0.99)),
         "max": int(counts.max()),
     }
+
+
+def _encode(ids: np.ndarray, n: int, name: str, of: str) -> np.ndarray:
+    """[n] UTF-8; InputError for another number of ids, or one that repeats."""
+    encoded = np.char.encode(ids.astype(np.str_), "utf-8")
+    if encoded.shape != (n,):
+        raise InputError(f"{len(encoded)} {name} for {n} {of}")
+    unique, counts = np.unique(encoded, return_counts=True)
+    if (counts > 1).any():
+        repeated = unique[np.argmax(counts > 1)].decode()
+        raise InputError(f"{name}: '{repeated}' is there twice")
+    return encoded
+
+
+def _to_bytes(encoded: np.ndarray) -> np.ndarray:
+    """[n, width] uint8, for a file."""
+    width = max(encoded.dtype.itemsize, 1)
+    return np.ascontiguousarray(encoded, f"S{width}").view(np.uint8).reshape(len(encoded), width)
+
+
+def _from_bytes(stored: np.ndarray, n: int) -> np.ndarray:
+    """[n] UTF-8 from the bytes of a file; ValueError for what is not."""
+    # No text begins in the middle of a character, so that all together tell of each.
+    if ((stored[:, 0] & 0xC0) == 0x80).any():
+        raise ValueError("ids that are not UTF-8")
+    stored.tobytes().decode("utf-8")
+    return stored.view(f"S{stored.shape[1]}").reshape(n)
 
 
 def _accept(path: pathlib.Path, fields: dict[str, str]) -> None:
