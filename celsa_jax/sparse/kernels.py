@@ -257,14 +257,6 @@ def _score_rows(tile, latent, rows, low):
         j, end, factor = rows.starts[low + t], rows.starts[low + t + 1], np.uint64(0)
         bridges = _has_bridge(rows.bridged, low + t)
         while j + 8 <= end and not bridges:  # eight at a time: their sum stays in a register
-            v0 = _value(_code(ids, codes, j), table)
-            v1 = _value(_code(ids, codes, j + 1), table)
-            v2 = _value(_code(ids, codes, j + 2), table)
-            v3 = _value(_code(ids, codes, j + 3), table)
-            v4 = _value(_code(ids, codes, j + 4), table)
-            v5 = _value(_code(ids, codes, j + 5), table)
-            v6 = _value(_code(ids, codes, j + 6), table)
-            v7 = _value(_code(ids, codes, j + 7), table)
             f0 = _near_factor(ids, codes, j, factor)
             f1 = _near_factor(ids, codes, j + 1, f0)
             f2 = _near_factor(ids, codes, j + 2, f1)
@@ -273,6 +265,14 @@ def _score_rows(tile, latent, rows, low):
             f5 = _near_factor(ids, codes, j + 5, f4)
             f6 = _near_factor(ids, codes, j + 6, f5)
             factor = _near_factor(ids, codes, j + 7, f6)
+            v0 = _value(_code(ids, codes, j), table)
+            v1 = _value(_code(ids, codes, j + 1), table)
+            v2 = _value(_code(ids, codes, j + 2), table)
+            v3 = _value(_code(ids, codes, j + 3), table)
+            v4 = _value(_code(ids, codes, j + 4), table)
+            v5 = _value(_code(ids, codes, j + 5), table)
+            v6 = _value(_code(ids, codes, j + 6), table)
+            v7 = _value(_code(ids, codes, j + 7), table)
             h0, h1, h2, h3 = latent[f0], latent[f1], latent[f2], latent[f3]
             h4, h5, h6, h7 = latent[f4], latent[f5], latent[f6], latent[factor]
             for b in range(lanes):
