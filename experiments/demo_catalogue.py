@@ -100,7 +100,7 @@ class Catalogue:
     @functools.cached_property
     def kept(self) -> list[int]:
         """Non-zeros a row to choose from: the longest row's, and powers of two below."""
-        longest = int(np.diff(self.embeddings.starts).max(initial=1))
+        longest = int(np.diff(self.embeddings.tocsr().indptr).max(initial=1))
         return [longest] + [2**p for p in reversed(range(10)) if 2**p < longest]
 
     @functools.cached_property

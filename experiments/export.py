@@ -4,9 +4,9 @@ r"""Writes a run's embeddings for serving, in a compact format or for another en
     python -m experiments.export --workdir=runs/mine --format=parquet --output=mine.parquet
 
 `float32`, `float16`, `int8` and `int4` are files of celsa_jax.sparse.SparseEmbeddings (6, 4, 3
-and 2 bytes a non-zero; int4 for up to 4096 factors): ids, non-zeros, the run's configuration and
-results, and a checksum in one safetensors file. (The run's own
-`embeddings.npz` is a SciPy CSC matrix.)
+and about 2 bytes a non-zero, more for factors by the ten thousand: `celsa_jax.sparse.formats`):
+ids, the items of the factors if the run has them, non-zeros, the run's configuration and results,
+and a checksum in one safetensors file. (The run's own `embeddings.npz` is a SciPy CSC matrix.)
 
 `parquet` is for engines that index sparse vectors: item_id, indices (list of uint32), values (list
 of float32). Half of the values are negative. --negatives=keep leaves them, for engines that take
@@ -43,8 +43,9 @@ _NEGATIVES = flags.DEFINE_enum(
 def main() -> None:
     output = pathlib.Path(_OUTPUT.value)
     workdir = pathlib.Path(_WORKDIR.value)
-    names = ("embeddings.npz", "items.txt", "config.json", "results.json", "split.npz")
-    inputs.check_output(output, *(workdir / name for name in names))
+    files = ("embeddings.npz", "items.txt", "factors.txt")
+    files += ("config.json", "results.json", "split.npz")
+    inputs.check_output(output, *(workdir / name for name in files))
     if _NEGATIVES.present and _FORMAT.value != "parquet":
         raise InputError("--negatives is for --format=parquet alone")
     embeddings = read_run(workdir)
@@ -74,7 +75,12 @@ def read_run(workdir: pathlib.Path) -> SparseEmbeddings:
                 metadata[name] = read_json(file)
         except ValueError as error:
             raise InputError(f"{file}: damaged: {error}") from None
-    return SparseEmbeddings.from_scipy(embeddings.tocsr(), embeddings.item_ids, metadata=metadata)
+    return SparseEmbeddings.from_scipy(
+        embeddings.tocsr(),
+        embeddings.item_ids,
+        factor_ids=embeddings.factor_ids,
+        metadata=metadata,
+    )
 
 
 def write_vectors(path: pathlib.Path, embeddings: SparseEmbeddings, split: bool) -> None:

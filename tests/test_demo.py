@@ -103,10 +103,13 @@ def test_smaller_embeddings_keep_the_largest_weights(shown):
         expected = np.where(np.abs(row) >= np.sort(np.abs(row))[-2], row, 0)
         expected /= max(np.linalg.norm(expected), 1e-12)
         np.testing.assert_allclose(kept, expected, atol=1e-3)
-    unit = SparseEmbeddings.from_dense(np.eye(3, 5000, dtype=np.float32))
+    unit = SparseEmbeddings.from_dense(np.eye(3, 5000, 4999, dtype=np.float32), format="float16")
     wide = demo_catalogue.Catalogue(SegmentRecommenderOf(unit), [], [], [], {})
-    assert wide.formats == ["float32", "float16", "int8"]  # too wide for int4
+    assert wide.formats == ["float16", "int8", "int4"]
     assert wide.kept == [1]
+    narrow = demo_catalogue.Catalogue(SegmentRecommenderOf(unit.to_format("int4")), [], [], [], {})
+    assert narrow.formats == ["int4"]
+    assert narrow.kept == [1]
 
 
 class SegmentRecommenderOf:

@@ -13,7 +13,7 @@ from celsa_jax.sparse import SparseEmbeddings, load_embeddings, save_embeddings
 @pytest.fixture
 def embeddings(tmp_path):
     matrix = sp.csc_matrix(np.array([[0.6, 0.8], [0, 1], [1, 0]], np.float32))
-    save_embeddings(tmp_path, matrix, np.array(["a", "é", "c"]))
+    save_embeddings(tmp_path, matrix, np.array(["a", "é", "c"]), np.array(["é", "a"]))
     return tmp_path / "embeddings.npz"
 
 
@@ -33,10 +33,12 @@ def test_numpy_and_scipy_read_past_the_checksum(embeddings):
     np.testing.assert_array_equal(sp.load_npz(embeddings).toarray(), ours.toarray())
     np.testing.assert_array_equal(ours.toarray(), np.array([[0.6, 0.8], [0, 1], [1, 0]], "f4"))
     assert item_ids.tolist() == ["a", "é", "c"]
+    assert embeddings.with_name("factors.txt").read_text("utf-8") == "é\na\n"
+    assert SparseEmbeddings.load(embeddings).factor_ids.tolist() == ["é", "a"]
 
 
 @pytest.mark.filterwarnings("ignore")  # of NumPy, on what it reads
-@pytest.mark.parametrize("name", ["embeddings.npz", "items.txt"])
+@pytest.mark.parametrize("name", ["embeddings.npz", "items.txt", "factors.txt"])
 def test_flipped_bits_of_embeddings_and_their_ids(embeddings, name):
     for _ in each_flip(embeddings.with_name(name)):
         with pytest.raises(InputError):
@@ -65,8 +67,52 @@ def test_flipped_bits_of_an_export(embeddings, format):
 
 def test_ids_of_another_run_are_refused(embeddings):
     embeddings.with_name("items.txt").write_text("a\nb\nc\n")
-    with pytest.raises(InputError, match=r"damaged, or .*items\.txt is not the file of ids"):
+    with pytest.raises(InputError, match=r"damaged, or not written with these ids: .*items\.txt"):
         load_embeddings(embeddings)
+
+
+def test_factors_of_another_run_are_refused(embeddings):
+    factors = embeddings.with_name("factors.txt")
+    factors.write_text("a\nb\n")
+    with pytest.raises(InputError, match=r"not written with these ids: .*, and the factors\.txt"):
+        load_embeddings(embeddings)
+    factors.write_text("a\n")
+    with pytest.raises(InputError, match=r"factors\.txt: 1 ids for the 2 factors of .*npz"):
+        load_embeddings(embeddings)
+    factors.unlink()
+    with pytest.raises(InputError, match=r"items\.txt, and no factors\.txt"):
+        load_embeddings(embeddings)
+
+
+def test_items_and_factors_cannot_stand_for_one_another(tmp_path):
+    """The same lines, parted elsewhere."""
+    save_embeddings(tmp_path, sp.csc_matrix(np.eye(2)), ["a", "b"], ["c", "d"])
+    sealed = (tmp_path / "embeddings.npz").read_bytes()
+    save_embeddings(tmp_path, sp.csc_matrix((4, 2)), ["a", "b", "c", "d"])
+    (tmp_path / "embeddings.npz").write_bytes(sealed)
+    (tmp_path / "items.txt").write_text("a\nb\n")
+    with pytest.raises(InputError, match="not written with these ids"):
+        load_embeddings(tmp_path / "embeddings.npz")
+
+
+def test_no_factors_of_an_earlier_run_stay(embeddings):
+    matrix, item_ids = load_embeddings(embeddings)
+    save_embeddings(embeddings.parent, matrix, item_ids)
+    assert not embeddings.with_name("factors.txt").exists()
+    assert SparseEmbeddings.load(embeddings).factor_ids is None
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ((["a"], None), "1 item ids for 2 rows"),
+        ((["a", "b"], ["c"]), "1 factor ids for 3 columns"),
+    ],
+)
+def test_ids_of_another_number_are_refused(tmp_path, ids, message):
+    with pytest.raises(InputError, match=message):
+        save_embeddings(tmp_path, sp.csc_matrix((2, 3)), *ids)
+    assert not [*tmp_path.iterdir()]
 
 
 def test_files_without_a_checksum_are_taken_as_they_are(tmp_path):

@@ -188,7 +188,16 @@ def test_activations_are_the_latent_vector_by_size(products):
         ]
         assert found.segments.tolist() == owners
         assert {-1} < set(owners)
+        assert found.item_ids is None
     assert not len(product.activations(histories[[8]]).factors)
+
+
+def test_activations_name_the_items_of_their_factors(products):
+    product, dense, histories = products
+    names = np.array([f"item of {f}" for f in range(dense.shape[1])])
+    named = SparseEmbeddings.from_dense(dense, product.segments.item_ids, factor_ids=names)
+    found = SegmentRecommender(Recommender(named), product.segments).activations(histories[[0]])
+    assert found.item_ids.tolist() == [f"item of {f}" for f in found.factors]
 
 
 def test_recommending_refuses_what_does_not_fit(products):

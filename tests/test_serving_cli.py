@@ -22,6 +22,7 @@ def run(tmp_path_factory):
     dense /= np.linalg.norm(dense, axis=1, keepdims=True)
     sp.save_npz(folder / "embeddings.npz", sp.csc_matrix(dense.astype(np.float32)))
     (folder / "items.txt").write_text("".join(f"i{i}\n" for i in range(60)))
+    (folder / "factors.txt").write_text("".join(f"i{2 * f}\n" for f in range(16)))
     (folder / "config.json").write_text('{"train": {"seed": 5}}')
     (folder / "results.json").write_text('{"step": 17}')
     rows = [
@@ -49,6 +50,7 @@ def test_exported_files_are_judged_and_served(run):
     assert report["format"] == "int8"
     assert report["file_bytes"] == output.stat().st_size
     loaded = SparseEmbeddings.load(output)
+    assert loaded.factor_ids.tolist() == [f"i{2 * f}" for f in range(16)]
     assert loaded.metadata == {"config": {"train": {"seed": 5}}, "results": {"step": 17}}
     assert report["bytes_per_item"] == pytest.approx(3 * loaded.nnz / 60)
 
@@ -122,6 +124,7 @@ def test_split_vectors_score_as_the_signed_ones():
         ("export", ["--workdir={run}", "--output={run}/no/x"], ["does not exist"]),
         ("export", ["--workdir={run}", "--output={run}/x", "--format=int2"], ["int2"]),
         ("export", ["--workdir={run}", "--output={run}/items.txt"], ["would overwrite"]),
+        ("export", ["--workdir={run}", "--output={run}/factors.txt"], ["would overwrite"]),
         (
             "export",
             ["--workdir={run}", "--output={run}/x", "--format=int8", "--negatives=split"],
@@ -195,9 +198,9 @@ def test_benchmark_on_random_embeddings():
     assert engines["dense_same_accuracy"]["overlap_with_exact"] is None
     assert engines["dense_same_d"]["bytes"] == 3000 * 64 * 4
     assert engines["dense_same_accuracy"]["bytes"] == 3000 * 8 * 4
-    # Rows: 2 bytes a non-zero, starts, scale; lists: 3 bytes a non-zero, starts.
+    # Rows: 2 bytes a non-zero, starts, scale, bridged; lists: 3 bytes a non-zero, starts.
     lists = 3 * 12000 + 8 * 65
-    assert engines["exact_fast"]["bytes"] == 2 * 12000 + 8 * 3001 + 4 * 3000 + 4 * 16 + lists
+    assert engines["exact_fast"]["bytes"] == 2 * 12000 + 8 * 3001 + 5 * 3000 + 4 * 16 + lists
     assert report["fresh_process"]["resident_growth_mb"] >= 0
     assert report["fresh_process"]["load_s"] > 0
 

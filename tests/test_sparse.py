@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import safetensors
 import scipy.sparse as sp
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from celsa_jax.errors import InputError
-from celsa_jax.sparse import FORMATS, SparseEmbeddings
-from celsa_jax.sparse.formats import bytes_per_nonzero
+from celsa_jax.sparse import FORMATS, Recommender, SparseEmbeddings
+from celsa_jax.sparse.formats import BRIDGED, row_bytes, row_nonzeros
 from celsa_jax.sparse.tensors import read_tensors, write_tensors
 
 
@@ -35,7 +35,7 @@ def test_formats_keep_values_to_their_precision_in_their_bytes(form, n_bytes, er
     stored = SparseEmbeddings.from_dense(dense, format=form)
     assert stored.format == form
     assert stored.bytes_per_item == 8 * n_bytes
-    assert bytes_per_nonzero(form, dense.shape[1]) == n_bytes
+    assert row_bytes(form, dense.shape[1], 8) == 8 * n_bytes
     assert np.abs(stored.tocsr().toarray() - dense).max() <= error * 1.0001
     assert stored.tocsr().has_sorted_indices
     assert (stored.tocsc() != stored.tocsr()).nnz == 0
@@ -46,7 +46,7 @@ def test_formats_keep_values_to_their_precision_in_their_bytes(form, n_bytes, er
 def test_the_bytes_of_a_format_at_any_width(form, n_factors):
     rows = sp.csr_matrix(([0.6, 0.8], [0, n_factors - 1], [0, 2]), shape=(1, n_factors))
     stored = SparseEmbeddings.from_scipy(rows, format=form)
-    assert stored.bytes_per_item == 2 * bytes_per_nonzero(form, n_factors)
+    assert stored.bytes_per_item == row_bytes(form, n_factors, 2)
 
 
 def test_int8_by_hand():
@@ -60,14 +60,131 @@ def test_int8_by_hand():
 
 def test_int4_by_hand():
     """With up to 16 different values the codebook holds them all, and nothing is lost."""
-    dense = np.zeros((3, 4096), np.float32)
-    dense[0, [5, 4095]] = 0.6, -0.8
-    dense[2, 7] = 1
+    dense = np.zeros((3, 9000), np.float32)
+    dense[0, [5, 3844]] = 0.6, -0.8
+    dense[2, [7, 8000]] = 0.6, 0.8
     stored = SparseEmbeddings.from_dense(dense, format="int4")
-    packed, codebook = stored.arrays["packed"], stored.arrays["codebook"]
-    np.testing.assert_array_equal(packed >> 4, [5, 4095, 7])
-    np.testing.assert_allclose(codebook[packed & 15], [0.6, -0.8, 1], rtol=1e-6)
+    words, codebook = stored.arrays["words"], stored.arrays["codebook"]
+    # The differences 5, 3839, 7 and 7993 = 2 * 3840 + 313.
+    np.testing.assert_array_equal(words[[0, 1, 2, 4]] >> 4, [5, 3839, 7, 313])
+    assert words[3] == 0xF002
+    np.testing.assert_array_equal(stored.starts, [0, 2, 2, 5])
+    np.testing.assert_allclose(codebook[words[[0, 1, 2, 4]] & 15], [0.6, -0.8, 0.6, 0.8], rtol=1e-6)
     np.testing.assert_allclose(stored.tocsr().toarray(), dense, rtol=1e-6)
+    assert (stored.nnz, stored.bytes_per_item) == (4, 10 / 3)
+
+
+FULL_BRIDGE = 4095 * BRIDGED
+BORDERS = [0, 1, 3839, 3840, 3841, 4095, 4096, 4097, 7679, 7680, 65_535, 65_536, 1 << 20]
+BORDERS += [FULL_BRIDGE - 1, FULL_BRIDGE, FULL_BRIDGE + 3839, FULL_BRIDGE + 3840, 2 * FULL_BRIDGE]
+
+
+@st.composite
+def wide_rows(draw):
+    """(n_factors, ascending factors of each row); differences at the borders of the words."""
+    gaps = st.sampled_from(BORDERS) | st.integers(0, 1 << 22)
+    rows = draw(st.lists(st.lists(gaps, max_size=5), max_size=6))
+    rows = [sorted(set(np.cumsum(row).tolist())) for row in rows]
+    highest = max((row[-1] for row in rows if row), default=0)
+    return highest + draw(st.sampled_from([1, 2, 5000, 1 << 20])), rows
+
+
+def of_rows(n_factors, rows, form="int4"):
+    """Embeddings of these factors, all values of a row alike."""
+    lengths = [len(row) for row in rows]
+    values = np.repeat([1 / np.sqrt(max(n, 1)) for n in lengths], lengths)
+    indices = np.array([factor for row in rows for factor in row], np.int64)
+    starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    matrix = sp.csr_matrix((values, indices, starts), shape=(len(rows), n_factors))
+    return SparseEmbeddings.from_scipy(matrix, format=form)
+
+
+def plain_reading(words):
+    """The factors in the words of one row, a word at a time."""
+    at, factors = 0, []
+    for word in words.tolist():
+        if word < 0xF000:
+            at += word // 16
+            factors.append(at)
+        else:
+            at += (word - 0xF000) * 3840
+    return factors
+
+
+@given(case=wide_rows())
+@settings(deadline=None)
+def test_int4_holds_factors_of_any_width_exactly(tmp_path_factory, case):
+    n_factors, rows = case
+    stored = of_rows(n_factors, rows)
+    words = stored.arrays["words"]
+    parts = np.split(words, stored.starts[1:-1]) if rows else []
+    assert [plain_reading(part) for part in parts] == rows
+    assert stored.nnz == sum(map(len, rows))
+    path = tmp_path_factory.getbasetemp() / "wide"
+    stored.save(path)
+    for embeddings in (stored, SparseEmbeddings.load(path), stored.to_format("float32")):
+        found = embeddings.tocsr()
+        assert found.shape == (len(rows), n_factors)
+        np.testing.assert_array_equal(np.diff(found.indptr), [len(row) for row in rows])
+        np.testing.assert_array_equal(found.indices, [f for row in rows for f in row])
+        lengths = np.repeat([len(row) for row in rows], [len(row) for row in rows])
+        np.testing.assert_allclose(found.data, lengths**-0.5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("engine", ["scipy", "numba"])
+@pytest.mark.parametrize("n_users", [1, 20])
+@pytest.mark.parametrize("n_factors", [1, 3841, 9798, (1 << 20) + 1])
+def test_int4_is_served_at_any_width(engine, n_users, n_factors):
+    """Like the float32 matrix that it holds, by lists, by rows and among candidates."""
+    rng = np.random.default_rng(n_factors)
+    width = min(n_factors, 20)
+    rows = [sorted(set(rng.integers(0, n_factors, width).tolist())) for _ in range(60)]
+    rows[7] = []
+    rows[8] = [n_factors - 1]
+    stored = of_rows(n_factors, rows)
+    histories = sp.random_array((n_users, 60), density=0.2, rng=rng).tocsr().astype(np.float32)
+    matrix = stored.tocsr().astype(np.float64)
+    exact = (histories @ matrix @ matrix.T).toarray()
+    recommender = Recommender(stored, engine=engine)
+    for candidates in (np.arange(60), np.arange(3, 50)):
+        given = None if len(candidates) == 60 else candidates
+        items, scores = recommender.recommend(
+            histories, len(candidates), filter_seen=False, candidates=given
+        )
+        np.testing.assert_array_equal(np.sort(items, axis=1), [candidates] * n_users)
+        np.testing.assert_allclose(scores, np.take_along_axis(exact, items, axis=1), atol=1e-5)
+    few = Recommender(stored, engine=engine, query_factors=2)
+    items, scores = few.recommend(histories, 3, filter_seen=False)
+    np.testing.assert_allclose(scores, np.take_along_axis(exact, items, axis=1), atol=1e-5)
+
+
+def test_int4_in_several_blocks_of_lists():
+    rng = np.random.default_rng(0)
+    pairs = rng.integers(0, 9000, (70_000, 2))
+    stored = of_rows(9000, [sorted({a, b}) for a, b in pairs.tolist()])
+    histories = sp.random_array((2, 70_000), density=0.001, rng=rng).tocsr().astype(np.float32)
+    found, expected = (
+        Recommender(stored, engine=engine).recommend(histories, 200)[1]
+        for engine in ("numba", "scipy")
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("n_factors", "most"), [(4096, 32), (9798, 33), (1 << 16, 48), (1 << 20, 64), (1 << 24, 64)]
+)
+def test_the_bytes_of_int4_are_those_expected_of_random_factors(n_factors, most):
+    rng = np.random.default_rng(0)
+    rows = [sorted(set(rng.integers(0, n_factors, 16).tolist())) for _ in range(3000)]
+    stored = of_rows(n_factors, rows)
+    expected = np.mean([row_bytes("int4", n_factors, len(row)) for row in rows])
+    assert stored.bytes_per_item == pytest.approx(expected, rel=0.005)
+    assert stored.bytes_per_item <= most
+
+
+def test_the_non_zeros_that_a_row_has_room_for():
+    assert [row_nonzeros(form, 9798, 32) for form in FORMATS] == [5, 8, 10, 16]
+    assert [row_nonzeros("int4", d, 64) for d in (1, 9798, 1 << 16, 1 << 20)] == [32, 32, 26, 16]
 
 
 def test_int4_fits_its_codebook_and_keeps_rows_unit():
@@ -77,7 +194,7 @@ def test_int4_fits_its_codebook_and_keeps_rows_unit():
     np.testing.assert_allclose(np.sqrt(rows.multiply(rows).sum(axis=1)), 1, rtol=1e-6)
     values = dense[dense != 0]
     plain = np.clip(np.rint(values * 7), -7, 7) / 7
-    codes = stored.arrays["packed"] & 15
+    codes = stored.arrays["words"] & 15
     fitted = stored.arrays["codebook"][codes]
     assert np.mean((fitted - values) ** 2) < 0.7 * np.mean((plain - values) ** 2)
     # A codebook that Lloyd's algorithm leaves alone holds the mean of each of its cells.
@@ -153,10 +270,47 @@ def test_files_are_safetensors(tmp_path):
     stored.save(tmp_path / "E")
     with safetensors.safe_open(tmp_path / "E", "np") as file:
         assert file.metadata()["kind"] == "celsa_jax.sparse_embeddings"
-        assert file.metadata()["nnz_per_row"] == "8"
+        np.testing.assert_array_equal(file.get_tensor("lengths"), [8] * 200)
         np.testing.assert_array_equal(file.get_tensor("values"), stored.arrays["values"])
         np.testing.assert_array_equal(file.get_tensor("factors"), stored.arrays["factors"])
         assert bytes(file.get_tensor("item_ids")[11]).decode() == "11\x00"[:3]
+
+
+def test_the_items_of_the_factors_are_kept(tmp_path):
+    dense = unit_rows(5, 70, 3)
+    factor_ids = [f"Ž {f}" for f in range(70)]
+    stored = SparseEmbeddings.from_dense(dense, factor_ids=factor_ids)
+    for form in FORMATS:
+        stored.to_format(form).save(tmp_path / "E")
+        for embeddings in (stored.to_format(form), SparseEmbeddings.load(tmp_path / "E")):
+            assert embeddings.factor_ids.tolist() == factor_ids
+            assert embeddings.item_ids.tolist() == list("01234")
+    plain = SparseEmbeddings.from_dense(dense)
+    plain.save(tmp_path / "E")
+    assert plain.factor_ids is SparseEmbeddings.load(tmp_path / "E").factor_ids is None
+    assert plain.nbytes == stored.nbytes
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensors, fields: tensors.update(factor_ids=tensors["factor_ids"][1:]),
+        lambda tensors, fields: tensors["factor_ids"].__setitem__(2, 0x80),
+        lambda tensors, fields: tensors.update(factor_ids=np.zeros(3, np.float32)),
+    ],
+)
+def test_factor_ids_that_do_not_fit_are_refused(tmp_path, change):
+    stored = SparseEmbeddings.from_dense(np.eye(3), factor_ids=["a", "b", "c"])
+    stored.save(tmp_path / "saved")
+    assert_refused(tmp_path / "saved", tmp_path / "E", change)
+
+
+def test_long_rows_take_wide_lengths(tmp_path):
+    rows = [range(300), [], range(70_000)]
+    stored = of_rows(70_000, rows)
+    stored.save(tmp_path / "E")
+    np.testing.assert_array_equal(SparseEmbeddings.load(tmp_path / "E").starts, stored.starts)
+    assert stored.starts[-1] == 70_300  # differences of 1 need no bridge
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +342,7 @@ def test_a_truncated_file_is_found(saved, data):
 
 def test_unverified_loading_checks_sizes_alone(saved, tmp_path):
     content = bytearray(saved.read_bytes())
-    content[-1] ^= 1
+    content[-21] ^= 1  # of the ids, in front of a byte for the length of each row
     (tmp_path / "altered").write_bytes(content)
     SparseEmbeddings.load(tmp_path / "altered", verify=False)
     (tmp_path / "longer").write_bytes(content + b"x")
@@ -196,11 +350,13 @@ def test_unverified_loading_checks_sizes_alone(saved, tmp_path):
         SparseEmbeddings.load(tmp_path / "longer", verify=False)
 
 
-def test_a_newer_version_is_refused(monkeypatch, tmp_path):
-    monkeypatch.setattr("celsa_jax.sparse.embeddings.VERSION", 2)
+@pytest.mark.parametrize(("version", "remedy"), [(1, "export it again"), (3, "update celsa_jax")])
+def test_other_versions_are_refused(monkeypatch, tmp_path, version, remedy):
+    monkeypatch.setattr("celsa_jax.sparse.embeddings.VERSION", version)
     SparseEmbeddings.from_dense(np.eye(3)).save(tmp_path / "E")
     monkeypatch.undo()
-    with pytest.raises(InputError, match="version 2 of the format, newer than 1; update"):
+    message = f"E: written in version {version} of the format, not 2; {remedy}"
+    with pytest.raises(InputError, match=message):
         SparseEmbeddings.load(tmp_path / "E")
 
 
@@ -209,15 +365,17 @@ def test_a_newer_version_is_refused(monkeypatch, tmp_path):
     [
         lambda tensors, fields: fields.pop("n_items"),
         lambda tensors, fields: fields.update(n_items="19"),
-        lambda tensors, fields: fields.update(nnz_per_row="9"),
+        lambda tensors, fields: tensors.pop("lengths"),
+        lambda tensors, fields: tensors["lengths"].__setitem__(3, 9),
         lambda tensors, fields: fields.update(n_factors="32"),  # a factor outside
         lambda tensors, fields: fields.update(format="int8"),
         lambda tensors, fields: tensors.pop("values"),
         lambda tensors, fields: tensors.update(values=tensors["values"][1:]),
         lambda tensors, fields: tensors.update(factors=tensors["factors"].view(np.int8)),
         lambda tensors, fields: tensors.update(values=np.full_like(tensors["values"], np.nan)),
-        lambda tensors, fields: tensors.update(starts=np.arange(21, dtype=np.float32)),
-        lambda tensors, fields: tensors.update(starts=np.arange(21)[::-1].copy()),
+        lambda tensors, fields: tensors.update(lengths=np.full(20, 8, np.int64)),
+        lambda tensors, fields: tensors.update(lengths=tensors["lengths"][1:]),
+        lambda tensors, fields: tensors.update(starts=np.arange(21)),
         lambda tensors, fields: tensors.update(codebook=np.zeros(16, np.float32)),
         lambda tensors, fields: fields.update(n_items="-1"),
         lambda tensors, fields: fields.update(version="one"),
@@ -226,12 +384,38 @@ def test_a_newer_version_is_refused(monkeypatch, tmp_path):
 )
 def test_fields_that_do_not_fit_are_refused(saved, tmp_path, change):
     """Whole files, with a checksum that fits, of somebody else's making."""
+    assert_refused(saved, tmp_path / "E", change)
+
+
+def assert_refused(saved, path, change):
     tensors, fields = read_tensors(saved)
+    tensors = {name: array.copy() for name, array in tensors.items()}
     del fields["sha256"]
     change(tensors, fields)
-    write_tensors(tmp_path / "E", tensors, fields)
-    with pytest.raises(InputError, match="E: damaged"):
-        SparseEmbeddings.load(tmp_path / "E")
+    write_tensors(path, tensors, fields)
+    with pytest.raises(InputError, match=f"{path.name}: damaged"):
+        SparseEmbeddings.load(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensors, fields: fields.update(n_factors="9000"),
+        lambda tensors, fields: tensors["words"].__setitem__(3, 0xF003),
+        lambda tensors, fields: tensors["words"].__setitem__(1, 0xFFFF),
+        lambda tensors, fields: tensors["words"].__setitem__(slice(None), 0xFFFF),
+        lambda tensors, fields: tensors["lengths"].__setitem__(slice(None), [5, 0, 0]),
+        lambda tensors, fields: tensors.update(words=tensors["words"].astype(np.uint32)),
+        lambda tensors, fields: tensors.update(words=tensors["words"].reshape(5, 1)),
+        lambda tensors, fields: tensors.update(codebook=tensors["codebook"][:15]),
+        lambda tensors, fields: tensors["codebook"].__setitem__(3, np.inf),
+        lambda tensors, fields: tensors.update(factors=tensors["words"]),
+    ],
+)
+def test_words_of_others_are_refused(tmp_path, change):
+    """As above for int4: no word may lead out of the rows."""
+    of_rows(9001, [[5, 3844], [], [7, 9000]]).save(tmp_path / "saved")
+    assert_refused(tmp_path / "saved", tmp_path / "E", change)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +440,7 @@ def test_entries_of_others_are_refused(saved, tmp_path, change):
     n = struct.unpack("<Q", content[:8])[0]
     header = json.loads(content[8 : 8 + n])
     header["values"] |= change
-    for version, message in (("1", "damaged header"), ("2", "newer than 1")):
+    for version, message in (("2", "damaged header"), ("3", "not 2; update")):
         header["__metadata__"]["version"] = version
         text = json.dumps(header).encode()
         (tmp_path / "E").write_bytes(struct.pack("<Q", len(text)) + text + content[8 + n :])
@@ -303,13 +487,23 @@ def test_load_reads_scipy_and_numpy_files(tmp_path, kind):
         (lambda: SparseEmbeddings.from_dense(np.ones(3)), "items x factors"),
         (lambda: SparseEmbeddings.from_dense(np.eye(2) * 1j), "complex"),
         (lambda: SparseEmbeddings.from_dense(np.eye(2), ["a"]), "1 item ids for 2 rows"),
-        (lambda: SparseEmbeddings.from_dense(np.eye(2), ["a", "a"]), "'a' is there twice"),
+        (
+            lambda: SparseEmbeddings.from_dense(np.eye(2), ["a", "a"]),
+            "item ids: 'a' is there twice",
+        ),
+        (
+            lambda: SparseEmbeddings.from_dense(np.eye(2, 3), factor_ids=["a", "b"]),
+            "2 factor ids for 3 columns",
+        ),
+        (
+            lambda: SparseEmbeddings.from_dense(np.eye(2), factor_ids=["b", "b"]),
+            "factor ids: 'b' is there twice",
+        ),
         (lambda: SparseEmbeddings.from_dense(np.eye(2), format="int2"), "unknown format 'int2'"),
         (
             lambda: SparseEmbeddings.from_dense([[0, 1], [3, 4]], format="int8"),
             "row 1 has length 5",
         ),
-        (lambda: SparseEmbeddings.from_dense(np.eye(1, 4097), format="int4"), "up to 4096 factors"),
         (lambda: SparseEmbeddings.from_dense([[1e6]], format="float16"), "do not fit float16"),
     ],
 )

@@ -61,11 +61,13 @@ class Activations:
       factors: [n] int64.
       values: [n] float64, (x A)_f; never 0.
       segments: [n] int64, the segment of each factor with the sign of its value; -1 for none.
+      item_ids: [n] text, the item that each factor belongs to; None if the embeddings name none.
     """
 
     factors: np.ndarray
     values: np.ndarray
     segments: np.ndarray
+    item_ids: np.ndarray | None
 
 
 class SegmentRecommender:
@@ -163,7 +165,9 @@ class SegmentRecommender:
         factors = np.argsort(-np.abs(values), kind="stable")
         factors = factors[values[factors] != 0]
         values = values[factors]
-        return Activations(factors, values, self._owners(factors, values))
+        named = self.recommender.embeddings.factor_ids
+        item_ids = None if named is None else named[factors]
+        return Activations(factors, values, self._owners(factors, values), item_ids)
 
     def explain(self, user_items: sp.spmatrix | sp.sparray, item: int) -> Explanation:
         """Splits the score of an item for one user by segment, and by the history.

@@ -11,13 +11,12 @@ import numpy as np
 import scipy.sparse as sp
 
 from celsa_jax.errors import InputError, one_line
-from celsa_jax.sparse.formats import Decoder, check_stored, decoder, ids_and_codes, row_sums, store
-from celsa_jax.sparse.npz import load_embeddings
+from celsa_jax.sparse.formats import BRIDGES, check_stored, read, row_scale, store, value_table
+from celsa_jax.sparse.npz import load_embeddings, load_factor_ids
 from celsa_jax.sparse.tensors import read_tensors, write_tensors
 
 KIND = "celsa_jax.sparse_embeddings"
-VERSION = 1
-_ROWS_AT_ONCE = 1 << 16
+VERSION = 2
 _VALUES_AT_ONCE = 1 << 18
 
 
@@ -31,7 +30,7 @@ class SparseEmbeddings:
 
     Attributes:
       n_factors: d.
-      starts: [n_items + 1] int64, where each row begins.
+      starts: [n_items + 1] int64, where each row begins in the arrays.
       arrays: the non-zeros as stored (`formats.store`).
       metadata: what made them: JSON values by name.
     """
@@ -41,6 +40,7 @@ class SparseEmbeddings:
     arrays: dict[str, np.ndarray]
     metadata: dict[str, object]
     _encoded_ids: np.ndarray = dataclasses.field(repr=False)
+    _encoded_factor_ids: np.ndarray | None = dataclasses.field(repr=False)
 
     @classmethod
     def from_dense(
@@ -48,6 +48,7 @@ class SparseEmbeddings:
         embeddings: np.ndarray,
         item_ids: np.ndarray | None = None,
         *,
+        factor_ids: np.ndarray | None = None,
         format: str = "float32",
         metadata: dict[str, object] | None = None,
     ) -> SparseEmbeddings:
@@ -55,7 +56,13 @@ class SparseEmbeddings:
         embeddings = np.asarray(embeddings)
         if embeddings.ndim != 2:
             raise InputError(f"embeddings are items x factors, not of shape {embeddings.shape}")
-        return cls.from_scipy(sp.csr_matrix(embeddings), item_ids, format=format, metadata=metadata)
+        return cls.from_scipy(
+            sp.csr_matrix(embeddings),
+            item_ids,
+            factor_ids=factor_ids,
+            format=format,
+            metadata=metadata,
+        )
 
     @classmethod
     def from_scipy(
@@ -63,6 +70,7 @@ class SparseEmbeddings:
         embeddings: sp.spmatrix | sp.sparray,
         item_ids: np.ndarray | None = None,
         *,
+        factor_ids: np.ndarray | None = None,
         format: str = "float32",
         metadata: dict[str, object] | None = None,
     ) -> SparseEmbeddings:
@@ -71,12 +79,13 @@ class SparseEmbeddings:
         Args:
           embeddings: real numbers; explicit zeros are dropped, repeated entries added up.
           item_ids: [n_items] external ids, unique; "0", "1", ... if not given.
+          factor_ids: [n_factors] the item that each factor belongs to, unique, if they do.
           format: one of `FORMATS`.
           metadata: values that JSON can hold.
 
         Raises:
-          InputError: values that are not finite, ids that repeat or of another number than the
-            rows, or values that the format cannot hold.
+          InputError: values that are not finite, ids that repeat or of another number than rows
+            or columns, or values that the format cannot hold.
         """
         try:
             rows = sp.csr_matrix(embeddings, copy=True)
@@ -93,21 +102,18 @@ class SparseEmbeddings:
         rows.eliminate_zeros()
         n_items, n_factors = rows.shape
         ids = np.arange(n_items).astype(np.str_) if item_ids is None else np.asarray(item_ids)
-        encoded = np.char.encode(ids.astype(np.str_), "utf-8")
-        if encoded.shape != (n_items,):
-            raise InputError(f"{len(encoded)} item ids for {n_items} rows")
-        unique, counts = np.unique(encoded, return_counts=True)
-        if (counts > 1).any():
-            repeated = unique[np.argmax(counts > 1)].decode()
-            raise InputError(f"the item id '{repeated}' is there twice")
-        starts = rows.indptr.astype(np.int64)
-        return cls._of(n_factors, starts, store(rows, format), dict(metadata or {}), encoded)
+        encoded = _encode(ids, n_items, "item ids", "rows")
+        factors = None
+        if factor_ids is not None:
+            factors = _encode(np.asarray(factor_ids), n_factors, "factor ids", "columns")
+        return cls._of(n_factors, *store(rows, format), dict(metadata or {}), encoded, factors)
 
     @classmethod
-    def _of(cls, n_factors, starts, arrays, metadata, encoded_ids) -> SparseEmbeddings:
-        for array in (starts, encoded_ids, *arrays.values()):
-            array.flags.writeable = False
-        return cls(n_factors, starts, arrays, metadata, encoded_ids)
+    def _of(cls, n_factors, starts, arrays, metadata, ids, factor_ids) -> SparseEmbeddings:
+        for array in (starts, ids, factor_ids, *arrays.values()):
+            if array is not None:
+                array.flags.writeable = False
+        return cls(n_factors, starts, arrays, metadata, ids, factor_ids)
 
     @classmethod
     def load(
@@ -117,25 +123,26 @@ class SparseEmbeddings:
         *,
         verify: bool = True,
     ) -> SparseEmbeddings:
-        """Reads a file of `save`, or a SciPy sparse `.npz` with a text file of item ids.
+        """Reads a file of `save`, or a SciPy sparse `.npz` with text files of ids.
 
         A file of `save` is mapped into memory: what is not used is not read, but for the
         checksum.
 
         Args:
           path: the file.
-          items: for a `.npz`, one id a line in row order; `items.txt` beside it by default. A file
-            of `save` brings its own ids, and this is not read.
+          items: for a `.npz`, one id a line in row order; `items.txt` beside it by default. (The
+            items of its factors are those of `factors.txt` beside it, if there is one.) A file of
+            `save` brings its own ids, and none of these are read.
           verify: compare the checksum of a file of `save`.
 
         Raises:
-          InputError: a file is missing, of another kind, of a newer version, truncated or altered.
+          InputError: a file is missing, of another kind or version, truncated or altered.
         """
         path = pathlib.Path(path)
         if not is_saved(path):
             matrix, item_ids = load_embeddings(path, items)
             make = cls.from_scipy if sp.issparse(matrix) else cls.from_dense
-            return make(matrix, item_ids)
+            return make(matrix, item_ids, factor_ids=load_factor_ids(path, matrix.shape[1]))
         tensors, fields = read_tensors(path, verify, lambda fields: _accept(path, fields))
         try:
             return cls._from_tensors(tensors, fields)
@@ -154,24 +161,19 @@ class SparseEmbeddings:
     def _from_tensors(cls, tensors: dict, fields: dict[str, str]) -> SparseEmbeddings:
         """Checks all that compiled code relies on; a whole file may be of another's making."""
         n_items, n_factors = int(fields["n_items"]), int(fields["n_factors"])
-        encoded = tensors.pop("item_ids")
-        # No text begins in the middle of a character, so that all together tell of each.
-        if ((encoded[:, 0] & 0xC0) == 0x80).any() or not 0 <= n_factors <= 1 << 32:
-            raise ValueError("ids that are not UTF-8, or an impossible number of factors")
-        encoded.tobytes().decode("utf-8")
-        encoded = encoded.view(f"S{encoded.shape[1]}").reshape(n_items)
-        starts = tensors.pop("starts", None)
-        if starts is None:
-            starts = np.arange(n_items + 1) * int(fields["nnz_per_row"])
-        check_stored(tensors, fields["format"])
-        loaded = cls._of(n_factors, starts, tensors, json.loads(fields["metadata"]), encoded)
-        ids, codes = ids_and_codes(tensors)
-        if starts.dtype != np.int64 or starts.shape != (n_items + 1,) or len(codes) != len(ids):
-            raise ValueError("the arrays do not fit one another")
-        if starts[0] or starts[-1] != len(ids) or (starts[1:] < starts[:-1]).any():
-            raise ValueError("the rows do not fit the non-zeros")
-        if len(ids) and int(ids.max()) >> loaded.decoder.shift >= n_factors:
-            raise ValueError(f"a factor outside of the {n_factors}")
+        if not 0 <= n_factors <= 1 << 32:
+            raise ValueError("an impossible number of factors")
+        ids = _from_bytes(tensors.pop("item_ids"), n_items)
+        factor_ids = tensors.pop("factor_ids", None)
+        if factor_ids is not None:
+            factor_ids = _from_bytes(factor_ids, n_factors)
+        lengths = tensors.pop("lengths")
+        if lengths.dtype.kind != "u" or lengths.shape != (n_items,):
+            raise ValueError("row lengths that do not fit the items")
+        starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+        check_stored(tensors, fields["format"], starts, n_factors)
+        metadata = json.loads(fields["metadata"])
+        loaded = cls._of(n_factors, starts, tensors, metadata, ids, factor_ids)
         if not np.isfinite(loaded.largest):
             raise ValueError("values that are not finite")
         return loaded
@@ -181,10 +183,12 @@ class SparseEmbeddings:
 
         The layout is that of safetensors (`celsa_jax.sparse.tensors`), readable elsewhere.
         """
-        width = max(self._encoded_ids.dtype.itemsize, 1)
         tensors = dict(self.arrays)
-        ids = np.ascontiguousarray(self._encoded_ids, f"S{width}")
-        tensors["item_ids"] = ids.view(np.uint8).reshape(self.n_items, width)
+        lengths = np.diff(self.starts)
+        tensors["lengths"] = lengths.astype(np.min_scalar_type(int(lengths.max(initial=0))))
+        tensors["item_ids"] = _to_bytes(self._encoded_ids)
+        if self._encoded_factor_ids is not None:
+            tensors["factor_ids"] = _to_bytes(self._encoded_factor_ids)
         fields = {
             "kind": KIND,
             "version": str(VERSION),
@@ -193,32 +197,30 @@ class SparseEmbeddings:
             "n_factors": str(self.n_factors),
             "metadata": json.dumps(self.metadata),
         }
-        lengths = np.diff(self.starts)
-        if self.n_items and (lengths == lengths[0]).all():
-            fields["nnz_per_row"] = str(lengths[0])
-        else:
-            tensors["starts"] = self.starts
         write_tensors(pathlib.Path(path), tensors, fields)
 
     def to_format(self, format: str) -> SparseEmbeddings:
         """The same embeddings in another format."""
         if format == self.format:
             return self
-        arrays = store(self.tocsr(), format)
-        return self._of(self.n_factors, self.starts, arrays, self.metadata, self._encoded_ids)
+        stored = store(self.tocsr(), format)
+        ids = self._encoded_ids, self._encoded_factor_ids
+        return self._of(self.n_factors, *stored, self.metadata, *ids)
 
     @property
     def n_items(self) -> int:
         return len(self.starts) - 1
 
-    @property
+    @functools.cached_property
     def nnz(self) -> int:
+        if self.format == "int4":
+            return int(np.count_nonzero(self.arrays["words"] < BRIDGES))
         return int(self.starts[-1])
 
     @property
     def format(self) -> str:
         """float32, float16, int8 or int4."""
-        return "int4" if "packed" in self.arrays else self.arrays["values"].dtype.name
+        return "int4" if "words" in self.arrays else self.arrays["values"].dtype.name
 
     @functools.cached_property
     def item_ids(self) -> np.ndarray:
@@ -226,14 +228,21 @@ class SparseEmbeddings:
         return np.char.decode(self._encoded_ids, "utf-8")
 
     @functools.cached_property
-    def decoder(self) -> Decoder:
-        return decoder(self.arrays)
+    def factor_ids(self) -> np.ndarray | None:
+        """[n_factors] NumPy text, the id of the item that each factor belongs to; None if none."""
+        ids = self._encoded_factor_ids
+        return None if ids is None else np.char.decode(ids, "utf-8")
+
+    @functools.cached_property
+    def value_table(self) -> np.ndarray | None:
+        """The float32 value of every stored code; None for float32."""
+        return value_table(self.arrays)
 
     @functools.cached_property
     def largest(self) -> float:
         """A bound of the magnitudes of all values; NaN where one is."""
-        if self.decoder.table is not None and self.format != "float16":
-            return max(1.0, float(np.abs(self.decoder.table).max()))  # rows of int4 are made unit
+        if self.value_table is not None and self.format != "float16":
+            return max(1.0, float(np.abs(self.value_table).max()))  # rows of int4 are made unit
         bounds = [0.0]
         for first in range(0, self.nnz, _VALUES_AT_ONCE):  # no large temporary arrays
             values = self.arrays["values"][first : first + _VALUES_AT_ONCE].astype(np.float32)
@@ -243,28 +252,16 @@ class SparseEmbeddings:
     @functools.cached_property
     def row_scale(self) -> np.ndarray | None:
         """[n_items] float32 factors that make the rows of int4 unit; None for other formats."""
-        table = self.decoder.table
-        if self.format != "int4" or table is None:
-            return None
-        squares = table**2
-        scale = np.zeros(self.n_items, np.float32)
-        for first in range(0, self.n_items, _ROWS_AT_ONCE):  # no large temporary arrays
-            starts = self.starts[first : first + _ROWS_AT_ONCE + 1]
-            codes = self.arrays["packed"][starts[0] : starts[-1]] & self.decoder.mask
-            sums = row_sums(squares[codes], starts - starts[0])
-            rows = scale[first : first + _ROWS_AT_ONCE]
-            np.divide(1, np.sqrt(sums), out=rows, where=sums > 0)
-        return scale
+        return row_scale(self.arrays, self.starts)
 
     def tocsr(self) -> sp.csr_matrix:
         """The decoded matrix in float32, row access."""
-        ids, codes = ids_and_codes(self.arrays)
-        reader = self.decoder
-        values = codes if reader.table is None else reader.table[codes & reader.mask]
+        factors, codes, starts = read(self.arrays, self.starts)
+        values = codes if self.value_table is None else self.value_table[codes]
         if self.row_scale is not None:
-            values = values * np.repeat(self.row_scale, np.diff(self.starts))
+            values = values * np.repeat(self.row_scale, np.diff(starts))
         index = np.int32 if max(self.nnz, self.n_factors) < 1 << 31 else np.int64
-        arrays = (values, (ids >> reader.shift).astype(index), self.starts.astype(index))
+        arrays = (values, factors.astype(index), starts.astype(index))
         return sp.csr_matrix(arrays, shape=(self.n_items, self.n_factors))
 
     def tocsc(self) -> sp.csc_matrix:
@@ -288,13 +285,12 @@ class SparseEmbeddings:
         signed = 2 * rows.indices.astype(np.int64) + (rows.data < 0)
         lists = np.bincount(signed, minlength=2 * self.n_factors)
         used = lists[lists > 0]
-        lengths = np.diff(self.starts)
         return {
             "format": self.format,
             "n_items": self.n_items,
             "n_factors": self.n_factors,
             "nnz": self.nnz,
-            "nnz_per_row": _spread(lengths),
+            "nnz_per_row": _spread(np.diff(rows.indptr)),
             "bytes_per_item": self.bytes_per_item,
             "bytes": self.nbytes,
             "lists": {
@@ -317,16 +313,43 @@ def _spread(counts: np.ndarray) -> dict[str, float] | None:
     }
 
 
+def _encode(ids: np.ndarray, n: int, name: str, of: str) -> np.ndarray:
+    """[n] UTF-8; InputError for another number of ids, or one that repeats."""
+    encoded = np.char.encode(ids.astype(np.str_), "utf-8")
+    if encoded.shape != (n,):
+        raise InputError(f"{len(encoded)} {name} for {n} {of}")
+    unique, counts = np.unique(encoded, return_counts=True)
+    if (counts > 1).any():
+        repeated = unique[np.argmax(counts > 1)].decode()
+        raise InputError(f"{name}: '{repeated}' is there twice")
+    return encoded
+
+
+def _to_bytes(encoded: np.ndarray) -> np.ndarray:
+    """[n, width] uint8, for a file."""
+    width = max(encoded.dtype.itemsize, 1)
+    return np.ascontiguousarray(encoded, f"S{width}").view(np.uint8).reshape(len(encoded), width)
+
+
+def _from_bytes(stored: np.ndarray, n: int) -> np.ndarray:
+    """[n] UTF-8 from the bytes of a file; ValueError for what is not."""
+    # No text begins in the middle of a character, so that all together tell of each.
+    if ((stored[:, 0] & 0xC0) == 0x80).any():
+        raise ValueError("ids that are not UTF-8")
+    stored.tobytes().decode("utf-8")
+    return stored.view(f"S{stored.shape[1]}").reshape(n)
+
+
 def _accept(path: pathlib.Path, fields: dict[str, str]) -> None:
     if fields.get("kind") != KIND:
         raise InputError(f"{path}: holds no sparse embeddings")
     version = fields.get("version", "")
     if not version.isdecimal():
         raise InputError(f"{path}: damaged: no version of the format")
-    if int(version) > VERSION:
+    if int(version) != VERSION:
+        remedy = "update celsa_jax" if int(version) > VERSION else "export it again"
         raise InputError(
-            f"{path}: written in version {version} of the format, newer than {VERSION}; "
-            "update celsa_jax"
+            f"{path}: written in version {version} of the format, not {VERSION}; {remedy}"
         )
 
 

@@ -1,21 +1,34 @@
 """How a non-zero is stored: a factor id and a value, in 2 to 8 bytes.
 
-| format  | factor id     | value                                     | bytes (d <= 65,536) |
-|---------|---------------|-------------------------------------------|---------------------|
-| float32 | uint16/uint32 | float32                                   | 6                   |
-| float16 | uint16/uint32 | float16                                   | 4                   |
-| int8    | uint16/uint32 | int8, 127 steps to 1                      | 3                   |
-| int4    | 12 bits       | 4 bits, one of 16 values of a codebook    | 2 (d <= 4096)       |
+| format  | factor id           | value                                  | bytes (d > 65,536) |
+|---------|---------------------|----------------------------------------|--------------------|
+| float32 | uint16/uint32       | float32                                | 6 (8)              |
+| float16 | uint16/uint32       | float16                                | 4 (6)              |
+| int8    | uint16/uint32       | int8, 127 steps to 1                   | 3 (5)              |
+| int4    | 12 bits, difference | 4 bits, one of 16 values of a codebook | 2 to 4, see below  |
 
 Rows of unit length need no scale of their own, so the two integer formats take nothing else (and
 rows of zeros). The codebook of int4 is fitted to the values (Lloyd's algorithm), and decoded rows
 are scaled back to unit length; both lose less than rounding to even steps. What each format loses
 in nDCG@100 is in docs/serving.md.
+
+int4 holds rows of any width in words of 16 bits. A word below 0xF000 is a non-zero: its upper 12
+bits are the difference from the factor before it in its row (from 0 for the first), its lower 4
+the code. Differences from 3,840 on are bridged: a word from 0xF000 on moves 3,840 factors for each
+unit of its lower 12 bits, and the non-zero follows with what is left. One bridge reaches over 15
+million factors, so that a non-zero of narrower rows takes 2 or 4 bytes. The wider the rows and the
+fewer their non-zeros, the more bridges; the mean of random factors, by `row_bytes`, in bytes a
+non-zero:
+
+| factors      | 4,096 | 9,798 | 65,536 | 2^20 | 2^24 |
+|--------------|-------|-------|--------|------|------|
+| 16 non-zeros | 2.00  | 2.00  | 2.76   | 3.89 | 3.99 |
+| 32 non-zeros | 2.00  | 2.00  | 2.29   | 3.78 | 3.99 |
 """
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 import scipy.sparse as sp
@@ -25,88 +38,151 @@ from celsa_jax.errors import InputError
 FORMATS = ("float32", "float16", "int8", "int4")
 BYTES_PER_NONZERO = 8  # in plain SciPy, a float32 and an int32, as the paper counts it
 BYTES_PER_FACTOR = 4  # of a dense row, a float32
-_INT4_FACTORS = 1 << 12
+BRIDGES = 0xF000  # the first word of int4 that is no non-zero
+BRIDGED = BRIDGES >> 4  # factors that one unit of such a word stands for
+_LONGEST_BRIDGE = 0xFFFF - BRIDGES
 _UNIT_TOLERANCE = 0.02  # rows that were int8 before are off by up to that
 _N_LEVELS = 16
 _CODEBOOK_SAMPLE = 200_000
+_ROWS_AT_ONCE = 1 << 16
 
 
-@dataclasses.dataclass(frozen=True)
-class Decoder:
-    """Reads stored non-zeros: factor = ids >> shift, value = codes, or table[codes & mask].
+def row_bytes(form: str, n_factors: int, k: int) -> float:
+    """What a row of k non-zeros takes in a format; codebook and row starts apart.
 
-    Attributes:
-      shift: 0, or 4 where id and code share 16 bits.
-      mask: the bits of the code.
-      table: float32 values of the codes, or None where codes are the values.
-    """
-
-    shift: int
-    mask: int
-    table: np.ndarray | None
-
-
-def bytes_per_nonzero(form: str, n_factors: int) -> int:
-    """What a non-zero takes in a format; its codebook and row starts apart.
+    For int4 the mean over random factors, as it depends on them.
 
     Raises:
-      InputError: an unknown format, or more factors than it can hold.
+      InputError: an unknown format.
     """
     if form not in FORMATS:
         raise InputError(f"unknown format '{form}'; use one of {', '.join(FORMATS)}")
-    if form == "int4":
-        if n_factors > _INT4_FACTORS:
-            raise InputError(f"int4 holds up to {_INT4_FACTORS} factors, not {n_factors}; use int8")
-        return 2
-    return _factor_type(n_factors).itemsize + np.dtype(form).itemsize
+    if form != "int4":
+        return k * (_factor_type(n_factors).itemsize + np.dtype(form).itemsize)
+    # A difference reaches r with probability (1 - r / d)^k; these r take one more word each.
+    reach = np.arange(BRIDGED, n_factors, _LONGEST_BRIDGE * BRIDGED)
+    return 2 * k * (1 + float(((1 - reach / n_factors) ** k).sum()))
+
+
+def row_nonzeros(form: str, n_factors: int, n_bytes: int) -> int:
+    """The most non-zeros of a row that take, rounded, no more than so many bytes (`row_bytes`)."""
+    fits = (k for k in range(n_bytes + 1) if round(row_bytes(form, n_factors, k)) <= n_bytes)
+    return max(fits)
 
 
 def _factor_type(n_factors: int) -> np.dtype:
     return np.dtype(np.uint16 if n_factors <= 1 << 16 else np.uint32)
 
 
-def store(rows: sp.csr_matrix, form: str) -> dict[str, np.ndarray]:
-    """The arrays that hold the non-zeros of a float32 CSR matrix, in its order.
+def store(rows: sp.csr_matrix, form: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The arrays that hold the non-zeros of a float32 CSR matrix with ascending columns.
 
     Returns:
-      `factors` [nnz] and `values` [nnz]; for int4 `packed` [nnz] uint16 and `codebook` [16].
+      [n_rows + 1] int64, where each row begins in them, and the arrays: `factors` and `values`,
+      [nnz] each; for int4 `words` [n_words] uint16 and `codebook` [16] float32.
 
     Raises:
-      InputError: a width, a range or a row length that the format cannot hold.
+      InputError: an unknown format, or a range or a row length that it cannot hold.
     """
-    n_factors, values = rows.shape[1], rows.data
-    bytes_per_nonzero(form, n_factors)  # whether it can hold them
+    if form not in FORMATS:
+        raise InputError(f"unknown format '{form}'; use one of {', '.join(FORMATS)}")
+    values, starts = rows.data, rows.indptr.astype(np.int64)
     if form in ("int8", "int4"):
         _check_unit_rows(rows, form)
     if form == "int4":
         codebook = _fit_codebook(values)
         edges = (codebook[1:] + codebook[:-1]) / 2
-        codes = np.searchsorted(edges, values).astype(np.uint16)
-        return {"packed": rows.indices.astype(np.uint16) << 4 | codes, "codebook": codebook}
-    factors = rows.indices.astype(_factor_type(n_factors))
+        starts, words = _pack(rows.indices, np.searchsorted(edges, values), starts)
+        return starts, {"words": words, "codebook": codebook}
+    factors = rows.indices.astype(_factor_type(rows.shape[1]))
     if form == "int8":
-        return {"factors": factors, "values": np.rint(values * 127).astype(np.int8)}
+        return starts, {"factors": factors, "values": np.rint(values * 127).astype(np.int8)}
     with np.errstate(over="ignore"):
         stored = values.astype(form)
     if not np.isfinite(stored).all():
         raise InputError(f"values up to {np.abs(values).max():g} do not fit {form}; use float32")
-    return {"factors": factors, "values": stored}
+    return starts, {"factors": factors, "values": stored}
 
 
-def ids_and_codes(arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Stored arrays as a `Decoder` reads them: codes are float32 values or unsigned integers."""
-    if "packed" in arrays:
-        return arrays["packed"], arrays["packed"]
+def _pack(
+    factors: np.ndarray, codes: np.ndarray, starts: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Row starts and words of int4, from ascending factors and 4-bit codes of each row."""
+    gaps = np.diff(factors.astype(np.int64), prepend=0)
+    filled = starts[:-1][np.diff(starts) > 0]
+    gaps[filled] = factors[filled]
+    bridged, rest = np.divmod(gaps, BRIDGED)
+    n_bridges = -(-bridged // _LONGEST_BRIDGE)
+    ends = np.concatenate([[0], np.cumsum(1 + n_bridges)])
+    words = np.full(ends[-1], BRIDGES + _LONGEST_BRIDGE, np.uint16)
+    words[ends[1:] - 1] = rest << 4 | codes
+    some = n_bridges > 0
+    words[ends[1:][some] - 2] = BRIDGES + (bridged - (n_bridges - 1) * _LONGEST_BRIDGE)[some]
+    return ends[starts], words
+
+
+def read(
+    arrays: dict[str, np.ndarray], starts: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Factors [nnz] and codes [nnz] of stored rows, and where each row begins in these.
+
+    Codes index the `value_table`, or are float32 values where there is none.
+    """
+    codes = value_codes(arrays)
+    if codes is not None:
+        return arrays["factors"], codes, starts
+    words = arrays["words"]
+    at, is_value = np.cumsum(_moves(words)), words < BRIDGES
+    before = np.concatenate([[0], at])[starts[:-1]]  # the sum runs on from row to row
+    at -= np.repeat(before, np.diff(starts))
+    counts = np.concatenate([[0], np.cumsum(is_value)])
+    return at[is_value], (words[is_value] & _N_LEVELS - 1), counts[starts]
+
+
+def value_codes(arrays: dict[str, np.ndarray]) -> np.ndarray | None:
+    """[nnz] codes that have an array of their own, unsigned or float32; None for int4."""
+    if "words" in arrays:
+        return None
     values = arrays["values"]
     unsigned = {"f2": np.uint16, "i1": np.uint8}.get(values.dtype.str[1:])
-    return arrays["factors"], values if unsigned is None else values.view(unsigned)
+    return values if unsigned is None else values.view(unsigned)
 
 
-def check_stored(arrays: dict[str, np.ndarray], form: str) -> None:
-    """ValueError unless these are the arrays of that format, in kind and dimension."""
+def value_table(arrays: dict[str, np.ndarray]) -> np.ndarray | None:
+    """The float32 value of every code, or None where codes are the values."""
+    if "words" in arrays:
+        return np.array(arrays["codebook"], np.float32)
+    kind = arrays["values"].dtype
+    if kind == np.float16:
+        bits = np.arange(1 << 16, dtype=np.uint16)
+        with np.errstate(invalid="ignore"):
+            return bits.view(np.float16).astype(np.float32)
+    if kind == np.int8:
+        steps = np.arange(1 << 8, dtype=np.uint8).view(np.int8)
+        return steps.astype(np.float32) / np.float32(127)
+    return None
+
+
+def row_scale(arrays: dict[str, np.ndarray], starts: np.ndarray) -> np.ndarray | None:
+    """[n_rows] float32 factors that make the rows of int4 unit; None for other formats."""
+    if "words" not in arrays:
+        return None
+    squares = np.append(np.tile(arrays["codebook"] ** 2, BRIDGED), np.zeros(_LONGEST_BRIDGE + 1))
+    squares = squares.astype(np.float32)  # of every word
+    scale = np.zeros(len(starts) - 1, np.float32)
+    for rows, words, begins in _blocks(arrays["words"], starts):
+        sums = row_sums(squares[words], begins)
+        np.divide(1, np.sqrt(sums), out=scale[rows], where=sums > 0)
+    return scale
+
+
+def check_stored(
+    arrays: dict[str, np.ndarray], form: str, starts: np.ndarray, n_factors: int
+) -> None:
+    """ValueError unless these are arrays of that format that compiled code may read."""
     wanted = {"factors": ("uint16", "uint32"), "values": (form,)}
     if form == "int4":
-        wanted = {"packed": ("uint16",), "codebook": ("float32",)}
+        wanted = {"words": ("uint16",), "codebook": ("float32",)}
     kinds = {name: array.dtype.name for name, array in arrays.items()}
     if form not in FORMATS or kinds.keys() != wanted.keys():
         raise ValueError(f"arrays {sorted(kinds)} for format '{form}'")
@@ -116,21 +192,30 @@ def check_stored(arrays: dict[str, np.ndarray], form: str) -> None:
     codebook = arrays.get("codebook", np.zeros(_N_LEVELS))
     if len(codebook) != _N_LEVELS or not np.isfinite(codebook).all():
         raise ValueError("a codebook that is not 16 finite numbers")
+    if any(len(array) != starts[-1] for name, array in arrays.items() if name != "codebook"):
+        raise ValueError("the rows do not fit the non-zeros")
+    if form == "int4":
+        reached = (row_sums(_moves(w), b) for _, w, b in _blocks(arrays["words"], starts))
+        highest = max((int(block.max(initial=0)) for block in reached), default=0)
+    else:
+        highest = int(arrays["factors"].max(initial=0))
+    if starts[-1] and highest >= n_factors:
+        raise ValueError(f"a factor outside of the {n_factors}")
 
 
-def decoder(arrays: dict[str, np.ndarray]) -> Decoder:
-    """The reading of what `store` returned."""
-    if "packed" in arrays:
-        return Decoder(4, _N_LEVELS - 1, np.array(arrays["codebook"], np.float32))
-    kind = arrays["values"].dtype
-    if kind == np.float16:
-        bits = np.arange(1 << 16, dtype=np.uint16)
-        with np.errstate(invalid="ignore"):
-            return Decoder(0, 0xFFFF, bits.view(np.float16).astype(np.float32))
-    if kind == np.int8:
-        steps = np.arange(1 << 8, dtype=np.uint8).view(np.int8)
-        return Decoder(0, 0xFF, steps.astype(np.float32) / np.float32(127))
-    return Decoder(0, 0, None)
+def _moves(words: np.ndarray) -> np.ndarray:
+    """How many factors each word of int4 moves on, int64."""
+    return np.where(words < BRIDGES, words >> 4, (words & _LONGEST_BRIDGE) * np.int64(BRIDGED))
+
+
+def _blocks(
+    words: np.ndarray, starts: np.ndarray
+) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+    """Blocks of rows, their words and where the rows begin in these: no large temporary arrays."""
+    for first in range(0, len(starts) - 1, _ROWS_AT_ONCE):
+        begins = starts[first : first + _ROWS_AT_ONCE + 1]
+        rows = slice(first, first + len(begins) - 1)
+        yield rows, words[begins[0] : begins[-1]], begins - begins[0]
 
 
 def _check_unit_rows(rows: sp.csr_matrix, form: str) -> None:

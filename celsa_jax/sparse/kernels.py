@@ -15,24 +15,35 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from celsa_jax.sparse.formats import BRIDGED, BRIDGES
+
 LANES = 64  # users scored at once: their latent vectors then fit the second-level cache
 TILE = 1 << 14  # items scored between two selections
 BLOCK = 1 << 16  # items of a block of posting lists, so that a position takes 16 bits
 _GROUP = 16  # scores that a group maximum stands for in `_raise_threshold`
 _HALVINGS = 16
 _SIGN = np.uint32(1 << 31)
+_BRIDGED = np.uint64(BRIDGED)
 
 
 class Rows(NamedTuple):
-    """Non-zeros row after row, see `celsa_jax.sparse.formats.Decoder`; `scale` [n_rows] or None."""
+    """Non-zeros row after row, as `celsa_jax.sparse.formats` stores them.
+
+    Attributes:
+      starts: [n_rows + 1] int64 into `ids`.
+      ids: factors, or the words of int4.
+      codes: as long as `ids`; None for int4.
+      table: float32 values of the codes; None where codes are the values.
+      scale: [n_rows] float32, or None.
+      bridged: [n_rows] bool, whether a row of int4 has bridges; None for other formats.
+    """
 
     starts: np.ndarray
     ids: np.ndarray
-    codes: np.ndarray
-    shift: np.uint16
-    mask: np.uint16
+    codes: np.ndarray | None
     table: np.ndarray | None
     scale: np.ndarray | None
+    bridged: np.ndarray | None
 
 
 class Lists(NamedTuple):
@@ -41,7 +52,7 @@ class Lists(NamedTuple):
     Attributes:
       starts: [n_blocks, n_factors + 1] int64 into the two arrays.
       positions: [nnz] uint16, items counted from the start of their block, ascending.
-      codes: [nnz] codes as in the rows, but for int4 alone in a uint8.
+      codes: [nnz] codes as in the rows; for int4 uint8.
     """
 
     starts: np.ndarray
@@ -64,23 +75,32 @@ _compiled = njit(nogil=True, cache=True)
 
 @_compiled
 def fill_lists(rows, lists, block):
-    """Fills one block of posting lists; blocks can be filled at the same time."""
+    """Fills one block of posting lists, of which only the place of the first list is set.
+
+    Blocks can be filled at the same time.
+    """
     n_factors = lists.starts.shape[1] - 1
     first, last = block * BLOCK, min((block + 1) * BLOCK, len(rows.starts) - 1)
     begin = lists.starts[block]
-    begin[:] = 0
-    for j in range(rows.starts[first], rows.starts[last]):
-        begin[(rows.ids[j] >> rows.shift) + 1] += 1
-    begin[0] = rows.starts[first]
+    begin[1:] = 0
+    ids, codes = rows.ids, rows.codes
+    for i in range(first, last):
+        factor = np.uint64(0)
+        for j in range(rows.starts[i], rows.starts[i + 1]):
+            factor = _factor(ids, codes, j, factor)
+            begin[factor + np.uint64(1)] += not _is_bridge(ids, codes, j)
     for f in range(n_factors):
         begin[f + 1] += begin[f]
     free = begin[:-1].copy()
     for i in range(first, last):
+        factor = np.uint64(0)
         for j in range(rows.starts[i], rows.starts[i + 1]):
-            at = free[rows.ids[j] >> rows.shift]
-            free[rows.ids[j] >> rows.shift] = at + 1
-            lists.positions[at] = i - first
-            lists.codes[at] = _code(rows.codes, j, rows.mask, rows.table)
+            factor = _factor(ids, codes, j, factor)
+            if not _is_bridge(ids, codes, j):
+                at = free[factor]
+                free[factor] = at + 1
+                lists.positions[at] = i - first
+                lists.codes[at] = _code(ids, codes, j)
 
 
 @_compiled
@@ -163,17 +183,45 @@ def _aligned(n_rows, n_columns):
 
 
 @_compiled
-def _code(codes, j, mask, table):
-    if table is None:  # resolved when compiled, as None has a type of its own
-        return codes[j]
-    return codes[j] & mask
+def _factor(ids, codes, j, before):
+    """The factor of an entry, or of a bridge where it leads, from that of the entry before."""
+    if codes is None:  # resolved when compiled, as None has a type of its own
+        word = ids[j]
+        move = np.uint64(word >> 4) if word < BRIDGES else np.uint64(word - BRIDGES) * _BRIDGED
+        return before + move
+    return np.uint64(ids[j])
 
 
 @_compiled
-def _value(codes, j, mask, table):
+def _near_factor(ids, codes, j, before):
+    """The same for a non-zero."""
+    if codes is None:
+        return before + np.uint64(ids[j] >> 4)
+    return np.uint64(ids[j])
+
+
+@_compiled
+def _is_bridge(ids, codes, j):
+    return codes is None and ids[j] >= BRIDGES
+
+
+@_compiled
+def _has_bridge(bridged, i):
+    return bridged is not None and bridged[i]
+
+
+@_compiled
+def _code(ids, codes, j):
+    if codes is None:
+        return np.uint8(ids[j] & 15)
+    return codes[j]
+
+
+@_compiled
+def _value(code, table):
     if table is None:
-        return codes[j]
-    return table[codes[j] & mask]
+        return code
+    return table[code]
 
 
 @_compiled
@@ -186,51 +234,58 @@ def _row_scale(scale, i):
 @_compiled
 def _encode(latent, histories, user, rows):
     """latent [n_factors] += x A of one user."""
+    ids, codes, table = rows.ids, rows.codes, rows.table
     for p in range(histories.indptr[user], histories.indptr[user + 1]):
         i = histories.indices[p]
         weight = histories.weights[p] * _row_scale(rows.scale, i)
+        factor = np.uint64(0)
         for j in range(rows.starts[i], rows.starts[i + 1]):
-            latent[rows.ids[j] >> rows.shift] += weight * _value(
-                rows.codes, j, rows.mask, rows.table
-            )
+            factor = _factor(ids, codes, j, factor)
+            if not _is_bridge(ids, codes, j):
+                latent[factor] += weight * _value(_code(ids, codes, j), table)
 
 
 @_compiled
 def _score_rows(tile, latent, rows, low):
     """tile [n, lanes] = rows low, low + 1, ... times latent [n_factors, lanes]."""
     lanes = latent.shape[1]
-    ids, codes, shift, mask, table = rows.ids, rows.codes, rows.shift, rows.mask, rows.table
+    ids, codes, table = rows.ids, rows.codes, rows.table
     for t in range(len(tile)):
         row = tile[t]
         for b in range(lanes):
             row[b] = 0
-        j, end = rows.starts[low + t], rows.starts[low + t + 1]
-        while j + 8 <= end:  # eight at a time: their sum stays in a register
-            v0 = _value(codes, j, mask, table)
-            v1 = _value(codes, j + 1, mask, table)
-            v2 = _value(codes, j + 2, mask, table)
-            v3 = _value(codes, j + 3, mask, table)
-            v4 = _value(codes, j + 4, mask, table)
-            v5 = _value(codes, j + 5, mask, table)
-            v6 = _value(codes, j + 6, mask, table)
-            v7 = _value(codes, j + 7, mask, table)
-            h0 = latent[ids[j] >> shift]
-            h1 = latent[ids[j + 1] >> shift]
-            h2 = latent[ids[j + 2] >> shift]
-            h3 = latent[ids[j + 3] >> shift]
-            h4 = latent[ids[j + 4] >> shift]
-            h5 = latent[ids[j + 5] >> shift]
-            h6 = latent[ids[j + 6] >> shift]
-            h7 = latent[ids[j + 7] >> shift]
+        j, end, factor = rows.starts[low + t], rows.starts[low + t + 1], np.uint64(0)
+        bridges = _has_bridge(rows.bridged, low + t)
+        while j + 8 <= end and not bridges:  # eight at a time: their sum stays in a register
+            f0 = _near_factor(ids, codes, j, factor)
+            f1 = _near_factor(ids, codes, j + 1, f0)
+            f2 = _near_factor(ids, codes, j + 2, f1)
+            f3 = _near_factor(ids, codes, j + 3, f2)
+            f4 = _near_factor(ids, codes, j + 4, f3)
+            f5 = _near_factor(ids, codes, j + 5, f4)
+            f6 = _near_factor(ids, codes, j + 6, f5)
+            factor = _near_factor(ids, codes, j + 7, f6)
+            v0 = _value(_code(ids, codes, j), table)
+            v1 = _value(_code(ids, codes, j + 1), table)
+            v2 = _value(_code(ids, codes, j + 2), table)
+            v3 = _value(_code(ids, codes, j + 3), table)
+            v4 = _value(_code(ids, codes, j + 4), table)
+            v5 = _value(_code(ids, codes, j + 5), table)
+            v6 = _value(_code(ids, codes, j + 6), table)
+            v7 = _value(_code(ids, codes, j + 7), table)
+            h0, h1, h2, h3 = latent[f0], latent[f1], latent[f2], latent[f3]
+            h4, h5, h6, h7 = latent[f4], latent[f5], latent[f6], latent[factor]
             for b in range(lanes):
                 half = (((row[b] + v0 * h0[b]) + v1 * h1[b]) + v2 * h2[b]) + v3 * h3[b]
                 row[b] = (((half + v4 * h4[b]) + v5 * h5[b]) + v6 * h6[b]) + v7 * h7[b]
             j += 8
         while j < end:
-            v0 = _value(codes, j, mask, table)
-            h0 = latent[ids[j] >> shift]
-            for b in range(lanes):
-                row[b] += v0 * h0[b]
+            factor = _factor(ids, codes, j, factor)
+            if not _is_bridge(ids, codes, j):
+                v0 = _value(_code(ids, codes, j), table)
+                h0 = latent[factor]
+                for b in range(lanes):
+                    row[b] += v0 * h0[b]
             j += 1
         scale = _row_scale(rows.scale, low + t)
         for b in range(lanes):
@@ -245,7 +300,7 @@ def _score_lists(tile, latent, active, lists, block, rows):
     for f in active:
         weight = latent[f, 0]
         for j in range(begin[f], begin[f + 1]):
-            tile[lists.positions[j], 0] += weight * _value(lists.codes, j, rows.mask, rows.table)
+            tile[lists.positions[j], 0] += weight * _value(lists.codes[j], rows.table)
     for t in range(len(tile)):
         scale = _row_scale(rows.scale, block * BLOCK + t)
         tile[t, 0] = tile[t, 0] * scale + np.float32(0)
@@ -256,12 +311,15 @@ def _rescore(keys, latent, rows):
     """Replaces the scores in keys by the exact ones."""
     score = np.empty(1, np.float32)
     bits = score.view(np.uint32)
+    ids, codes, table = rows.ids, rows.codes, rows.table
     for at in range(len(keys)):
         i = _key_position(keys[at])
         total = np.float32(0)
+        factor = np.uint64(0)
         for j in range(rows.starts[i], rows.starts[i + 1]):
-            value = _value(rows.codes, j, rows.mask, rows.table)
-            total += value * latent[rows.ids[j] >> rows.shift, 0]
+            factor = _factor(ids, codes, j, factor)
+            if not _is_bridge(ids, codes, j):
+                total += _value(_code(ids, codes, j), table) * latent[factor, 0]
         score[0] = total * _row_scale(rows.scale, i) + np.float32(0)
         keys[at] = _key(bits[0], i)
 

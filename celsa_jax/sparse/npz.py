@@ -1,4 +1,4 @@
-"""Item embeddings as plain SciPy or NumPy files, with a text file of external item ids."""
+"""Item embeddings as plain SciPy or NumPy files, with text files of external item ids."""
 
 from __future__ import annotations
 
@@ -16,17 +16,39 @@ from celsa_jax.sparse.formats import BYTES_PER_FACTOR, BYTES_PER_NONZERO
 _LARGEST = 1 << 26  # items or factors
 
 
-def save_embeddings(folder: pathlib.Path, embeddings: sp.csc_matrix, item_ids: np.ndarray) -> None:
-    """Writes `embeddings.npz` (items x factors, CSC) and `items.txt` (one id a line).
+def save_embeddings(
+    folder: pathlib.Path,
+    embeddings: sp.csc_matrix,
+    item_ids: np.ndarray,
+    factor_ids: np.ndarray | None = None,
+) -> None:
+    """Writes `embeddings.npz` (CSC), `items.txt` and `factors.txt` (one id a line).
 
-    A checksum in the first covers both; SciPy reads past it.
+    A checksum in the first covers all; SciPy reads past it.
+
+    Args:
+      folder: exists.
+      embeddings: items x factors.
+      item_ids: [n_items] external ids.
+      factor_ids: [n_factors] the item that each factor belongs to; without, there is no
+        `factors.txt`, and an older one goes.
+
+    Raises:
+      InputError: ids of another number than rows or columns.
     """
-    if embeddings.shape[0] != len(item_ids):
-        raise ValueError(f"{embeddings.shape[0]} embeddings for {len(item_ids)} item ids")
-    lines = _lines(item_ids)
-    write_text(folder / "items.txt", lines)
-    path = folder / "embeddings.npz"
-    write_sealed(path, lambda stream: sp.save_npz(stream, embeddings), lines)
+    n_items, n_factors = embeddings.shape
+    if len(item_ids) != n_items:
+        raise InputError(f"{len(item_ids)} item ids for {n_items} rows")
+    if factor_ids is not None and len(factor_ids) != n_factors:
+        raise InputError(f"{len(factor_ids)} factor ids for {n_factors} columns")
+    write_text(folder / "items.txt", _lines(item_ids))
+    factors = folder / "factors.txt"
+    if factor_ids is None:
+        factors.unlink(missing_ok=True)
+    else:
+        write_text(factors, _lines(factor_ids))
+    text = _sealed_text(item_ids, factor_ids)
+    write_sealed(folder / "embeddings.npz", lambda stream: sp.save_npz(stream, embeddings), text)
 
 
 def load_embeddings(
@@ -68,17 +90,45 @@ def load_embeddings(
         raise InputError(
             f"{items}: {len(item_ids)} ids for the {embeddings.shape[0]} rows of {path}"
         )
+    factor_ids = load_factor_ids(path, embeddings.shape[1])
     try:
-        check_seal(path, _lines(item_ids))
+        check_seal(path, _sealed_text(item_ids, factor_ids))
     except ValueError:
+        factors = "no factors.txt" if factor_ids is None else "the factors.txt beside it"
         raise InputError(
-            f"{path}: damaged, or {items} is not the file of ids that it was written with"
+            f"{path}: damaged, or not written with these ids: {items}, and {factors}"
         ) from None
     return embeddings, item_ids
 
 
-def _lines(item_ids: np.ndarray) -> str:
-    return "".join(f"{item}\n" for item in item_ids)
+def load_factor_ids(path: str | pathlib.Path, n_factors: int) -> np.ndarray | None:
+    """[n_factors] text: the item that each factor belongs to, if an `.npz` is to say.
+
+    Args:
+      path: the matrix; `factors.txt` beside it has one id a line.
+      n_factors: of the matrix.
+
+    Raises:
+      InputError: the file is damaged, an id repeats, or there are more or fewer than factors.
+    """
+    path = pathlib.Path(path)
+    factors = path.with_name("factors.txt")
+    if path.suffix != ".npz" or not factors.is_file():
+        return None
+    factor_ids = read_item_ids(factors)
+    if len(factor_ids) != n_factors:
+        raise InputError(f"{factors}: {len(factor_ids)} ids for the {n_factors} factors of {path}")
+    return factor_ids
+
+
+def _lines(ids: np.ndarray) -> str:
+    return "".join(f"{item}\n" for item in ids)
+
+
+def _sealed_text(item_ids: np.ndarray, factor_ids: np.ndarray | None) -> str:
+    """What a checksum covers besides the matrix; no id is empty, so that an empty line parts."""
+    lines = _lines(item_ids)
+    return lines if factor_ids is None else f"{lines}\n{_lines(factor_ids)}"
 
 
 def read_item_ids(path: str | pathlib.Path) -> np.ndarray:

@@ -29,7 +29,7 @@ from celsa_jax.errors import InputError
 from celsa_jax.evaluation import Exposure, evaluate
 from celsa_jax.files import locked
 from celsa_jax.sparse import FORMATS, SparseEmbeddings, bytes_per_item, scorer
-from celsa_jax.sparse.formats import BYTES_PER_FACTOR, BYTES_PER_NONZERO, bytes_per_nonzero
+from celsa_jax.sparse.formats import BYTES_PER_FACTOR, BYTES_PER_NONZERO, row_nonzeros
 from celsa_jax.sparse.retrieval import Scorer
 
 _ELSA = ("elsa", "dense_elsa")
@@ -75,8 +75,8 @@ class Run:
         if self.method == "elsa":
             config = self.config.copy_and_resolve_references()
             if form := self.options.get("format"):
-                each = bytes_per_nonzero(form, config.model.n_factors)
-                config.sparsity.target_nnz = self.n_bytes // each
+                width = config.model.n_factors
+                config.sparsity.target_nnz = row_nonzeros(form, width, self.n_bytes)
             return config
         if self.method == "dense_elsa":
             width = self.options.get("width") or self.n_bytes // BYTES_PER_FACTOR

@@ -4,7 +4,7 @@ r"""The formats of ours at 128, 64 and 32 bytes an item, three seeds: which k is
         --config.base.data.path=ratings.csv.zip
 
 For a sample of Goodbooks-10k's current release (user_id,book_id,rating). A non-zero takes 8 bytes,
-as in the paper, or with a compact format 4, 3 or 2.
+as in the paper, or with a compact format 4, 3 or about 2.
 """
 
 from ml_collections import ConfigDict
