@@ -268,7 +268,9 @@ def _agglomerate(matrix: sp.csr_matrix, n_clusters: int) -> np.ndarray:
     n_items = matrix.shape[1]
     own, sizes, limit = np.arange(n_items), np.ones(n_items, np.int64), 1
     together = matrix.astype(np.float32)
-    while len(sizes) > n_clusters and limit < n_items:
+    n_before = np.inf
+    while len(sizes) > n_clusters and (len(sizes) < n_before or limit < n_items):
+        n_before = len(sizes)
         limit *= 2
         lengths = np.sqrt(np.bincount(together.indices, np.square(together.data)))
         # Nobody can join a cluster that is full.
