@@ -44,7 +44,7 @@ _LONGEST_BRIDGE = 0xFFFF - BRIDGES
 _UNIT_TOLERANCE = 0.02  # rows that were int8 before are off by up to that
 _N_LEVELS = 16
 _CODEBOOK_SAMPLE = 200_000
-_ROWS_AT_ONCE = 1 << 16
+_ROWS_AT_ONCE = 1 << 13
 
 
 def row_bytes(form: str, n_factors: int, k: int) -> float:
