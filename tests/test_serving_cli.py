@@ -198,9 +198,9 @@ def test_benchmark_on_random_embeddings():
     assert engines["dense_same_accuracy"]["overlap_with_exact"] is None
     assert engines["dense_same_d"]["bytes"] == 3000 * 64 * 4
     assert engines["dense_same_accuracy"]["bytes"] == 3000 * 8 * 4
-    # Rows: 2 bytes a non-zero, starts, scale, bridged; lists: 3 bytes a non-zero, starts.
+    # Rows: 3 bytes a non-zero, starts, scale; lists: 3 bytes a non-zero, starts.
     lists = 3 * 12000 + 8 * 65
-    assert engines["exact_fast"]["bytes"] == 2 * 12000 + 8 * 3001 + 5 * 3000 + 4 * 16 + lists
+    assert engines["exact_fast"]["bytes"] == 3 * 12000 + 8 * 3001 + 4 * 3000 + 4 * 16 + lists
     assert report["fresh_process"]["resident_growth_mb"] >= 0
     assert report["fresh_process"]["load_s"] > 0
 

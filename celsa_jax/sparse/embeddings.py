@@ -256,7 +256,7 @@ class SparseEmbeddings:
 
     def tocsr(self) -> sp.csr_matrix:
         """The decoded matrix in float32, row access."""
-        factors, codes, starts = read(self.arrays, self.starts)
+        starts, factors, codes = read(self.arrays, self.starts, self.n_factors)
         values = codes if self.value_table is None else self.value_table[codes]
         if self.row_scale is not None:
             values = values * np.repeat(self.row_scale, np.diff(starts))

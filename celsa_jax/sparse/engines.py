@@ -15,7 +15,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from celsa_jax.sparse.embeddings import SparseEmbeddings
-from celsa_jax.sparse.formats import BRIDGES, row_sums, value_codes
+from celsa_jax.sparse.formats import read
 from celsa_jax.sparse.retrieval import top_k
 from celsa_jax.sparse.threads import in_threads, n_cores
 
@@ -85,35 +85,25 @@ class NumbaEngine:
         from celsa_jax.sparse import kernels
 
         self.kernels = kernels
-        arrays = embeddings.arrays
+        starts, factors, codes = read(embeddings.arrays, embeddings.starts, embeddings.n_factors)
         self.rows = kernels.Rows(
-            embeddings.starts,
-            arrays["words"] if "words" in arrays else arrays["factors"],
-            value_codes(arrays),
-            embeddings.value_table,
-            embeddings.row_scale,
-            row_sums(arrays["words"] >= BRIDGES, embeddings.starts) if "words" in arrays else None,
+            starts, factors, codes, embeddings.value_table, embeddings.row_scale
         )
         self.n_factors = embeddings.n_factors
 
     @functools.cached_property
     def lists(self):
         """Posting lists (`kernels.Lists`), built at the first request that needs them."""
-        rows = self.rows
-        bounds = np.append(rows.starts[: -1 : self.kernels.BLOCK], rows.starts[-1])
-        begins, n_blocks = bounds, len(bounds) - 1
-        if rows.codes is None:  # lists hold non-zeros alone
-            parts = itertools.starmap(slice, itertools.pairwise(bounds))
-            counts = [np.count_nonzero(rows.ids[part] < BRIDGES) for part in parts]
-            begins = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+        n_blocks = -(-(len(self.rows.starts) - 1) // self.kernels.BLOCK)
         lists = self.kernels.Lists(
             np.empty((n_blocks, self.n_factors + 1), np.int64),
-            np.empty(begins[-1], np.uint16),
-            np.empty(begins[-1], np.uint8 if rows.codes is None else rows.codes.dtype),
+            np.empty(len(self.rows.codes), np.uint16),
+            np.empty_like(self.rows.codes),
         )
-        lists.starts[:, 0] = begins[:-1]
         in_threads(
-            lambda block: self.kernels.fill_lists(rows, lists, block), range(n_blocks), n_cores()
+            lambda block: self.kernels.fill_lists(self.rows, lists, block),
+            range(n_blocks),
+            n_cores(),
         )
         return lists
 
@@ -213,11 +203,8 @@ def _take_rows(rows, chosen: np.ndarray):
     lengths = rows.starts[chosen + 1] - rows.starts[chosen]
     starts = np.concatenate([[0], np.cumsum(lengths)])
     at = np.repeat(rows.starts[chosen] - starts[:-1], lengths) + np.arange(starts[-1])
-    ids = rows.ids[at]
-    codes = None if rows.codes is None else rows.codes[at]
-    for array in (starts, ids, codes):
-        if array is not None:
-            array.flags.writeable = False  # one compilation with what a file maps
+    starts, factors, codes = arrays = (starts, rows.factors[at], rows.codes[at])
+    for array in arrays:
+        array.flags.writeable = False  # one compilation with what a file maps
     scale = None if rows.scale is None else rows.scale[chosen]
-    bridged = None if rows.bridged is None else rows.bridged[chosen]
-    return rows._replace(starts=starts, ids=ids, codes=codes, scale=scale, bridged=bridged)
+    return rows._replace(starts=starts, factors=factors, codes=codes, scale=scale)

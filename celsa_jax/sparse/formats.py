@@ -44,7 +44,7 @@ _LONGEST_BRIDGE = 0xFFFF - BRIDGES
 _UNIT_TOLERANCE = 0.02  # rows that were int8 before are off by up to that
 _N_LEVELS = 16
 _CODEBOOK_SAMPLE = 200_000
-_ROWS_AT_ONCE = 1 << 16
+_ROWS_AT_ONCE = 1 << 13
 
 
 def row_bytes(form: str, n_factors: int, k: int) -> float:
@@ -122,30 +122,32 @@ def _pack(
 
 
 def read(
-    arrays: dict[str, np.ndarray], starts: np.ndarray
+    arrays: dict[str, np.ndarray], starts: np.ndarray, n_factors: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Factors [nnz] and codes [nnz] of stored rows, and where each row begins in these.
+    """Stored rows as all formats have them in memory, read-only; only int4 is copied for it.
 
-    Codes index the `value_table`, or are float32 values where there is none.
+    Returns:
+      [n_rows + 1] int64, where each row begins in the other two; [nnz] factors, uint16 or uint32;
+      [nnz] codes, unsigned, into the `value_table`, or float32 values where there is none.
     """
-    codes = value_codes(arrays)
-    if codes is not None:
-        return arrays["factors"], codes, starts
-    words = arrays["words"]
-    at, is_value = np.cumsum(_moves(words)), words < BRIDGES
-    before = np.concatenate([[0], at])[starts[:-1]]  # the sum runs on from row to row
-    at -= np.repeat(before, np.diff(starts))
-    counts = np.concatenate([[0], np.cumsum(is_value)])
-    return at[is_value], (words[is_value] & _N_LEVELS - 1), counts[starts]
-
-
-def value_codes(arrays: dict[str, np.ndarray]) -> np.ndarray | None:
-    """[nnz] codes that have an array of their own, unsigned or float32; None for int4."""
-    if "words" in arrays:
-        return None
-    values = arrays["values"]
-    unsigned = {"f2": np.uint16, "i1": np.uint8}.get(values.dtype.str[1:])
-    return values if unsigned is None else values.view(unsigned)
+    if "words" not in arrays:
+        values = arrays["values"]
+        unsigned = {"f2": np.uint16, "i1": np.uint8}.get(values.dtype.str[1:])
+        return starts, arrays["factors"], values if unsigned is None else values.view(unsigned)
+    n = np.count_nonzero(arrays["words"] < BRIDGES)
+    begins, factors = np.zeros_like(starts), np.empty(n, _factor_type(n_factors))
+    codes = np.empty(n, np.uint8)
+    for rows, words, first in _blocks(arrays["words"], starts):
+        is_value = words < BRIDGES
+        ends = begins[rows.start] + np.concatenate([[0], np.cumsum(is_value)])
+        begins[rows.start : rows.stop + 1] = ends[first]
+        at = np.cumsum(_moves(words))
+        at -= np.repeat(np.concatenate([[0], at])[first[:-1]], np.diff(first))  # from row to row
+        part = slice(ends[0], ends[-1])
+        factors[part], codes[part] = at[is_value], words[is_value] & _N_LEVELS - 1
+    for array in (begins, factors, codes):
+        array.flags.writeable = False
+    return begins, factors, codes
 
 
 def value_table(arrays: dict[str, np.ndarray]) -> np.ndarray | None:
@@ -179,7 +181,7 @@ def row_scale(arrays: dict[str, np.ndarray], starts: np.ndarray) -> np.ndarray |
 def check_stored(
     arrays: dict[str, np.ndarray], form: str, starts: np.ndarray, n_factors: int
 ) -> None:
-    """ValueError unless these are arrays of that format that compiled code may read."""
+    """ValueError unless these are arrays of that format that `read` and products may trust."""
     wanted = {"factors": ("uint16", "uint32"), "values": (form,)}
     if form == "int4":
         wanted = {"words": ("uint16",), "codebook": ("float32",)}
@@ -205,7 +207,10 @@ def check_stored(
 
 def _moves(words: np.ndarray) -> np.ndarray:
     """How many factors each word of int4 moves on, int64."""
-    return np.where(words < BRIDGES, words >> 4, (words & _LONGEST_BRIDGE) * np.int64(BRIDGED))
+    moves = (words >> 4).astype(np.int64)
+    bridges = words >= BRIDGES
+    moves[bridges] = (words[bridges] - BRIDGES) * np.int64(BRIDGED)
+    return moves
 
 
 def _blocks(

@@ -15,35 +15,30 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from celsa_jax.sparse.formats import BRIDGED, BRIDGES
-
 LANES = 64  # users scored at once: their latent vectors then fit the second-level cache
 TILE = 1 << 14  # items scored between two selections
 BLOCK = 1 << 16  # items of a block of posting lists, so that a position takes 16 bits
 _GROUP = 16  # scores that a group maximum stands for in `_raise_threshold`
 _HALVINGS = 16
 _SIGN = np.uint32(1 << 31)
-_BRIDGED = np.uint64(BRIDGED)
 
 
 class Rows(NamedTuple):
-    """Non-zeros row after row, as `celsa_jax.sparse.formats` stores them.
+    """Non-zeros row after row, see `celsa_jax.sparse.formats.read`.
 
     Attributes:
-      starts: [n_rows + 1] int64 into `ids`.
-      ids: factors, or the words of int4.
-      codes: as long as `ids`; None for int4.
-      table: float32 values of the codes; None where codes are the values.
+      starts: [n_rows + 1] int64 into `factors` and `codes`.
+      factors: [nnz] uint16 or uint32, ascending in each row.
+      codes: [nnz] unsigned, into the table; float32 values without one.
+      table: float32 values of the codes, or None.
       scale: [n_rows] float32, or None.
-      bridged: [n_rows] bool, whether a row of int4 has bridges; None for other formats.
     """
 
     starts: np.ndarray
-    ids: np.ndarray
-    codes: np.ndarray | None
+    factors: np.ndarray
+    codes: np.ndarray
     table: np.ndarray | None
     scale: np.ndarray | None
-    bridged: np.ndarray | None
 
 
 class Lists(NamedTuple):
@@ -52,7 +47,7 @@ class Lists(NamedTuple):
     Attributes:
       starts: [n_blocks, n_factors + 1] int64 into the two arrays.
       positions: [nnz] uint16, items counted from the start of their block, ascending.
-      codes: [nnz] codes as in the rows; for int4 uint8.
+      codes: [nnz] as in the rows.
     """
 
     starts: np.ndarray
@@ -75,32 +70,23 @@ _compiled = njit(nogil=True, cache=True)
 
 @_compiled
 def fill_lists(rows, lists, block):
-    """Fills one block of posting lists, of which only the place of the first list is set.
-
-    Blocks can be filled at the same time.
-    """
+    """Fills one block of posting lists; blocks can be filled at the same time."""
     n_factors = lists.starts.shape[1] - 1
     first, last = block * BLOCK, min((block + 1) * BLOCK, len(rows.starts) - 1)
     begin = lists.starts[block]
-    begin[1:] = 0
-    ids, codes = rows.ids, rows.codes
-    for i in range(first, last):
-        factor = np.uint64(0)
-        for j in range(rows.starts[i], rows.starts[i + 1]):
-            factor = _factor(ids, codes, j, factor)
-            begin[factor + np.uint64(1)] += not _is_bridge(ids, codes, j)
+    begin[:] = 0
+    for j in range(rows.starts[first], rows.starts[last]):
+        begin[rows.factors[j] + 1] += 1
+    begin[0] = rows.starts[first]
     for f in range(n_factors):
         begin[f + 1] += begin[f]
     free = begin[:-1].copy()
     for i in range(first, last):
-        factor = np.uint64(0)
         for j in range(rows.starts[i], rows.starts[i + 1]):
-            factor = _factor(ids, codes, j, factor)
-            if not _is_bridge(ids, codes, j):
-                at = free[factor]
-                free[factor] = at + 1
-                lists.positions[at] = i - first
-                lists.codes[at] = _code(ids, codes, j)
+            at = free[rows.factors[j]]
+            free[rows.factors[j]] = at + 1
+            lists.positions[at] = i - first
+            lists.codes[at] = rows.codes[j]
 
 
 @_compiled
@@ -183,45 +169,10 @@ def _aligned(n_rows, n_columns):
 
 
 @_compiled
-def _factor(ids, codes, j, before):
-    """The factor of an entry, or of a bridge where it leads, from that of the entry before."""
-    if codes is None:  # resolved when compiled, as None has a type of its own
-        word = ids[j]
-        move = np.uint64(word >> 4) if word < BRIDGES else np.uint64(word - BRIDGES) * _BRIDGED
-        return before + move
-    return np.uint64(ids[j])
-
-
-@_compiled
-def _near_factor(ids, codes, j, before):
-    """The same for a non-zero."""
-    if codes is None:
-        return before + np.uint64(ids[j] >> 4)
-    return np.uint64(ids[j])
-
-
-@_compiled
-def _is_bridge(ids, codes, j):
-    return codes is None and ids[j] >= BRIDGES
-
-
-@_compiled
-def _has_bridge(bridged, i):
-    return bridged is not None and bridged[i]
-
-
-@_compiled
-def _code(ids, codes, j):
-    if codes is None:
-        return np.uint8(ids[j] & 15)
-    return codes[j]
-
-
-@_compiled
-def _value(code, table):
-    if table is None:
-        return code
-    return table[code]
+def _value(codes, j, table):
+    if table is None:  # resolved when compiled, as None has a type of its own
+        return codes[j]
+    return table[codes[j]]
 
 
 @_compiled
@@ -234,58 +185,49 @@ def _row_scale(scale, i):
 @_compiled
 def _encode(latent, histories, user, rows):
     """latent [n_factors] += x A of one user."""
-    ids, codes, table = rows.ids, rows.codes, rows.table
     for p in range(histories.indptr[user], histories.indptr[user + 1]):
         i = histories.indices[p]
         weight = histories.weights[p] * _row_scale(rows.scale, i)
-        factor = np.uint64(0)
         for j in range(rows.starts[i], rows.starts[i + 1]):
-            factor = _factor(ids, codes, j, factor)
-            if not _is_bridge(ids, codes, j):
-                latent[factor] += weight * _value(_code(ids, codes, j), table)
+            latent[rows.factors[j]] += weight * _value(rows.codes, j, rows.table)
 
 
 @_compiled
 def _score_rows(tile, latent, rows, low):
     """tile [n, lanes] = rows low, low + 1, ... times latent [n_factors, lanes]."""
     lanes = latent.shape[1]
-    ids, codes, table = rows.ids, rows.codes, rows.table
+    factors, codes, table = rows.factors, rows.codes, rows.table
     for t in range(len(tile)):
         row = tile[t]
         for b in range(lanes):
             row[b] = 0
-        j, end, factor = rows.starts[low + t], rows.starts[low + t + 1], np.uint64(0)
-        bridges = _has_bridge(rows.bridged, low + t)
-        while j + 8 <= end and not bridges:  # eight at a time: their sum stays in a register
-            f0 = _near_factor(ids, codes, j, factor)
-            f1 = _near_factor(ids, codes, j + 1, f0)
-            f2 = _near_factor(ids, codes, j + 2, f1)
-            f3 = _near_factor(ids, codes, j + 3, f2)
-            f4 = _near_factor(ids, codes, j + 4, f3)
-            f5 = _near_factor(ids, codes, j + 5, f4)
-            f6 = _near_factor(ids, codes, j + 6, f5)
-            factor = _near_factor(ids, codes, j + 7, f6)
-            v0 = _value(_code(ids, codes, j), table)
-            v1 = _value(_code(ids, codes, j + 1), table)
-            v2 = _value(_code(ids, codes, j + 2), table)
-            v3 = _value(_code(ids, codes, j + 3), table)
-            v4 = _value(_code(ids, codes, j + 4), table)
-            v5 = _value(_code(ids, codes, j + 5), table)
-            v6 = _value(_code(ids, codes, j + 6), table)
-            v7 = _value(_code(ids, codes, j + 7), table)
-            h0, h1, h2, h3 = latent[f0], latent[f1], latent[f2], latent[f3]
-            h4, h5, h6, h7 = latent[f4], latent[f5], latent[f6], latent[factor]
+        j, end = rows.starts[low + t], rows.starts[low + t + 1]
+        while j + 8 <= end:  # eight at a time: their sum stays in a register
+            v0 = _value(codes, j, table)
+            v1 = _value(codes, j + 1, table)
+            v2 = _value(codes, j + 2, table)
+            v3 = _value(codes, j + 3, table)
+            v4 = _value(codes, j + 4, table)
+            v5 = _value(codes, j + 5, table)
+            v6 = _value(codes, j + 6, table)
+            v7 = _value(codes, j + 7, table)
+            h0 = latent[factors[j]]
+            h1 = latent[factors[j + 1]]
+            h2 = latent[factors[j + 2]]
+            h3 = latent[factors[j + 3]]
+            h4 = latent[factors[j + 4]]
+            h5 = latent[factors[j + 5]]
+            h6 = latent[factors[j + 6]]
+            h7 = latent[factors[j + 7]]
             for b in range(lanes):
                 half = (((row[b] + v0 * h0[b]) + v1 * h1[b]) + v2 * h2[b]) + v3 * h3[b]
                 row[b] = (((half + v4 * h4[b]) + v5 * h5[b]) + v6 * h6[b]) + v7 * h7[b]
             j += 8
         while j < end:
-            factor = _factor(ids, codes, j, factor)
-            if not _is_bridge(ids, codes, j):
-                v0 = _value(_code(ids, codes, j), table)
-                h0 = latent[factor]
-                for b in range(lanes):
-                    row[b] += v0 * h0[b]
+            v0 = _value(codes, j, table)
+            h0 = latent[factors[j]]
+            for b in range(lanes):
+                row[b] += v0 * h0[b]
             j += 1
         scale = _row_scale(rows.scale, low + t)
         for b in range(lanes):
@@ -300,7 +242,7 @@ def _score_lists(tile, latent, active, lists, block, rows):
     for f in active:
         weight = latent[f, 0]
         for j in range(begin[f], begin[f + 1]):
-            tile[lists.positions[j], 0] += weight * _value(lists.codes[j], rows.table)
+            tile[lists.positions[j], 0] += weight * _value(lists.codes, j, rows.table)
     for t in range(len(tile)):
         scale = _row_scale(rows.scale, block * BLOCK + t)
         tile[t, 0] = tile[t, 0] * scale + np.float32(0)
@@ -311,15 +253,12 @@ def _rescore(keys, latent, rows):
     """Replaces the scores in keys by the exact ones."""
     score = np.empty(1, np.float32)
     bits = score.view(np.uint32)
-    ids, codes, table = rows.ids, rows.codes, rows.table
     for at in range(len(keys)):
         i = _key_position(keys[at])
         total = np.float32(0)
-        factor = np.uint64(0)
         for j in range(rows.starts[i], rows.starts[i + 1]):
-            factor = _factor(ids, codes, j, factor)
-            if not _is_bridge(ids, codes, j):
-                total += _value(_code(ids, codes, j), table) * latent[factor, 0]
+            value = _value(rows.codes, j, rows.table)
+            total += value * latent[rows.factors[j], 0]
         score[0] = total * _row_scale(rows.scale, i) + np.float32(0)
         keys[at] = _key(bits[0], i)
 

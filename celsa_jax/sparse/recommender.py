@@ -40,9 +40,9 @@ class Recommender:
 
     Two engines give the same results, to rounding: `scipy`, sparse products over the decoded
     float32 matrix; and `numba` (`pip install celsa_jax[serve]`), which scans the stored formats
-    as they are: all rows for many users at once, or, for a few users, the lists of their active
-    factors alone. The lists are built when first needed and take as much memory again as the
-    embeddings.
+    as they are (int4 unpacked to a byte more a non-zero): all rows for many users at once, or, for
+    a few users, the lists of their active factors alone. The lists are built when first needed and
+    take as much memory again as the embeddings.
 
     Args:
       embeddings: the catalogue.
