@@ -51,7 +51,7 @@ def default_config() -> ConfigDict:
                 # data; "random", n_factors random ones, as in the paper.
                 "start": "neighbours",
                 "n_factors": 0,  # 0 with neighbours, whose factors are the items
-                "alpha": _optional(None),  # exponent of the counts in the similarity; 0.5: cosine
+                "alpha": 0.5,  # exponent of the counts in the similarity of items
             },
             "sparsity": {
                 "schedule": "cubic",
@@ -66,7 +66,7 @@ def default_config() -> ConfigDict:
                 "n_final_epochs": _optional(None),  # at the target, with the rate falling to 0
                 "batch_size": _optional(None),
                 "input_dropout": _optional(None),  # chance that the input lacks an interaction
-                "learning_rate": 0.01,
+                "learning_rate": _optional(None),
                 "b1": 0.8,  # of the optimizer's momentum
                 "deterministic": False,  # on GPUs the same bits again; CPUs give them anyway
                 "chunk_users": 0,  # users in a chunk, where the device cannot hold all; 0 = all
@@ -155,19 +155,15 @@ def validate(config: ConfigDict) -> None:
     _at_least(config, "checkpoint.every_epochs", 1)
     _check_widths(config)
     train = config.train
-    if not 0 < train.learning_rate < math.inf:
-        raise InputError(
-            f"config.train.learning_rate is {train.learning_rate}; use a number above 0"
-        )
+    rate = train.learning_rate
+    if rate is not None and not (_is_number(rate) and 0 < rate < math.inf):
+        raise InputError(f"config.train.learning_rate is {rate!r}; use a number above 0")
     for field in ("train.b1", "train.input_dropout"):
         value = _value(config, field)
         if value is not None and not (_is_number(value) and 0 <= value < 1):
             raise InputError(f"config.{field} is {value}; it must be from 0 to below 1")
-    alpha = config.model.alpha
-    if alpha is not None and not (_is_number(alpha) and math.isfinite(alpha)):
-        raise InputError(
-            f"config.model.alpha is {alpha}; give a finite number (0.5 for cosines), or None"
-        )
+    if not 0 <= config.model.alpha < math.inf:
+        raise InputError(f"config.model.alpha is {config.model.alpha}; give a number from 0 on")
     if math.isnan(config.data.min_rating):
         raise InputError("config.data.min_rating is nan; give a number")
     for field in ("val_from", "test_from") if config.data.split == "temporal" else ():

@@ -22,7 +22,14 @@ from celsa_jax.data.batches import Chunk, in_blocks, make_chunks, nnz_budget, sh
 from celsa_jax.errors import InputError
 from celsa_jax.memory import device_bytes
 from celsa_jax.plan import Epoch, plan
-from celsa_jax.products import Layout, capacity, dense_pays, make_layout, operand_dtype, users_in_block
+from celsa_jax.products import (
+    Layout,
+    capacity,
+    dense_pays,
+    make_layout,
+    operand_dtype,
+    users_in_block,
+)
 from celsa_jax.sampling import n_columns
 from celsa_jax.scoring import device_scorer, evaluate_model
 from celsa_jax.sharding import (
@@ -299,8 +306,10 @@ class TrainingLoop:
             columns = np.split(to_host(state.columns), n_shards)
             parts = [make_layout(part, form.n_factors) for part in columns]
             whole = Layout(*(np.concatenate(leaves) for leaves in zip(*parts, strict=True)))
-            put = jax.device_put if self.placement is None else self.placement.put_rows
-            self.layout = Layout(*map(put, whole))
+            if self.placement is None:
+                self.layout = jax.device_put(whole)
+            else:
+                self.layout = Layout(*map(self.placement.put_rows, whole))
         return self.layout
 
     def _prune_before(self, epoch: int, state: TrainState) -> TrainState:

@@ -54,8 +54,9 @@ def _nmse_forward(y, x, item_weights, item_axis):
 def _nmse_backward(item_axis, saved, given):
     y, x, item_weights, y_scale, x_scale, cosine = saved
     counted = y if item_weights is None else y * item_weights[:, None]
-    grad = (2 * given * y_scale) * (cosine * y_scale * counted - x_scale * x)
-    return jnp.where(x_scale > 0, grad, 0.0), None, None
+    given = jnp.where(x_scale > 0, 2 * given * y_scale, 0.0)
+    grad = given[None] * ((cosine * y_scale)[None] * counted - x_scale[None] * x)
+    return grad, None, None
 
 
 nmse.defvjp(_nmse_forward, _nmse_backward)

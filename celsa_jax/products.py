@@ -34,7 +34,8 @@ from jax import lax
 from celsa_jax.data.batches import Array, Batch
 
 _LEAST_CAPACITY = 16
-_BLOCK = 16  # items that a factor adds up at once
+_BLOCKS = (16, 32)  # items that a factor adds up at once, where it has few, and where many
+_MANY_ITEMS = 64
 _TURN = 8  # places of an item in a turn
 _LANES = 8  # users that are summed side by side
 _CPU_BLOCK = 128  # users of a block
@@ -50,35 +51,40 @@ class Layout(NamedTuple):
     """The places of an ELL array by factor, made on the host when the columns change.
 
     Attributes:
-      entries: int32 [n_blocks, _BLOCK], places in the flattened columns, of one factor each block;
+      entries: int32 [n_blocks, block], places in the flattened columns, of one factor each block;
         one past the last place for none.
+      items: int32 [n_blocks, block], the items of these places; 0 for none.
       factors: int32 [n_blocks], of each block, ascending; n_factors for blocks not in use.
-      width: int32 [1], the most places that a row uses; those come first.
+      width: int32 [1], places of a row up to the last that any item uses.
     """
 
     entries: Array
+    items: Array
     factors: Array
     width: Array
 
 
 def make_layout(columns: np.ndarray, n_factors: int) -> Layout:
     """The layout of columns [n_items, capacity], where n_factors stands for no factor."""
-    n_items, capacity = columns.shape
+    n_items = len(columns)
     used = columns < n_factors
     starts = np.concatenate([[0], np.cumsum(used.sum(axis=1))])
     places = np.flatnonzero(used).astype(np.int32)
     by_item = sp.csr_matrix((places, columns[used], starts), shape=(n_items, n_factors))
     by_factor = by_item.tocsc()  # a counting sort
     counts = np.diff(by_factor.indptr)
-    n_blocks = -(-counts // _BLOCK)
+    block = _BLOCKS[columns.size > _MANY_ITEMS * n_factors]
+    n_blocks = -(-counts // block)
     first_block, first_entry = np.cumsum(n_blocks) - n_blocks, np.cumsum(counts) - counts
-    entries = np.full((columns.size // _BLOCK + n_factors, _BLOCK), columns.size, np.int32)
-    to = np.repeat(first_block * _BLOCK - first_entry, counts) + np.arange(len(places))
+    entries = np.full((columns.size // block + n_factors, block), columns.size, np.int32)
+    to = np.repeat(first_block * block - first_entry, counts) + np.arange(len(places))
     entries.ravel()[to] = by_factor.data
+    items = np.where(entries < columns.size, entries // columns.shape[1], 0).astype(np.int32)
     factors = np.full(len(entries), n_factors, np.int32)
     factors[: n_blocks.sum()] = np.repeat(np.arange(n_factors), n_blocks)
-    width = np.array([used.sum(axis=1).max(initial=0)], np.int32)
-    return Layout(entries, factors, width)
+    last = np.where(used, np.arange(1, columns.shape[1] + 1), 0)
+    width = np.array([last.max(initial=0)], np.int32)
+    return Layout(entries, items, factors, width)
 
 
 def capacity(k: int, n_factors: int, dense: bool) -> int:
@@ -146,9 +152,8 @@ def encode(values: jax.Array, columns: jax.Array, batch: Batch, n_factors: int) 
     """
     rows = _take(values, batch.items) * batch.kept[:, None]
     hidden = jnp.zeros((n_factors, batch.n_users), values.dtype)
-    return hidden.at[_take(columns, batch.items, n_factors), batch.rows[:, None]].add(
-        rows, mode="drop"
-    )
+    at = hidden.at[_take(columns, batch.items, n_factors), batch.rows[:, None]]
+    return at.add(rows, mode="drop")
 
 
 def _encode_forward(values, columns, batch, n_factors):
@@ -181,13 +186,15 @@ def decode(
 
     def add(columns: jax.Array, values: jax.Array, total: jax.Array) -> jax.Array:
         for i in range(_TURN):
-            # Unused places hold a value of 0, so whatever row they read does not count.
             total += values[:, i, None] * _rows(hidden, columns[:, i])
         return total
 
+    n_factors = hidden.shape[0]
     start = jnp.zeros((n_items, hidden.shape[1]), values.dtype)
     with jax.named_scope("decode"):
-        return _in_turns(add, start, jnp.minimum(columns, hidden.shape[0] - 1), values, layout)
+        # Places of no factor read any row, and add nothing of it.
+        values = jnp.where(columns < n_factors, values, 0)
+        return _in_turns(add, start, jnp.minimum(columns, n_factors - 1), values, layout)
 
 
 def _decode_forward(values, columns, hidden, layout):
@@ -208,16 +215,12 @@ decode.defvjp(_decode_forward, _decode_backward)
 
 
 @jax.named_scope("latent_gradient")
-def _add_up_items(
-    values: jax.Array, given: jax.Array, n_factors: int, layout: Layout
-) -> jax.Array:
+def _add_up_items(values: jax.Array, given: jax.Array, n_factors: int, layout: Layout) -> jax.Array:
     """A^T G, [n_factors, n_users], for G [n_items, n_users]."""
-    n_items, places = values.shape
     weights = values.ravel().at[layout.entries].get(mode="fill", fill_value=0)
-    items = jnp.minimum(layout.entries // places, n_items - 1)
     total = jnp.zeros((), values.dtype)
-    for i in range(_BLOCK):
-        total += weights[:, i, None] * _rows(given, items[:, i])
+    for i in range(layout.entries.shape[1]):
+        total += weights[:, i, None] * _rows(given, layout.items[:, i])
     start = jnp.zeros((n_factors, given.shape[1]), values.dtype)
     return start.at[layout.factors].add(total, mode="drop", indices_are_sorted=True)
 
@@ -244,19 +247,21 @@ def _products_of_rows(
     n_items, n_users = given.shape
     n_factors = hidden.shape[0]
     lanes = _LANES if n_users % _LANES == 0 else 1
+    in_bounds = jnp.minimum(columns, n_factors - 1)
 
     def multiply(turn: jax.Array, grad: jax.Array) -> jax.Array:
         at = (0, turn * _TURN)
-        factors = lax.dynamic_slice(columns, at, (n_items, _TURN))
+        factors = lax.dynamic_slice(in_bounds, at, (n_items, _TURN))
         total = jnp.zeros((), given.dtype)
         for u in range(0, n_users, lanes):
-            rows = _rows(hidden[:, u : u + lanes], jnp.minimum(factors, n_factors - 1))
+            rows = _rows(hidden[:, u : u + lanes], factors)
             total += given[:, None, u : u + lanes] * rows
         sums = (total.reshape(-1, lanes) @ jnp.ones(lanes, given.dtype)).reshape(n_items, _TURN)
-        return lax.dynamic_update_slice(grad, jnp.where(factors < n_factors, sums, 0), at)
+        return lax.dynamic_update_slice(grad, sums, at)
 
     start = jnp.zeros(columns.shape, given.dtype)
-    return lax.fori_loop(0, _n_turns(columns, layout), multiply, start)
+    grad = lax.fori_loop(0, _n_turns(columns, layout), multiply, start)
+    return jnp.where(columns < n_factors, grad, 0)
 
 
 def renumber(
@@ -292,7 +297,8 @@ def _in_turns(
 ) -> jax.Array:
     def turn(t: jax.Array, total: jax.Array) -> jax.Array:
         at, size = (0, t * _TURN), (columns.shape[0], _TURN)
-        return add(*(lax.dynamic_slice(a, at, size) for a in (columns, values)), total)
+        factors, weights = (lax.dynamic_slice(a, at, size) for a in (columns, values))
+        return add(factors, weights, total)
 
     return lax.fori_loop(0, _n_turns(columns, layout), turn, start)
 
@@ -303,7 +309,7 @@ def _n_turns(columns: jax.Array, layout: Layout | None) -> jax.Array | int:
     return (layout.width[0] + _TURN - 1) // _TURN
 
 
-def _rows(matrix: jax.Array, rows: jax.Array) -> jax.Array:
+def _rows(matrix: jax.Array, rows: Array) -> jax.Array:
     return matrix.at[rows].get(mode="promise_in_bounds")
 
 

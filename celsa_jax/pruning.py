@@ -12,9 +12,7 @@ import jax.numpy as jnp
 _CPU_BLOCK_ENTRIES = 1 << 14
 
 
-def top_k_mask(
-    scores: jax.Array, k: jax.Array | int, among: jax.Array | None = None
-) -> jax.Array:
+def top_k_mask(scores: jax.Array, k: jax.Array | int, among: jax.Array | None = None) -> jax.Array:
     """Marks the k entries of largest magnitude in every row; ties go to the lower index.
 
     The bits of |x|, read as an integer, order like |x| itself, so the k-th largest magnitude is
@@ -43,14 +41,15 @@ def top_k_mask(
 
 
 def _row_mask(magnitude: jax.Array, k: jax.Array) -> jax.Array:
-    index = jnp.arange(magnitude.shape[0], dtype=jnp.int32)
+    length = magnitude.shape[0]
+    index = jnp.arange(length, dtype=jnp.int32)
 
     # The largest threshold that at least k magnitudes reach, or any that exactly k reach.
-    threshold = _bisect(31, lambda t: _count(magnitude >= t), lambda n: n >= k, k, magnitude.shape[0])
+    threshold = _bisect(31, lambda t: _count(magnitude >= t), lambda n: n >= k, k, length)
     above, tied = magnitude > threshold, magnitude == threshold
     # Of the ties, those before an end that leaves as many as are still wanted.
     wanted = k - _count(above)
-    n_bits = magnitude.shape[0].bit_length()
+    n_bits = length.bit_length()
     end = _bisect(n_bits, lambda e: _count(tied & (index < e)), lambda n: n <= wanted, wanted, 0)
     return above | (tied & (index < end))
 

@@ -1,19 +1,47 @@
-"""The fields of a configuration that the size of the data decides, where the user leaves them open.
+"""The fields of a configuration that the data decide, where the user leaves them open.
 
-TO BE WRITTEN
+Every rule was chosen on validation users: of Goodbooks-10k (a sample of its current release, and
+the first release), of MovieLens-100K, of synthetic data, and of copies of these with fewer training
+interactions (`experiments.defaults`; docs/training.md has the figures).
 """
 
 from __future__ import annotations
 
-import logging
-
 import scipy.sparse as sp
 from ml_collections import ConfigDict
 
-log = logging.getLogger(__name__)
+from celsa_jax.errors import InputError
 
 _START_NNZ = 64
-_RANDOM_EPOCHS, _RANDOM_FINAL = 20, 10
+_RATE = 0.01
+_MANY = 16.0  # interactions of an item in the mean
+_LEAST_BATCH, _LARGEST_BATCH = 24, 1024
+_SMALL = 150_000  # interactions
+
+
+def choices(matrix: sp.csr_matrix) -> dict[str, float]:
+    """What the rules choose for users to train on, CSR [n_users, n_items], by field.
+
+    - A batch has as many users as bring every item one interaction in the mean, and at most a
+      sixteenth of all, so that an epoch has steps enough.
+    - Where that is fewer than bring one each, as items have few interactions, the rate is lower in
+      proportion: the start is then the better model, and training may not go far from it.
+    - Half of a history is left out of the input, and more of those below 12.5 interactions.
+    - Small data of many interactions an item are trained on for more epochs, and with more left
+      out, as they overfit otherwise.
+    """
+    n_users, n_items = matrix.shape
+    length, of_item = matrix.nnz / n_users, matrix.nnz / n_items
+    batch = min(n_users / max(of_item, _MANY), _LARGEST_BATCH)
+    batch = max(_LEAST_BATCH, round(batch / 8) * 8)
+    more = of_item >= _MANY and matrix.nnz < _SMALL
+    return {
+        "train.batch_size": batch,
+        "train.learning_rate": float(f"{_RATE * min(1.0, batch * of_item / n_users):.2g}"),
+        "train.n_epochs": 20 if more else 10,
+        "train.n_final_epochs": 10 if more else 5,
+        "train.input_dropout": 0.7 if more else round(max(0.5, 1 - length / 25), 2),
+    }
 
 
 def filled(config: ConfigDict, matrix: sp.csr_matrix) -> ConfigDict:
@@ -22,19 +50,29 @@ def filled(config: ConfigDict, matrix: sp.csr_matrix) -> ConfigDict:
     Args:
       config: validated; fields that are None are open.
       matrix: users to train on, CSR [n_users, n_items].
+
+    Raises:
+      InputError: fewer items than the model needs.
     """
-    n_users, n_items = matrix.shape
+    for field, wanted in (
+        ("sparsity.target_nnz", config.sparsity.target_nnz),
+        ("model.n_factors", config.model.n_factors if config.model.start == "clusters" else 0),
+    ):
+        if wanted > matrix.shape[1] and config.model.start != "random":
+            raise InputError(
+                f"config.{field} is {wanted}, and the training users have {matrix.shape[1]} items; "
+                "lower it"
+            )
     filled = config.copy_and_resolve_references()
-    model, sparsity, train = filled.model, filled.sparsity, filled.train
+    model, sparsity = filled.model, filled.sparsity
     if model.start == "neighbours":
-        model.n_factors = n_items
-    if model.start == "random" and not train.init_from:
+        model.n_factors = matrix.shape[1]
+    if model.start == "random" and not filled.train.init_from:
         sparsity.start_nnz = model.n_factors
     elif sparsity.start_nnz is None:
         sparsity.start_nnz = max(_START_NNZ, 2 * sparsity.target_nnz)
     sparsity.start_nnz = min(sparsity.start_nnz, model.n_factors)
-    chosen = choices(matrix, model.start)
-    for field, value in chosen.items():
+    for field, value in choices(matrix).items():
         section, name = field.split(".")
         if filled[section][name] is None:
             filled[section][name] = value
@@ -48,16 +86,4 @@ def chosen(config: ConfigDict, filled: ConfigDict) -> dict[str, float]:
         for section in ("model", "sparsity", "train")
         for name, value in config[section].items()
         if value is None
-    }
-
-
-def choices(matrix: sp.csr_matrix, start: str) -> dict[str, float]:
-    n_users, n_items = matrix.shape
-    length = matrix.nnz / n_users
-    return {
-        "model.alpha": 0.5 if length > 50 else 0.35,
-        "train.batch_size": 128 if n_users < 10_000 else 512,
-        "train.n_epochs": 10,
-        "train.n_final_epochs": 5,
-        "train.input_dropout": 0.3 if length > 50 else 0.6,
     }

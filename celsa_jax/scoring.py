@@ -23,6 +23,7 @@ from celsa_jax.sharding import ITEM, to_host
 from celsa_jax.sparse.retrieval import Scorer
 from celsa_jax.state import Form, TrainState
 
+
 def device_scorer(state: TrainState, form: Form, layout: Layout | None) -> Scorer:
     """Serving scores x A A^T, computed on the device in batches of one shape.
 

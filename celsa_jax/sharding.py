@@ -1,10 +1,10 @@
 """Several devices, of one host or of many: the mesh, and which part of an array lies where.
 
-The mesh has two axes. Rows of W, of its mask and of the optimizer's state lie along `item`; the
-users of a batch along `data`; the interactions of all users are on every device. A step is written
-for one device and its rows (`jax.shard_map`), and says what it sums: along `item` the latent vectors
-of its users, their gradient and three sums of the loss, along `data` the gradient. So by default all
-devices are on the axis of items.
+The mesh has two axes. Rows of the state lie along `item`, the users of a batch along `data`; the
+interactions of all users are on every device. A step is written for one device and its rows
+(`jax.shard_map`), and says what it sums: along `item` the latent vectors of its users, their
+gradient and three sums of the loss, along `data` the gradient. So by default all devices are on the
+axis of items.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Placement:
         array = np.asarray(array)
         return jax.make_array_from_callback(array.shape, self._along(*axes), array.__getitem__)
 
-    def put_rows(self, matrix: np.ndarray) -> jax.Array:
+    def put_rows(self, matrix: np.ndarray | jax.Array) -> jax.Array:
         """An array whose first axis lies along `item`."""
         return self.put(matrix, ITEM)
 

@@ -4,7 +4,9 @@ Factors stand for items (`neighbours`) or clusters of items (`clusters`), and an
 its own and the most similar others. Cosines of co-occurrence as item similarities: Sarwar et al.,
 "Item-based Collaborative Filtering Recommendation Algorithms" (WWW 2001); the exponent alpha as a
 weight of popularity: Deshpande and Karypis, "Item-Based Top-N Recommendation Algorithms" (TOIS
-2004).
+2004). Two things are added to these, without which training loses to EASE where items have few
+interactions (docs/training.md): counts are shrunk, so that what few users say is worth little, and
+one scale serves all items, so that an item that is like no other begins by itself.
 """
 
 from __future__ import annotations
@@ -25,6 +27,10 @@ log = logging.getLogger(__name__)
 _ENTRIES_AT_ONCE = 1 << 22  # of a block of co-occurrences: some 100 MB in a thread
 _ROWS_AT_ONCE = 1 << 15
 _LOW = np.uint64(0xFFFFFFFF)
+# Chosen on validation users over the data sets and their thinned copies (`recipe`).
+_SHRINKAGE = 80.0  # interactions
+_POPULARITY = 0.2
+_SCALE_QUANTILE = 0.99
 
 
 class Start(NamedTuple):
@@ -44,23 +50,25 @@ class Start(NamedTuple):
 def neighbours(matrix: sp.csr_matrix, k0: int, alpha: float, seed: int) -> Start:
     """Factor f belongs to item f; an item begins with its own and its nearest items' factors.
 
-    An item's own factor begins at 1, its k0 - 1 nearest others at their similarity, co-occurrence
-    / (count_i * count_j)^alpha, over the item's largest. Where fewer co-occur with it, other
-    factors follow, drawn at random with tiny values. Ties go to the lower index. The number of
-    threads changes nothing.
+    An item's own factor begins at 1, its k0 - 1 nearest others at their similarity, which is
+    co-occurrence * w_i * w_j with w = count^0.2 / (count + 80)^alpha, over a scale that is the
+    same for all: the 0.99 quantile of the items' largest similarities. Values are at most 1. Where
+    fewer co-occur with an item, other factors follow, drawn at random with tiny values. Ties go to
+    the lower index. The number of threads changes nothing.
 
     Args:
       matrix: [n_users, n_items], binary CSR; every item has interactions.
       k0: factors an item, at least 1; more than n_items count as n_items.
-      alpha: exponent of the counts: 0.5 makes cosines, less favours popular neighbours.
+      alpha: exponent of the counts: at 0.5 those of many interactions are nearly compared by
+        cosines; less favours popular neighbours.
       seed: of the factors drawn at random.
 
     Raises:
       InputError: k0 or alpha is out of range, or an item has no interactions.
     """
     counts = _check(matrix, k0, alpha)
-    own = np.arange(len(counts))
-    return _start(matrix, matrix, own, _popularity_weights(counts, alpha), k0, seed)
+    own, weights = np.arange(len(counts)), _weights(counts, alpha)
+    return _start(matrix, matrix, own, weights, weights, k0, seed)
 
 
 def clusters(matrix: sp.csr_matrix, n_factors: int, k0: int, alpha: float, seed: int) -> Start:
@@ -89,7 +97,8 @@ def clusters(matrix: sp.csr_matrix, n_factors: int, k0: int, alpha: float, seed:
     own = _agglomerate(matrix, n_factors)
     of_cluster = np.bincount(own, counts)
     by_cluster = matrix.astype(np.float32) @ _membership(own)
-    return _start(matrix, by_cluster, own, _popularity_weights(of_cluster, alpha + 0.5), k0, seed)
+    weights = _weights(of_cluster, alpha + 0.5)
+    return _start(matrix, by_cluster, own, _weights(counts, alpha), weights, k0, seed)
 
 
 def _check(matrix: sp.csr_matrix, k0: int, alpha: float) -> np.ndarray:
@@ -110,6 +119,7 @@ def _start(
     matrix: sp.csr_matrix,
     by_factor: sp.csr_matrix,
     own: np.ndarray,
+    item_weights: np.ndarray,
     weights: np.ndarray,
     k0: int,
     seed: int,
@@ -120,19 +130,22 @@ def _start(
       matrix: [n_users, n_items], binary CSR.
       by_factor: [n_users, n_factors] CSR, how often users had an item of a factor.
       own: [n_items], the factor of each item.
-      weights: [n_factors], positive; similarity is co-occurrence times these.
+      item_weights, weights: [n_items] and [n_factors], positive; similarity is co-occurrence times
+        these.
       k0, seed: as in `neighbours`.
     """
     n_items, n_factors = len(own), by_factor.shape[1]
     k0 = min(k0, n_factors)
     columns, values = np.zeros((n_items, k0), np.int32), np.zeros((n_items, k0), np.float32)
     _put_nearest(columns[:, 1:], values[:, 1:], matrix, by_factor, weights, own)
+    largest = values[:, 1:].max(axis=1, initial=0) * item_weights
+    scale = np.quantile(largest, _SCALE_QUANTILE) or 1.0
+    of_item = (item_weights / np.maximum(largest, scale)).astype(np.float32)[:, None]
     rng = np.random.default_rng(seed)
     places = rng.random(n_items)
     for first in range(0, n_items, _ROWS_AT_ONCE):
         rows = slice(first, first + _ROWS_AT_ONCE)
-        largest = values[rows].max(axis=1, keepdims=True)
-        np.divide(values[rows], largest, out=values[rows], where=largest > 0)
+        values[rows] *= of_item[rows]
         columns[rows, 0], values[rows, 0] = own[rows], 1
         _complete(columns[rows], values[rows], n_factors, places[rows], rng)
     return Start(columns, values, n_factors)
@@ -236,7 +249,7 @@ def _complete(
     shifted += np.arange(n_rows)[:, None] * (n_factors + 1)
     below = np.searchsorted(shifted.ravel(), rows * (n_factors + 1) + rank, "right") - rows * k
     columns[rows, places] = rank + below
-    values[rows, places] = 1e-3 * rng.standard_normal(len(rows), np.float32)
+    values[rows, places] = 1e-4 * rng.standard_normal(len(rows), np.float32)
     _sort_rows(columns, values)
 
 
@@ -246,9 +259,9 @@ def _sort_rows(columns: np.ndarray, values: np.ndarray) -> None:
     columns[:], values[:] = (np.take_along_axis(a, order, axis=1) for a in (columns, values))
 
 
-def _popularity_weights(counts: np.ndarray, alpha: float) -> np.ndarray:
-    """counts^-alpha but for a constant: the largest is 1."""
-    return (counts / counts.min()) ** -alpha
+def _weights(counts: np.ndarray, alpha: float) -> np.ndarray:
+    """What co-occurrences are weighed with, from the interactions of items or clusters."""
+    return counts**_POPULARITY * (counts + _SHRINKAGE) ** -alpha
 
 
 def _membership(own: np.ndarray) -> sp.csr_matrix:

@@ -52,8 +52,8 @@ def train_steps(
     train = functools.partial(_train_steps, form)
     if form.placement is not None:
         specs, whole = form.placement.specs, PartitionSpec()
-        in_specs = (specs(state), whole, PartitionSpec(None, DATA), whole, whole)
-        in_specs += (None if layout is None else PartitionSpec(ITEM), whole)
+        rows = None if layout is None else PartitionSpec(ITEM)
+        in_specs = (specs(state), whole, PartitionSpec(None, DATA), whole, whole, rows, whole)
         train = form.placement.on_devices(train, in_specs, (specs(state), whole))
     return train(state, chunk, batches, rates, steps, layout, numbers)
 

@@ -194,18 +194,18 @@ def _needed(config: ConfigDict, users: Interactions, placement: Placement | None
     chunk = config.train.chunk_users or users.n_users
     resident = min(1.0, 3 * chunk / users.n_users)
     batch_size = min(config.train.batch_size, chunk)
-    columns = users.n_items
+    data, items = (1, 1) if placement is None else (placement.mesh.shape[a] for a in (DATA, ITEM))
+    columns = here = -(-users.n_items // items)
     if config.train.n_negatives:
         # Batches of the mean length; how long they are is known when they are drawn.
         n_own = batch_size * users.matrix.nnz // users.n_users
-        columns = n_columns(users.n_items, n_own, config.train.n_negatives)
-    data, items = (1, 1) if placement is None else (placement.mesh.shape[a] for a in (DATA, ITEM))
+        columns = n_columns(here, n_own, -(-config.train.n_negatives // items))
     return training_bytes(
-        -(-users.n_items // items),
+        here,
         config.model.n_factors,
         config.sparsity.start_nnz,
         -(-batch_size // data),
-        -(-columns // items),
+        columns,
         int(resident * users.n_users),
         int(resident * users.matrix.nnz),
     )

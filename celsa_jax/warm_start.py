@@ -91,8 +91,9 @@ def _start(rows: sp.csr_matrix, k0: int) -> Start:
     lengths = np.diff(rows.indptr)
     shape = (rows.shape[0], k0)
     columns, values = np.full(shape, rows.shape[1], np.int32), np.zeros(shape, np.float32)
-    at = np.repeat(np.arange(len(lengths)), lengths), (
-        np.arange(rows.nnz) - np.repeat(rows.indptr[:-1], lengths)
+    at = (
+        np.repeat(np.arange(len(lengths)), lengths),
+        (np.arange(rows.nnz) - np.repeat(rows.indptr[:-1], lengths)),
     )
     columns[at], values[at] = rows.indices, rows.data
     return Start(columns, values, rows.shape[1])

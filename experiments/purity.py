@@ -1,6 +1,7 @@
 r"""How far the groups of a run on synthetic data are the segments that were planted.
 
-    python -m experiments.train --config=configs/synthetic.py --workdir=runs/synthetic
+    python -m experiments.train --config=configs/synthetic.py --workdir=runs/synthetic \
+        --config.model.start=clusters --config.model.n_factors=512
     python -m experiments.purity --workdir=runs/synthetic
 
 Groups are those of celsa_jax.segments.extract, before merging and without metadata; purity is over

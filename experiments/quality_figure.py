@@ -25,7 +25,7 @@ _OUTPUT = flags.DEFINE_string("output", None, "The figure, .svg or .png.")
 
 # Label, colour, rows of configs/sweeps/methods.py; where the label stands beside the last point.
 _LINES = (
-    ("Compressed ELSA", "#0b6e4f", ("ours, 4096 factors",), (8, 6)),
+    ("Compressed ELSA", "#0b6e4f", ("ours",), (8, 6)),
     ("EASE", "#c1440e", ("EASE",), (-8, 10)),
     ("EASE, pruned by columns", "#e39b73", ("column-pruned EASE",), (8, -7)),
     ("item k-NN", "#7a6c9d", ("item k-NN",), (8, 9)),

@@ -27,8 +27,13 @@ _WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Folder of the runs
 DENSE = {
     "model": {"start": "random", "n_factors": 256},
     "sparsity": {"target_nnz": 256},
-    # More epochs overfit.
-    "train": {"n_epochs": 0, "n_final_epochs": 3, "batch_size": 32, "input_dropout": 0.0},
+    "train": {
+        "n_epochs": 0,
+        "n_final_epochs": 3,  # more overfit
+        "batch_size": 32,
+        "learning_rate": 0.01,
+        "input_dropout": 0.3,
+    },
 }
 SPARSE_NNZ = (64, 32, 16, 8)
 SHOWN_NNZ = 16

@@ -49,7 +49,8 @@ def small() -> ConfigDict:
     config.data.update(n_val_users=30, n_test_users=40)
     config.model.alpha = 0.5
     config.sparsity.update(start_nnz=16, target_nnz=4)
-    config.train.update(batch_size=64, n_epochs=2, n_final_epochs=1, input_dropout=0.25)
+    config.train.update(batch_size=64, n_epochs=2, n_final_epochs=1)
+    config.train.update(input_dropout=0.25, learning_rate=0.01)
     config.checkpoint.every_epochs = 9
     config.eval.every_epochs = 9
     return config
@@ -121,8 +122,9 @@ def growing(small_config, tmp_path):
     users = data.user_ids[np.repeat(np.arange(data.n_users), np.diff(data.matrix.indptr))]
     items = data.item_ids[data.matrix.indices]
 
-    def write(name, n_users=300, n_items=120):
+    def write(name, n_users=300, n_items=120, first_item=0):
         kept = (users < f"u{n_users:06d}") & (items < f"i{n_items:06d}")
+        kept &= items >= f"i{first_item:06d}"
         rows = [f"{u},{i}" for u, i in zip(users[kept], items[kept], strict=True)]
         (tmp_path / name).write_text("\n".join(["user_id,item_id", *rows]) + "\n")
         config = ConfigDict(small_config.to_dict())

@@ -27,6 +27,7 @@ _IMPORTS = {
     "": ["celsa_jax.train", "celsa_jax.sweeps.grid"],
 }
 _IMPORTS[WITHOUT_JAX] += ["sklearn.cluster", "pyarrow.csv", "pyarrow.parquet"]
+_SECONDS = 300  # that a program may take
 _servers: dict[str, "_Server"] = {}
 
 
@@ -88,9 +89,12 @@ class Process:
         log = []
         reader = threading.Thread(target=lambda: log.append(self.stderr.read()))
         reader.start()
+        too_long = threading.Timer(_SECONDS, self.send_signal, [signal.SIGKILL])
+        too_long.start()
         output = self.stdout.read()
         reader.join()
         self.wait()
+        too_long.cancel()
         return output, log[0]
 
 

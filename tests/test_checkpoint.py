@@ -9,34 +9,71 @@ import pytest
 
 from celsa_jax.checkpoint import Checkpoints
 from celsa_jax.errors import InputError
-from celsa_jax.step import Recipe, create_state
+from celsa_jax.starts import Start
+from celsa_jax.state import Form, sparse_state, state_shape
 
-RECIPE = Recipe(
-    relu_cap=6.0, rewind=True, regrow=False, optimizer="nadam", learning_rate=0.01, seed=0
-)
+
+@pytest.fixture(scope="module")
+def state():
+    rng = np.random.default_rng(0)
+    columns = np.sort(rng.permuted(np.tile(np.arange(16), (40, 1)), axis=1)[:, :5], axis=1)
+    values = rng.normal(size=(40, 5)).astype(np.float32)
+    return sparse_state(Start(columns.astype(np.int32), values, 16), Form(16), 8)
 
 
 @pytest.fixture
 def like():
-    return jax.eval_shape(lambda: create_state(RECIPE, 40, 16))
+    return lambda notes: state_shape(40, 8)
 
 
-def save_steps(folder, steps, **options):
-    state = create_state(RECIPE, 40, 16)
-    with Checkpoints(folder, keep=options.pop("keep", 9)) as checkpoints:
-        for step in steps:
-            score = options.get("scores", {}).get(step)
-            checkpoints.save(step, state._replace(step=jnp.int32(step)), {"epoch": step}, score)
+@pytest.fixture
+def save_steps(state):
+    def save(folder, steps, keep=9, scores=()):
+        with Checkpoints(folder, keep) as checkpoints:
+            for step in steps:
+                at_step = state._replace(step=jnp.int32(step))
+                checkpoints.save(step, at_step, {"epoch": step}, dict(scores).get(step))
+
+    return save
 
 
-def test_state_and_notes_come_back(tmp_path, like):
+def test_state_and_notes_come_back(tmp_path, like, state, save_steps):
     save_steps(tmp_path, [3, 8])
     with Checkpoints(tmp_path, keep=9) as checkpoints:
-        step, state, notes = checkpoints.restore_latest(like)
-    expected = create_state(RECIPE, 40, 16)._replace(step=jnp.int32(8))
+        step, found, notes = checkpoints.restore_latest(like)
     assert (step, notes) == (8, {"epoch": 8})
-    jax.tree.map(np.testing.assert_array_equal, state, expected)
-    assert jax.tree.structure(state) == jax.tree.structure(expected)
+    expected = state._replace(step=jnp.int32(8))
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+
+
+def test_shapes_follow_from_the_notes(tmp_path, state, save_steps):
+    """A run knows by its epoch how many weights its items have."""
+    save_steps(tmp_path, [3, 8])
+    asked = []
+
+    def like(notes):
+        asked.append(notes)
+        return state_shape(40, 8)
+
+    with Checkpoints(tmp_path, keep=9) as checkpoints:
+        checkpoints.restore_latest(like)
+    assert asked == [{"epoch": 8}]
+
+
+def test_notes_that_cannot_be_gone_on_from_lose_nothing(tmp_path, save_steps):
+    save_steps(tmp_path, [3, 8])
+    before = files_of(tmp_path)
+
+    def refuse(notes):
+        raise InputError("another layout")
+
+    with (
+        Checkpoints(tmp_path, keep=1) as checkpoints,
+        pytest.raises(InputError, match="another layout"),
+    ):
+        checkpoints.restore_latest(refuse)
+    assert files_of(tmp_path) == before
 
 
 def test_no_checkpoint_at_all(tmp_path, like):
@@ -44,7 +81,7 @@ def test_no_checkpoint_at_all(tmp_path, like):
         assert checkpoints.restore_latest(like) is None
 
 
-def test_saves_leave_nothing_in_memory(tmp_path):
+def test_saves_leave_nothing_in_memory(tmp_path, save_steps):
     def lists() -> int:
         gc.collect()
         return sum(type(thing) is list for thing in gc.get_objects())
@@ -55,7 +92,7 @@ def test_saves_leave_nothing_in_memory(tmp_path):
     assert lists() - before < 5 * 5  # it was 24 a save
 
 
-def test_sha256sum_reads_the_sums(tmp_path):
+def test_sha256sum_reads_the_sums(tmp_path, save_steps):
     save_steps(tmp_path, [3])
     command = ["sha256sum", "--check", "--strict", "SHA256SUMS"]
     subprocess.run(command, cwd=tmp_path / "3", check=True, capture_output=True)
@@ -74,7 +111,7 @@ def flip_a_bit(path):
     path.write_bytes(data)
 
 
-def test_a_damaged_checkpoint_falls_back_to_the_older_one(tmp_path, like, caplog):
+def test_a_damaged_checkpoint_falls_back_to_the_older_one(tmp_path, like, caplog, save_steps):
     save_steps(tmp_path, [3, 8])
     flip_a_bit(max(files_of(tmp_path / "8"), key=lambda path: path.stat().st_size))
     with Checkpoints(tmp_path, keep=9) as checkpoints:
@@ -87,7 +124,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_older_one(tmp_path, like, caplog
         assert checkpoints.restore_latest(like)[0] == 8
 
 
-def test_a_bit_of_any_file_is_noticed(tmp_path, like, caplog):
+def test_a_bit_of_any_file_is_noticed(tmp_path, like, caplog, save_steps):
     save_steps(tmp_path / "whole", [3])
     names = [path.relative_to(tmp_path / "whole") for path in files_of(tmp_path / "whole")]
     assert {name.name for name in names} > {"SHA256SUMS", "notes.json", "_METADATA"}
@@ -102,7 +139,7 @@ def test_a_bit_of_any_file_is_noticed(tmp_path, like, caplog):
 
 
 @pytest.mark.parametrize("name", ["SHA256SUMS", "notes.json", "more"])
-def test_a_file_too_few_or_too_many_is_noticed(tmp_path, like, name, caplog):
+def test_a_file_too_few_or_too_many_is_noticed(tmp_path, like, name, caplog, save_steps):
     save_steps(tmp_path, [3, 8])
     path = tmp_path / "8" / name
     path.unlink() if path.exists() else path.touch()
@@ -111,18 +148,18 @@ def test_a_file_too_few_or_too_many_is_noticed(tmp_path, like, name, caplog):
     assert f"damaged ({'it has no SHA256SUMS' if name == 'SHA256SUMS' else 'not as'}" in caplog.text
 
 
-def test_what_orbax_cannot_read_is_damaged_too(tmp_path, like, caplog):
+def test_what_orbax_cannot_read_is_damaged_too(tmp_path, like, caplog, save_steps, state):
     save_steps(tmp_path, [3])
     with Checkpoints(tmp_path, keep=9) as checkpoints:
-        state = create_state(RECIPE, 40, 16)
         checkpoints.save(8, {"another": state.weights}, {})
         assert checkpoints.restore_latest(like)[0] == 3
     assert "checkpoint 8 is damaged" in caplog.text
 
 
-def test_one_that_cannot_be_written_leaves_the_others(tmp_path, like, monkeypatch):
+def test_one_that_cannot_be_written_leaves_the_others(
+    tmp_path, like, monkeypatch, save_steps, state
+):
     save_steps(tmp_path, [3])
-    state = create_state(RECIPE, 40, 16)
     with Checkpoints(tmp_path, keep=1) as checkpoints:
         monkeypatch.setattr("celsa_jax.checkpoint.write_json", lambda *_: 1 / 0)
         with pytest.raises(InputError, match=r"checkpoint 8 cannot be written .* free space"):
@@ -131,7 +168,7 @@ def test_one_that_cannot_be_written_leaves_the_others(tmp_path, like, monkeypatc
     assert [path.name for path in tmp_path.iterdir()] == ["3"]
 
 
-def test_keeps_the_newest_and_the_best(tmp_path):
+def test_keeps_the_newest_and_the_best(tmp_path, save_steps):
     scores = {2: 0.9, 3: 0.4, 5: 0.7, 6: 0.3}
     save_steps(tmp_path, [1, 2, 3, 4, 5, 6, 7], keep=2, scores=scores)
     assert {int(p.name) for p in tmp_path.iterdir()} == {2, 6, 7}

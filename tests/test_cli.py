@@ -9,6 +9,8 @@ import pytest
 import scipy.sparse as sp
 from launch import ROOT, WITHOUT_JAX, program
 
+from experiments.quickstart import print_table
+
 
 def assert_fails(done, *parts):
     assert done.returncode == 1, done.stderr
@@ -176,13 +178,12 @@ def test_quickstart_names_what_is_wrong(tmp_path, flag, part):
     assert not (tmp_path / "w").exists()
 
 
-def test_quickstart_shows_where_a_metric_is_undefined():
+def test_quickstart_shows_where_a_metric_is_undefined(capsys):
     test = {"recall@20": 0.25, "recall@50": None, "ndcg@100": 0.5, "recall@20_stderr": 0.125}
     test |= {"recall@50_stderr": None, "ndcg@100_stderr": None}
-    code = "from experiments.quickstart import print_table\n"
-    code += f"print_table({{4: {{'test': {test}}}}}, 16)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout.splitlines()[-1] == "| 4 of 16 | 32 | 0.250 ± 0.125 | - ± - | 0.500 ± - |"
+    print_table([{"nnz_per_row": 4, "n_factors": 16, "test": test}])
+    shown = capsys.readouterr().out.splitlines()[-1]
+    assert shown == "| 4 of 16 | 32 | 0.250 ± 0.125 | - ± - | 0.500 ± - |"
 
 
 @pytest.mark.parametrize(("given", "taken"), [("None", None), ("0.25", 0.25)])
@@ -222,8 +223,12 @@ def test_a_run_from_the_command_line(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("epoch ") == 3  # one plain line an epoch, without a terminal
     trained = json.loads(done.stdout.splitlines()[-1])
-    chosen = ["model.alpha", "sparsity.start_nnz", "train.batch_size", "train.input_dropout"]
-    assert sorted(trained["recipe"]) == chosen
+    assert sorted(trained["recipe"]) == [
+        "sparsity.start_nnz",
+        "train.batch_size",
+        "train.input_dropout",
+        "train.learning_rate",
+    ]
     done = program(
         "evaluate",
         f"--embeddings={run / 'embeddings.npz'}",
@@ -254,21 +259,19 @@ def test_quickstart_compares_models_of_several_sizes(tmp_path):
         "--config.data.synthetic.n_segments=5",
         "--config.data.n_val_users=10",
         "--config.data.n_test_users=20",
-        "--config.model.n_factors=32",
-        "--config.train.n_epochs=3",
+        "--config.train.n_epochs=1",
+        "--config.train.n_final_epochs=1",
     )
     assert done.returncode == 0, done.stderr
     table = [line.split("|")[1:3] for line in done.stdout.splitlines() if line.startswith("| ")]
     assert [[cell.strip() for cell in row] for row in table] == [
         ["model", "bytes per item"],
-        ["dense", "128"],
-        ["16 of 32", "128"],
-        ["8 of 32", "64"],
+        ["dense, 256", "1,024"],
+        *([f"{nnz} of 100", str(8 * nnz)] for nnz in (64, 32, 16, 8)),
     ]
     assert done.stdout.count("recommends:") == 3
     assert " No. " in done.stdout  # titles, not ids
-    for nnz, n_epochs in ((32, 0), (16, 3), (8, 3)):
-        config = json.loads((tmp_path / f"nnz_{nnz}" / "config.json").read_text())
+    for name, nnz, n_epochs in (("dense", 256, 0), ("nnz_64", 64, 1), ("nnz_8", 8, 1)):
+        config = json.loads((tmp_path / name / "config.json").read_text())
         assert (config["sparsity"]["target_nnz"], config["train"]["n_epochs"]) == (nnz, n_epochs)
-        embeddings = sp.load_npz(tmp_path / f"nnz_{nnz}" / "embeddings.npz")
-        assert set(embeddings.getnnz(axis=1)) == {nnz}
+        assert set(sp.load_npz(tmp_path / name / "embeddings.npz").getnnz(axis=1)) == {nnz}

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 import scipy.stats
-from test_cli import WITHOUT_JAX, assert_fails, program
+from launch import WITHOUT_JAX, program
+from test_cli import assert_fails
 
 from celsa_jax.data import load_dataset, make_split
 from celsa_jax.data.splits import read_split
@@ -53,17 +54,16 @@ def test_one_user_is_too_few():
         compare(judged([1.0, np.nan]), judged([0.5, 0.5]), "ndcg@100", seed=0)
 
 
-def test_compare_judges_both_runs_on_the_shared_users(small_config, tmp_path):
-    train_and_evaluate(small_config, tmp_path / "a")
+def test_compare_judges_both_runs_on_the_shared_users(small_config, small_run, tmp_path):
     small_config.sparsity.target_nnz = 8
-    train_and_evaluate(small_config, tmp_path / "b")
-    done = program("compare", str(tmp_path / "a"), str(tmp_path / "b"), code=WITHOUT_JAX)
+    train_and_evaluate(small_config, tmp_path)
+    done = program("compare", str(small_run), str(tmp_path), code=WITHOUT_JAX)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0].split()[:2] == ["A", "B"]
     report = json.loads(done.stdout.splitlines()[-1])
     split = make_split(load_dataset(small_config.data).interactions, small_config.data, 0)
-    for name, column in (("a", "a"), ("b", "b")):
-        matrix, item_ids = load_embeddings(tmp_path / name / "embeddings.npz")
+    for column, folder in (("a", small_run), ("b", tmp_path)):
+        matrix, item_ids = load_embeddings(folder / "embeddings.npz")
         wanted = evaluate(scorer(matrix), split.test, item_ids, seed=0).summary()
         assert report["ndcg@100"][column] == pytest.approx(wanted["ndcg@100"])
     assert report["n_users"] == 40
@@ -71,6 +71,7 @@ def test_compare_judges_both_runs_on_the_shared_users(small_config, tmp_path):
 
 def test_compare_by_time(timed_config, tmp_path):
     """On the users whom both runs drew, not those of the first."""
+    timed_config.train.update(n_epochs=1, n_final_epochs=0)
     train_and_evaluate(timed_config, tmp_path / "a")
     timed_config.seed = 1
     train_and_evaluate(timed_config, tmp_path / "b")
@@ -97,10 +98,12 @@ def copy_run(source, target):
 
 
 def test_compare_takes_the_same_data_alone(growing, tmp_path):
-    config = growing("one.csv")
+    config, other = growing("one.csv"), growing("two.csv", n_items=110)
+    for changed in (config, other):
+        changed.train.update(n_epochs=1, n_final_epochs=0)
     train_and_evaluate(config, tmp_path / "a")
     a, b = str(tmp_path / "a"), str(tmp_path / "b")
-    train_and_evaluate(growing("two.csv", n_items=110), tmp_path / "b")
+    train_and_evaluate(other, tmp_path / "b")
     assert_fails(program("compare", a, b), "b: was trained on other data than those that")
     (tmp_path / "moved.csv").write_bytes((tmp_path / "one.csv").read_bytes())
     config.data.path = str(tmp_path / "moved.csv")  # the same data in another place
@@ -118,16 +121,15 @@ def test_compare_takes_the_same_data_alone(growing, tmp_path):
     assert json.loads(done.stdout.splitlines()[-1])["n_users"] == 25
 
 
-def test_compare_knows_synthetic_data_of_another_seed(small_config, tmp_path):
-    train_and_evaluate(small_config, tmp_path / "a")
+def test_compare_knows_synthetic_data_of_another_seed(small_config, small_run, tmp_path):
     small_config.seed = 1
     train_and_evaluate(small_config, tmp_path / "b")
-    done = program("compare", str(tmp_path / "a"), str(tmp_path / "b"))
+    done = program("compare", str(small_run), str(tmp_path / "b"))
     assert_fails(done, "b: was trained on other data")
 
 
-def test_compare_names_what_is_wrong(small_config, tmp_path):
-    train_and_evaluate(small_config, tmp_path / "a")
+def test_compare_names_what_is_wrong(small_run, tmp_path):
+    copy_run(small_run, tmp_path / "a")
     assert_fails(program("compare", str(tmp_path / "a")), "give RUN_B")
     assert_fails(program("compare"), "give RUN_A and RUN_B")
     assert_fails(program("compare", "x", "y", "z"), "unexpected argument 'z'")
@@ -141,6 +143,6 @@ def test_compare_names_what_is_wrong(small_config, tmp_path):
     config["data"]["name"] = "ml-100k"
     (tmp_path / "b" / "config.json").write_text(json.dumps(config))
     assert_fails(program("compare", a, str(tmp_path / "b")), "b: config.data.name is 'ml-100k'")
-    for damaged in ("{", "[]", '{"train": 5}', '{"train": {"seed": "x"}}'):
+    for damaged in ("{", "[]", '{"train": 5}', '{"seed": "x"}'):
         (tmp_path / "b" / "config.json").write_text(damaged)
         assert_fails(program("compare", a, str(tmp_path / "b")), "config.json: damaged")

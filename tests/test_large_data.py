@@ -6,39 +6,43 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_cli import WITHOUT_JAX, assert_fails, program
+from launch import WITHOUT_JAX, program
+from test_cli import assert_fails
 
+from celsa_jax import loop
 from celsa_jax.config import default_config
 from celsa_jax.data import load_dataset, make_split
-from celsa_jax.data.batches import Chunk, make_chunks, nnz_budget, shuffled_batches
+from celsa_jax.data.batches import Chunk, in_blocks, make_chunks, nnz_budget, shuffled_batches
 from celsa_jax.errors import InputError
 from celsa_jax.sparse import load_embeddings
-from celsa_jax.step import Recipe, create_state, train_chunk
+from celsa_jax.starts import neighbours
+from celsa_jax.state import Form, Numbers, sparse_state
+from celsa_jax.step import train_steps
 from celsa_jax.train import train_and_evaluate
 
-RECIPE = Recipe(
-    relu_cap=6.0, rewind=True, regrow=False, optimizer="nadam", learning_rate=0.01, seed=0
-)
+N_ITEMS = 40
 
 
-def trained(chunks, batches, n_items, budget):
-    state = create_state(RECIPE, n_items, 16)
-    losses = []
+def trained(matrix, chunks, batches, budget):
+    form = Form(N_ITEMS, None, budget)
+    state, losses = sparse_state(neighbours(matrix, 8, 0.5, seed=0), form, 8), []
     for chunk, rows in zip(chunks, batches, strict=True):
-        nnz, rate = jnp.full(len(rows), 16, jnp.int32), jnp.ones(len(rows), jnp.float32)
-        state, loss = train_chunk(state, chunk, rows, nnz, rate, recipe=RECIPE, budget=budget)
+        rates, steps = jnp.ones(len(rows)), jnp.array([0, len(rows)], jnp.int32)
+        rows = in_blocks(rows, 8, 1, chunk.n_rows)
+        numbers = Numbers(jax.random.key(0), 0.01, 0.8, 0.0)
+        state, loss = train_steps(state, chunk, rows, rates, steps, None, numbers, form=form)
         losses.append(float(loss.sum()))
     return np.asarray(state.weights), sum(losses)
 
 
 def test_chunks_give_what_resident_data_give_in_the_same_order(random_matrix):
     """Every chunk's users at their places in one chunk that holds them all."""
-    matrix = random_matrix(90, 40)
+    matrix = random_matrix(90, N_ITEMS)
     chunks = make_chunks(matrix, 30, seed=0)
     assert len(chunks) == 3
     batches = [shuffled_batches(jax.random.key(c), chunks[c].n_rows, 8) for c in range(3)]
     budget = max(nnz_budget(c, b) for c, b in zip(chunks, batches, strict=True))
-    streamed = trained(chunks, batches, 40, budget)
+    streamed = trained(matrix, chunks, batches, budget)
 
     offsets = np.cumsum([0, *(c.n_rows for c in chunks)])
     lengths = np.concatenate([np.diff(c.indptr)[:-1] for c in chunks])
@@ -50,7 +54,8 @@ def test_chunks_give_what_resident_data_give_in_the_same_order(random_matrix):
         np.where(np.asarray(b) == c.n_rows, empty, np.asarray(b) + offset)
         for c, b, offset in zip(chunks, batches, offsets, strict=False)
     ]
-    whole = trained([resident], [jnp.asarray(np.concatenate(order), jnp.int32)], 40, budget)
+    order = jnp.asarray(np.concatenate(order), jnp.int32)
+    whole = trained(matrix, [resident], [order], budget)
     np.testing.assert_array_equal(streamed[0], whole[0])
     assert streamed[1] == pytest.approx(whole[1], rel=1e-6)
 
@@ -58,41 +63,40 @@ def test_chunks_give_what_resident_data_give_in_the_same_order(random_matrix):
 def test_a_streamed_run_is_that_of_resident_chunks(small_config, tmp_path, monkeypatch):
     small_config.train.chunk_users = 64
     streamed = train_and_evaluate(small_config, tmp_path / "streamed")
-    from celsa_jax.loop import TrainingLoop
 
-    def resident(self, epoch):
-        yield from [(jax.device_put(chunk), rows) for chunk, rows in self._epoch(epoch)]
+    def resident(self, epoch, block):
+        yield from [
+            (jax.device_put(chunk), self._blocks(batches, block))
+            for chunk, batches in self._epoch(epoch)
+        ]
 
-    monkeypatch.setattr(TrainingLoop, "_on_device", resident)
+    monkeypatch.setattr(loop.TrainingLoop, "_on_device", resident)
     assert train_and_evaluate(small_config, tmp_path / "resident")["test"] == streamed["test"]
     a, b = (load_embeddings(tmp_path / n / "embeddings.npz")[0] for n in ("streamed", "resident"))
     np.testing.assert_array_equal(a.toarray(), b.toarray())
+    assert streamed["step"] == 3 * 4  # four chunks of 57 or 58 users, a step each
 
 
 def test_no_more_than_three_chunks_are_on_the_device(small_config, tmp_path, monkeypatch):
-    """A chunk is put there only when the one two before it has been trained on."""
-    small_config.train.chunk_users = 40
-    events = []
-    put, wait = jax.device_put, jax.block_until_ready
+    """One is put there while the one before it is trained on, and another has just been."""
+    small_config.train.update(chunk_users=40, n_epochs=1, n_final_epochs=0)
+    events, put, steps = [], jax.device_put, loop.train_steps
 
     def put_noted(value, *rest):
         if isinstance(value, Chunk):
             events.append("put")
         return put(value, *rest)
 
-    def wait_noted(value):
-        if isinstance(value, list):
-            events.append("waited" if value else "nothing yet")
-        return wait(value)
+    def steps_noted(*arguments, **options):
+        events.append("trained")
+        return steps(*arguments, **options)
 
     monkeypatch.setattr(jax, "device_put", put_noted)
-    monkeypatch.setattr(jax, "block_until_ready", wait_noted)
-    small_config.train.n_epochs, small_config.train.n_final_epochs = 1, 0
+    monkeypatch.setattr(loop, "train_steps", steps_noted)
     train_and_evaluate(small_config, tmp_path)
     n_chunks = events.count("put")
-    assert n_chunks > 3
-    expected = ["put", "put", "nothing yet"] + ["put", "waited"] * (n_chunks - 2) + ["waited"]
-    assert events == expected
+    assert n_chunks == 6
+    assert events == ["put"] + ["put", "trained"] * (n_chunks - 1) + ["trained"]
 
 
 def test_a_run_by_time_predicts_what_comes_later(timed_config, tmp_path):

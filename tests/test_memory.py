@@ -1,60 +1,87 @@
-import dataclasses
+"""What training takes, told before it begins."""
+
+import logging
 import os
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from celsa_jax import memory
 from celsa_jax.data.batches import Chunk
 from celsa_jax.errors import InputError
+from celsa_jax.products import capacity, dense_pays, make_layout, users_in_block
 from celsa_jax.sampling import n_columns
-from celsa_jax.step import Recipe, create_state, train_chunk
+from celsa_jax.state import Form, Numbers, state_shape
+from celsa_jax.step import train_steps
 from celsa_jax.train import train_and_evaluate
 
-RECIPE = Recipe(
-    relu_cap=6.0, rewind=True, regrow=False, optimizer="nadam", learning_rate=0.01, seed=0
-)
+N_USERS, HISTORY = 2000, 20
 
 
-@pytest.mark.parametrize(
-    ("n_items", "n_factors", "batch_size", "history", "n_negatives"),
-    [
-        (2000, 512, 64, 50, 0),
-        (4000, 256, 64, 20, 0),
-        (3000, 64, 512, 50, 0),
-        (1000, 256, 64, 900, 0),
-        (20_000, 256, 64, 20, 1000),
-        (9000, 256, 64, 20, 5000),
-    ],
-)
-def test_the_estimate_is_near_what_the_compiler_plans(
-    n_items, n_factors, batch_size, history, n_negatives
-):
-    n_users, n_batches = 2000, 4
-    recipe = dataclasses.replace(RECIPE, n_negatives=n_negatives)
-    budget = 2 * batch_size * history
-    columns = n_columns(n_items, budget, n_negatives) if n_negatives else 0
-    n_interactions = n_users * history
+def planned_bytes(n_items, n_factors, k, batch_size, n_negatives):
+    """What the compiler plans for a training step, arguments included."""
+    n_batches, columns = 4, n_items
+    if n_negatives:
+        columns = n_columns(n_items, batch_size * HISTORY, n_negatives)
+    dense = dense_pays(columns, n_factors, k, memory.device_bytes())
+    places, block = capacity(k, n_factors, dense), min(batch_size, users_in_block(columns, dense))
+    form = Form(
+        n_factors,
+        "float32" if dense else None,
+        block * HISTORY,
+        columns if n_negatives else 0,
+    )
 
     def array(*shape, dtype=jnp.int32):
         return jax.ShapeDtypeStruct(shape, dtype)
 
-    compiled = train_chunk.lower(
-        jax.eval_shape(lambda: create_state(RECIPE, n_items, n_factors)),
-        Chunk(array(n_users + 2), array(n_interactions)),
-        array(n_batches, batch_size),
-        array(n_batches),
+    layout = None
+    if not (dense or n_negatives):
+        layout = make_layout(np.full((n_items, places), n_factors, np.int32), n_factors)
+        layout = jax.tree.map(lambda leaf: array(*leaf.shape), layout)
+    compiled = train_steps.lower(
+        state_shape(n_items, places),
+        Chunk(array(N_USERS + 2), array(N_USERS * HISTORY)),
+        array(n_batches, batch_size // block, block),
         array(n_batches, dtype=jnp.float32),
-        recipe=recipe,
-        budget=budget,
+        array(2),
+        layout,
+        jax.eval_shape(lambda: Numbers(jax.random.key(0), 0.1, 0.9, 0.3, 2)),
+        form=form,
     ).compile()
     plan = compiled.memory_analysis()
-    planned = plan.argument_size_in_bytes + plan.temp_size_in_bytes
-    estimate = memory.training_bytes(
-        n_items, n_factors, batch_size, n_users, n_interactions, columns
-    )
-    assert estimate == pytest.approx(planned, rel=0.25)
+    return columns, plan.argument_size_in_bytes + plan.temp_size_in_bytes
+
+
+@pytest.mark.parametrize(
+    ("n_items", "n_factors", "k", "batch_size", "n_negatives"),
+    [(2000, 512, 300, 64, 0), (20_000, 20_000, 64, 128, 0), (20_000, 20_000, 64, 64, 1000)],
+    ids=["dense", "gathers", "sampled"],
+)
+def test_the_estimate_is_near_what_the_compiler_plans(
+    monkeypatch, n_items, n_factors, k, batch_size, n_negatives
+):
+    size = n_items, n_factors, k, batch_size
+    columns, planned = planned_bytes(*size, n_negatives)
+    whole = memory.training_bytes(*size, columns, N_USERS, N_USERS * HISTORY)
+    assert whole >= planned
+    monkeypatch.setattr(memory, "users_at_once", lambda n_items: 0)  # a step alone
+    step = memory.training_bytes(*size, columns, N_USERS, N_USERS * HISTORY)
+    assert planned / 1.6 < step < 1.6 * planned
+
+
+def test_more_of_anything_takes_more():
+    def estimate(**changes):
+        size = {"n_items": 10_000, "n_factors": 10_000, "k": 64, "batch_size": 128}
+        size |= {"n_columns": 10_000, "n_users": 50_000, "n_interactions": 10**6}
+        return memory.training_bytes(**size | changes)
+
+    assert estimate(n_interactions=10**8) - estimate() == 4 * (10**8 - 10**6)
+    assert estimate(n_users=10**6) - estimate() == 4 * (10**6 - 50_000)
+    assert estimate(n_items=20_000, n_columns=20_000) > 1.5 * estimate()
+    assert estimate(k=1024) > estimate(k=256) > estimate()
 
 
 @pytest.mark.parametrize(
@@ -68,8 +95,17 @@ def test_a_container_may_take_less_than_the_machine_has(tmp_path, monkeypatch, l
     assert memory.device_bytes() == (expected or machine)
 
 
+def test_what_fits_is_logged(monkeypatch, caplog):
+    monkeypatch.setattr(memory, "device_bytes", lambda: 3 * 10**9)
+    with caplog.at_level(logging.INFO):
+        memory.check_memory(3 * 10**9)
+    assert "training takes about 3.0 GB of 3.0" in caplog.text
+    with pytest.raises(InputError, match=r"about 3\.0 GB, and the device has 3\.0"):
+        memory.check_memory(3 * 10**9 + 1)
+
+
 def test_what_cannot_fit_is_refused_before_training(small_config, tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "device_bytes", lambda: 50_000)
-    with pytest.raises(InputError, match=r"about 0\.0 GB, .*lower config\.model\.n_factors"):
+    with pytest.raises(InputError, match=r"about 0\.0 GB, .*lower config\.sparsity\.start_nnz"):
         train_and_evaluate(small_config, tmp_path / "run")
     assert not (tmp_path / "run").exists()

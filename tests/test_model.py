@@ -100,9 +100,7 @@ def model_of(form, columns, values):
         layout = jax.tree.map(jnp.asarray, make_layout(columns, N_FACTORS))
     elif form != "renumbered":
         dense = "float32"
-    return ELSA(
-        jnp.asarray(values), jnp.asarray(columns), N_FACTORS, layout=layout, dense=dense
-    )
+    return ELSA(jnp.asarray(values), jnp.asarray(columns), N_FACTORS, layout=layout, dense=dense)
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,11 @@ import pytest
 NOTEBOOKS = sorted((pathlib.Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 # The data of a user with a network are larger.
 SMALL = {
-    "quickstart": "N_USERS = N_ITEMS = 300\nN_FACTORS, N_EPOCHS = 64, 4\n",
-    "segments": "N_USERS = N_ITEMS = 300\nN_FACTORS, N_EPOCHS = 64, 4\n",
-    "schedules": "N_USERS = N_ITEMS = 300\nN_FACTORS, SIZES, N_EPOCHS = 32, (4, 8), 2\n",
+    "quickstart": "N_FACTORS = 64\n",
+    "segments": "N_FACTORS = 64\n",
+    "schedules": "N_FACTORS, SIZES = 64, (4, 8)\n",
 }
-SHARED = 'DATA = "synthetic"\nN_VAL_USERS, N_TEST_USERS = 30, 60\n'
+SHARED = 'DATA = "synthetic"\nN_USERS = N_ITEMS = 300\nN_VAL_USERS, N_TEST_USERS = 30, 60\n'
 
 
 def tagged(notebook, tag):

@@ -67,8 +67,13 @@ def batch_of(history, kept, budget, n_items):
         rows.append(row)
         seen.append(1)
     assert len(items) == budget
-    lengths = history.sum(axis=1)
-    return Batch(*(jnp.asarray(a, t) for a, t in zip((items, rows, seen, lengths), "iifi")))
+    return batch_from(items, rows, seen, history.sum(axis=1))
+
+
+def batch_from(items, rows, kept, lengths):
+    dtypes = jnp.int32, jnp.int32, jnp.float32, jnp.int32
+    leaves = zip((items, rows, kept, lengths), dtypes, strict=True)
+    return Batch(*(jnp.asarray(leaf, dtype) for leaf, dtype in leaves))
 
 
 def random_history(n_users, n_items, seed=0):
@@ -101,6 +106,12 @@ def encode_with_gradient(columns, values, batch, given):
 def decode_with_gradient(columns, values, hidden, layout, given):
     scores, pull = jax.vjp(lambda v, h: decode(v, columns, h, layout), values, hidden)
     return scores, *pull(given)
+
+
+@jax.jit
+def expand_with_gradient(columns, values, given):
+    dense, pull = jax.vjp(lambda values: expand(values, columns, given.shape[1]), values)
+    return dense, pull(given)[0]
 
 
 @each_ell
@@ -142,9 +153,9 @@ def test_expanding_puts_values_at_their_factors(name):
     columns, values = ELL[name]
     columns = np.where(columns < N_FACTORS, columns, n_factors)
     given = np.random.default_rng(1).normal(size=(N_ITEMS, n_factors)).astype(np.float32)
-    dense, pull = jax.vjp(lambda v: expand(v, columns, n_factors), jnp.asarray(values))
+    dense, grad = expand_with_gradient(columns, values, given)
     np.testing.assert_array_equal(dense, dense_of(columns, values, n_factors))
-    np.testing.assert_allclose(pull(given)[0], at_places(given, columns, n_factors))
+    np.testing.assert_array_equal(grad, at_places(given, columns, n_factors))
 
 
 @st.composite
@@ -173,6 +184,8 @@ def test_a_layout_has_every_place_once_and_those_of_a_factor_together(drawn):
         found += [(place, factor) for place in inside]
     assert sorted(found) == places
     assert (layout.entries[layout.entries >= columns.size] == columns.size).all()
+    items = np.where(layout.entries < columns.size, layout.entries // columns.shape[1], 0)
+    np.testing.assert_array_equal(layout.items, items)
     assert (np.diff(layout.factors) >= 0).all()
     # A factor's last block alone has places to spare.
     n_used = (layout.entries < columns.size).sum(axis=1)
@@ -196,7 +209,7 @@ def test_factors_are_counted_among_those_of_some_items():
     columns = np.array([[7, 90, 100], [2, 7, 50], [0, 1, 2], [100, 100, 100]], np.int32)
     # The last position is out of range, and the third item is the only one with factors 0 and 1.
     items = jnp.asarray([1, 0, 1, 4], jnp.int32)
-    found, n_active = renumber(jnp.asarray(columns), items, 100, None)
+    found, n_active = jax.jit(renumber, static_argnums=(2, 3))(columns, items, 100, None)
     order = {2: 0, 7: 1, 50: 2, 90: 3}
     for place, factor in zip(np.ravel(found), columns.ravel(), strict=True):
         assert place == order.get(int(factor), n_active)
@@ -217,7 +230,7 @@ def test_a_batch_whose_factors_are_all_different_scores_the_same(seed):
     columns = np.sort(np.array([rng.permutation(64)[:8] for _ in range(5)]), axis=1)
     columns[:2] = np.sort(rng.permutation(64)[:16].reshape(2, 8), axis=1)
     columns, values = columns.astype(np.int32), rng.normal(size=(5, 8)).astype(np.float32)
-    batch = Batch(*(jnp.asarray(a, t) for a, t in zip(([0, 1], [0, 1], [1, 1], [1, 1]), "iifi")))
+    batch = batch_from([0, 1], [0, 1], [1, 1], [1, 1])
     found = scores_of_renumbered(columns, values, batch)
     a = dense_of(columns, values, 64)
     np.testing.assert_allclose(found, a @ a[:2].T, rtol=1e-4, atol=1e-5)

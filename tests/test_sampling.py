@@ -1,127 +1,106 @@
+"""Draws of the items that a step scores, and what the loss makes of them."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from celsa_jax.data.batches import make_chunks, take_batch
-from celsa_jax.gradient import loss_and_grad
-from celsa_jax.sampling import draw_columns, n_columns, sampled_loss_and_grad
-from celsa_jax.train import train_and_evaluate
+from celsa_jax.losses import nmse
+from celsa_jax.sampling import draw_items, n_columns
 
-N_ITEMS = 30
-
-
-@pytest.fixture
-def batch(random_matrix):
-    """Six users, and two rows of padding."""
-    matrix = random_matrix(6, N_ITEMS, density=0.1, seed=1)
-    (chunk,) = make_chunks(matrix, 0, seed=0)
-    rows = jnp.asarray([0, 1, 2, 3, 4, 5, 6, 6], jnp.int32)
-    return take_batch(chunk, rows, matrix.nnz + 3), np.unique(matrix.indices), matrix.toarray()
+N_ROWS, N_ITEMS, SIZE = 34, 30, 14  # the last rows are of no item
+OWN = np.array([2, 3, 5, 8, 13, 21, 29])
 
 
-@pytest.fixture
-def weights():
-    return jnp.asarray(np.random.default_rng(0).normal(size=(N_ITEMS, 5)), jnp.float32)
+@jax.jit
+def draws(keys, own, n_items):
+    """[n_keys, SIZE] positions and how often each counts."""
+    return jax.vmap(lambda key: draw_items(key, own, n_items, SIZE))(keys)
 
 
-def test_a_draw_has_the_own_items_and_others_without_replacement(batch):
-    interactions, own, _ = batch
-    drawn = np.zeros(N_ITEMS)
-    for seed in range(200):
-        columns, counts = draw_columns(jax.random.key(seed), interactions, N_ITEMS, len(own) + 4)
-        columns, counts = np.asarray(columns), np.asarray(counts)
-        assert (np.diff(columns) > 0).all()
-        assert set(own) < set(columns)
-        is_own = np.isin(columns, own)
-        assert (counts[is_own] == 1).all()
-        np.testing.assert_allclose(counts[~is_own], (N_ITEMS - len(own)) / 4)
-        drawn[columns] += 1
-    others = np.delete(drawn, own)
-    share = 4 / (N_ITEMS - len(own))
-    # Every other item is as likely; five standard errors of 200 draws.
-    assert np.abs(others / 200 - share).max() < 5 * np.sqrt(share * (1 - share) / 200)
+@pytest.fixture(scope="module")
+def drawn():
+    keys = jax.random.split(jax.random.key(0), 2_000)
+    own = np.zeros(N_ROWS, bool)
+    own[OWN] = True
+    return tuple(map(np.asarray, draws(keys, own, jnp.int32(N_ITEMS))))
 
 
-def test_the_squared_length_of_the_scores_is_unbiased(batch, weights):
-    """Averaged over draws, sum of counts * y^2 is |y|^2 over the whole catalogue."""
-    interactions, own, x = batch
-    unit = np.asarray(weights / jnp.linalg.norm(weights, axis=1, keepdims=True))
-    y = np.clip(x @ unit @ unit.T - x, 0, 6.0)
-    estimates = []
-    for seed in range(2_000):
-        columns, counts = draw_columns(jax.random.key(seed), interactions, N_ITEMS, len(own) + 4)
-        estimates.append((y[:, columns] ** 2) @ np.asarray(counts))
-    estimates = np.array(estimates)
-    standard_error = estimates.std(axis=0) / np.sqrt(len(estimates))
-    assert (standard_error > 0).all()
-    assert (np.abs(estimates.mean(axis=0) - (y**2).sum(axis=1)) < 4.5 * standard_error).all()
+def test_a_draw_has_the_own_items_and_others_without_replacement(drawn):
+    items, counts = drawn
+    assert items.dtype == np.int32
+    assert (np.diff(items, axis=1) > 0).all()
+    own = np.isin(items, OWN)
+    assert (own.sum(axis=1) == len(OWN)).all()
+    assert (counts[own] == 1).all()
+    # Seven of the other 23 are drawn; with the own they stand for all.
+    np.testing.assert_allclose(counts[~own], 23 / 7, rtol=1e-6)
+    assert items.max() < N_ITEMS
+    np.testing.assert_allclose(counts.sum(axis=1), N_ITEMS, rtol=1e-6)
+    # Every other item is as likely; five standard errors of the draws.
+    share = 7 / 23
+    others = np.delete(np.bincount(items.ravel(), minlength=N_ITEMS), OWN) / len(items)
+    assert np.abs(others - share).max() < 5 * np.sqrt(share * (1 - share) / len(items))
 
 
-def test_all_columns_give_the_whole_loss(batch, weights):
-    interactions, _, _ = batch
-    mask = jnp.ones(weights.shape, bool)
-    with jax.numpy_dtype_promotion("strict"):
-        loss, grad = sampled_loss_and_grad(
-            *(weights, mask, interactions, 6.0, True),
-            key=jax.random.key(0),
-            size=N_ITEMS,
-            n_items=N_ITEMS,
-        )
-    whole, whole_grad = loss_and_grad(weights, mask, interactions, 6.0)
-    np.testing.assert_allclose(float(loss), float(whole), rtol=1e-6)
-    np.testing.assert_allclose(np.asarray(grad), np.asarray(whole_grad), atol=1e-6)
+def test_rows_of_no_item_never_count():
+    """On a device with fewer items than it scores, they fill up."""
+    own = np.zeros(N_ROWS, bool)
+    own[[0, 4]] = True
+    keys = jax.random.split(jax.random.key(0), 2_000)
+    items, counts = map(np.asarray, draws(keys, own, jnp.int32(10)))
+    assert (counts[items >= 10] == 0).all()
+    np.testing.assert_array_equal(counts[items < 10], 1)
+    assert all(set(range(10)) < set(row) for row in items)
+    # A device may have no item at all.
+    _, counts = draws(keys, np.zeros(N_ROWS, bool), jnp.int32(0))
+    np.testing.assert_array_equal(counts, 0)
 
 
-def test_loss_and_gradient_are_those_of_the_estimate(batch, weights):
-    """Against automatic differentiation of the loss with the length estimated."""
-    interactions, own, x = batch
-    size = len(own) + 4
-    columns, counts = draw_columns(jax.random.key(3), interactions, N_ITEMS, size)
+def test_where_all_are_own_each_counts_once():
+    own = np.zeros(N_ROWS, bool)
+    own[:SIZE] = True
+    items, counts = draws(jax.random.split(jax.random.key(0), 2_000), own, jnp.int32(SIZE))
+    np.testing.assert_array_equal(items[0], np.arange(SIZE))
+    np.testing.assert_array_equal(counts, 1)
 
-    def estimate(weights):
-        unit = weights / jnp.linalg.norm(weights, axis=1, keepdims=True)
-        y = jnp.clip(x @ unit @ unit.T - x, 0, 6.0)
-        length = jnp.sqrt(jnp.sum(counts * y[:, columns] ** 2, axis=1))
-        cosine = jnp.sum(x * y, axis=1) / length / jnp.sqrt(x.sum(axis=1))
-        return jnp.mean(2 - 2 * cosine)
 
-    with jax.numpy_rank_promotion("allow"):
-        expected, expected_grad = jax.value_and_grad(estimate)(weights)
-    loss, grad = sampled_loss_and_grad(
-        *(weights, jnp.ones(weights.shape, bool), interactions, 6.0, True),
-        key=jax.random.key(3),
-        size=size,
-        n_items=N_ITEMS,
-    )
-    np.testing.assert_allclose(float(loss), float(expected), rtol=1e-5)
-    np.testing.assert_allclose(np.asarray(grad), np.asarray(expected_grad), atol=1e-5)
-    others = np.setdiff1d(np.arange(N_ITEMS), columns)
-    assert len(others)
-    assert not np.asarray(grad)[others].any()
+@pytest.fixture(scope="module")
+def users():
+    """Scores of three users, and their histories: four of the own items each."""
+    rng = np.random.default_rng(0)
+    y = np.maximum(rng.normal(size=(3, N_ITEMS)), 0).astype(np.float32)
+    x = np.zeros((3, N_ITEMS), np.float32)
+    for user in range(3):
+        x[user, rng.permutation(OWN)[:4]] = 1
+    return y, x
+
+
+def test_counts_and_squared_lengths_are_unbiased(drawn, users):
+    """Averaged over draws, the sum of counts * y^2 is |y|^2 over the whole catalogue."""
+    y, _ = users
+    items, counts = drawn
+    times = np.zeros((len(items), N_ITEMS))
+    np.put_along_axis(times, items, counts, axis=1)
+    for estimates, expected in ((times, np.ones(N_ITEMS)), (times @ y.T**2, (y**2).sum(axis=1))):
+        standard_error = estimates.std(axis=0) / np.sqrt(len(estimates))
+        assert standard_error.max() > 0
+        error = np.abs(estimates.mean(axis=0) - expected)
+        assert (error <= 4.5 * standard_error + 1e-6).all()
+
+
+def test_the_loss_of_a_draw_is_that_of_the_estimated_length(drawn, users):
+    y, x = users
+    found = jax.jit(nmse)
+    items, counts = drawn[0][0], drawn[1][0]
+    losses = found(y[:, items].T, x[:, items].T, counts)
+    cosine = (x * y).sum(axis=1) / np.sqrt((y[:, items] ** 2) @ counts) / np.sqrt(4)
+    np.testing.assert_allclose(losses, 2 - 2 * cosine, rtol=1e-5)
+    counts = np.ones(N_ITEMS, np.float32)  # of a draw of everything
+    whole = 2 - (x * y).sum(axis=1) / np.sqrt((y**2).sum(axis=1))
+    np.testing.assert_allclose(found(y.T, x.T, counts), whole, rtol=1e-5)
 
 
 def test_columns_never_exceed_the_catalogue():
     assert n_columns(1_000, 300, 50) == 350
     assert n_columns(1_000, 980, 50) == 1_000
-
-
-def test_a_run_with_sampled_outputs_learns(small_config, tmp_path):
-    small_config.data.synthetic.n_items = 900
-    small_config.train.batch_size = 8
-    small_config.train.n_negatives = 20
-    sampled = train_and_evaluate(small_config, tmp_path / "sampled")
-    small_config.train.n_negatives = 0
-    whole = train_and_evaluate(small_config, tmp_path / "whole")
-    assert sampled["test"]["ndcg@100"] > 0.9 * whole["test"]["ndcg@100"]
-    assert sampled["test"]["ndcg@100"] != whole["test"]["ndcg@100"]
-
-
-def test_where_a_batch_covers_the_catalogue_nothing_is_sampled(small_config, tmp_path, caplog):
-    with caplog.at_level("INFO"):
-        whole = train_and_evaluate(small_config, tmp_path / "whole")
-        assert "nothing is sampled" not in caplog.text
-        small_config.train.n_negatives = 50
-        sampled = train_and_evaluate(small_config, tmp_path / "sampled")
-    assert "cover the catalogue: nothing is sampled" in caplog.text
-    assert sampled["test"] == whole["test"]

@@ -40,6 +40,22 @@ def test_stepwise_ends_at_a_target_that_is_no_power_of_two():
     assert sorted(set(values.tolist())) == [20, 31, 62, 125, 250, 1000]
 
 
+@pytest.mark.parametrize(
+    ("schedule", "nnz"),
+    [
+        ("cubic", 22),  # 16 + 48 / 8
+        ("linear", 40),
+        ("cosine", 40),
+        ("exponential", 32),
+        ("exponential_half", 23),  # 32 sqrt(1/2) = 22.6
+        ("step-wise", 16),  # levels 64 and 16
+        ("constant", 16),
+    ],
+)
+def test_from_the_few_factors_of_a_start_to_the_target(schedule, nnz):
+    assert nnz_at(schedule, 0.5, 64, 16) == nnz
+
+
 @given(
     st.sampled_from(sorted(SCHEDULES)),
     st.integers(1, 5000),

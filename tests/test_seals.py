@@ -42,8 +42,8 @@ def test_numpy_and_scipy_read_past_the_checksum(embeddings):
 def test_flipped_bits_of_embeddings_and_their_ids(embeddings, name):
     for _ in each_flip(embeddings.with_name(name)):
         with pytest.raises(InputError):
-            load_embeddings(embeddings)
-    load_embeddings(embeddings)
+            SparseEmbeddings.load(embeddings)
+    SparseEmbeddings.load(embeddings)
 
 
 def test_flipped_bits_of_a_split(tmp_path):

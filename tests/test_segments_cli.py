@@ -9,7 +9,8 @@ import os
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from test_cli import WITHOUT_JAX, assert_fails, program
+from launch import WITHOUT_JAX, program
+from test_cli import assert_fails
 from test_language_model import KEY, stub  # noqa: F401  (a fixture)
 
 from celsa_jax.data.synthetic import synthetic
@@ -234,15 +235,14 @@ def test_purity_of_a_run_on_synthetic_data(tmp_path):
     run = ["--config=configs/synthetic.py", f"--workdir={tmp_path}"]
     run += [f"--config.data.synthetic.{n}" for n in ("n_users=400", "n_items=100", "n_segments=4")]
     run += ["--config.data.n_val_users=0", "--config.data.n_test_users=40"]
-    run += ["--config.model.n_factors=16", "--config.sparsity.target_nnz=2"]
-    run += ["--config.train.n_epochs=6", "--config.train.n_final_epochs=4"]
-    run += ["--config.refine.n_rounds=0"]
-    run += ["--config.train.batch_size=64"]
+    run += ["--config.model.start=clusters", "--config.model.n_factors=16"]
+    run += ["--config.sparsity.target_nnz=2", "--config.train.batch_size=64"]
+    run += ["--config.train.n_epochs=2", "--config.train.n_final_epochs=1"]
     assert program("train", *run).returncode == 0
     done = program("purity", f"--workdir={tmp_path}", code=WITHOUT_JAX)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
-    _, _, planted = synthetic(400, 100, 4, seed=json.loads(config.read_text())["train"]["seed"])
+    _, _, planted = synthetic(400, 100, 4, seed=json.loads(config.read_text())["seed"])
     rows = sp.load_npz(tmp_path / "embeddings.npz").toarray()
     ids = (tmp_path / "items.txt").read_text().split()
     groups = collections.defaultdict(list)

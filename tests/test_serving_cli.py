@@ -6,7 +6,8 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 import scipy.sparse as sp
-from test_cli import WITHOUT_JAX, assert_fails, program
+from launch import WITHOUT_JAX, program
+from test_cli import assert_fails
 
 from celsa_jax.sparse import SparseEmbeddings
 from celsa_jax.sparse.vectors import split_queries, split_signs

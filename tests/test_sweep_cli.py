@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 from test_cli import ROOT, WITHOUT_JAX, assert_fails, program
-from test_sweeps import WIDTH_16, read_csv, stable
+from test_sweeps import WIDTH_32, read_csv, stable
 
 SMALL = """
 from celsa_jax.sweeps import make_sweep, paper
@@ -25,7 +25,7 @@ def get_config():
 """
 TRAINED = {
     "a": {"method": "elsa"},
-    "b": {"method": "top_k", "config": WIDTH_16},
+    "b": {"method": "top_k", "config": WIDTH_32},
     "c": {"method": "ease", "once": True},
 }
 CHEAP = {"a": {"method": "pruned_ease"}, "b": {"method": "ease", "once": True}}

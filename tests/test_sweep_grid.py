@@ -5,7 +5,7 @@ import itertools
 import pathlib
 
 import pytest
-from test_sweeps import WIDTH_16, cheap_sweep, tiny_base
+from test_sweeps import WIDTH_32, cheap_sweep, tiny_base
 
 from celsa_jax.baselines.choice import several
 from celsa_jax.errors import InputError
@@ -63,8 +63,8 @@ def test_models_that_runs_start_from():
         "ours": {"method": "elsa"},
         "half": {"method": "elsa", "options": {"format": "float16"}},
         "dense": {"method": "dense_elsa"},
-        "wide": {"method": "dense_elsa", "options": {"width": 16}, "once": True},
-        "top k": {"method": "top_k", "config": WIDTH_16},
+        "wide": {"method": "dense_elsa", "options": {"width": 32}, "once": True},
+        "top k": {"method": "top_k", "config": WIDTH_32},
         "EASE": {"method": "ease", "once": True},
     }
     runs = {
@@ -79,7 +79,7 @@ def test_models_that_runs_start_from():
     assert shape("half", "16") == (4, 0, 2)  # 16 bytes of 4 a non-zero
     assert runs["half", "16"].model_id == runs["ours", "32"].model_id
     assert shape("dense", "32") == (8, 8, 0)
-    assert shape("wide", "any size") == shape("top k", "16") == (16, 16, 0)
+    assert shape("wide", "any size") == shape("top k", "16") == (32, 32, 0)
     assert runs["top k", "32"].model_id == runs["top k", "16"].model_id
     assert runs["wide", "any size"].model_id == runs["top k", "16"].model_id
     assert runs["EASE", "any size"].model_config is None
@@ -120,8 +120,8 @@ ROWS = {"a": {"method": "pruned_ease"}}
             r"config\.rows\.a\.config\.train\.n_epoch: no such field; did you mean 'n_epochs'",
         ),
         (
-            {"rows": {"a": {"method": "elsa", "config": {"train": {"learning_rate": "3"}}}}},
-            r"config\.rows\.a\.config\.train\.learning_rate is '3'",
+            {"rows": {"a": {"method": "elsa", "config": {"train": {"b1": "3"}}}}},
+            r"config\.rows\.a\.config\.train\.b1 is '3'",
         ),
         (
             {"rows": {"a": {"method": "elsa", "config": {"train": {"n_negatives": True}}}}},

@@ -22,11 +22,11 @@ def tiny_base():
     base.data.name = "synthetic"
     base.data.synthetic.update(n_users=120, n_items=60, n_segments=4)
     base.data.n_val_users, base.data.n_test_users = 10, 20
-    base.train.update(batch_size=32, n_epochs=2, n_final_epochs=1)
+    base.train.update(batch_size=32, n_epochs=2, n_final_epochs=1, input_dropout=0.0)
     return base
 
 
-WIDTH_16 = {"model": {"start": "random", "n_factors": 16}}
+WIDTH_32 = {"model": {"start": "random", "n_factors": 32}}
 COLUMNS = paper.size_columns((32, 16))
 
 
@@ -64,11 +64,11 @@ def trained(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("trained")
     rows = {
         "popularity": {"method": "popularity", "once": True},
-        "dense": {"method": "dense_elsa", "options": {"width": 16}, "once": True},
-        "top k": {"method": "top_k", "config": WIDTH_16},
+        "dense": {"method": "dense_elsa", "options": {"width": 32}, "once": True},
+        "top k": {"method": "top_k", "config": WIDTH_32},
         "ours": {"method": "elsa"},
         "ours, float16": {"method": "elsa", "options": {"format": "float16"}},
-        "random start": paper.elsa(paper.random_start(16)),
+        "random start": paper.elsa(paper.random_start(32)),
     }
     sweep = make_sweep(
         base=tiny_base(),
@@ -110,8 +110,8 @@ def test_results_are_those_of_the_exported_models(trained):
         assert 0 < result["coverage@20"] <= 1
         assert 0 < result["popularity@20"] <= 1
     rows = read_csv(workdir)
-    assert [float(row["bytes_per_item"]) for row in rows[1:]] == [64, *[32, 16] * 4]
-    assert [row["n_factors"] for row in rows] == ["", *["16"] * 3, *[""] * 4, *["16"] * 2]
+    assert [float(row["bytes_per_item"]) for row in rows[1:]] == [128, *[32, 16] * 4]
+    assert [row["n_factors"] for row in rows] == ["", *["32"] * 3, *[""] * 4, *["32"] * 2]
 
 
 def test_figures_are_written_and_show_something(trained):
@@ -259,12 +259,13 @@ def test_a_compression_chooses_with_one_model(tmp_path, monkeypatch):
         return sp.csr_matrix(dense[:, first:])
 
     monkeypatch.setitem(baselines.COMPRESSIONS, "columns", columns)
-    options = {"first": (15, 0, 14)}
-    rows = {"a": {"method": "columns", "options": options, "config": WIDTH_16, "once": True}}
+    options = {"first": (31, 0, 30)}
+    config = WIDTH_32 | {"train": {"n_final_epochs": 20}}
+    rows = {"a": {"method": "columns", "options": options, "config": config, "once": True}}
     run_sweep(cheap_sweep(rows=rows, seeds=(0,), reference="a"), tmp_path)
     (row,) = read_csv(tmp_path)
     assert row["chosen"] == '{"first": 0}'  # all columns say more than one or two
-    assert float(row["bytes_per_item"]) == 8 * 16
+    assert float(row["bytes_per_item"]) == 8 * 32
     assert sum(path.is_dir() for path in (tmp_path / "models").iterdir()) == 1
 
 

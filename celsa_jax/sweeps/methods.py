@@ -75,7 +75,7 @@ class Run:
         if self.method == "elsa":
             config = self.config.copy_and_resolve_references()
             if form := self.options.get("format"):
-                width = config.model.n_factors
+                width = config.model.n_factors  # 0: as many as items, taken for few
                 config.sparsity.target_nnz = row_nonzeros(form, width, self.n_bytes)
             return config
         if self.method == "dense_elsa":

@@ -22,10 +22,10 @@ WIDTHS = (2048, 4096, 6144, 8192)
 SEEDS = (0, 1, 2)
 SAMPLE_PENALTIES = (12.5, 25.0, 50.0, 100.0, 200.0)  # of EASE, to choose from
 _PENALTIES = (50.0, 100.0, 200.0, 400.0)
-_DENSE = {"n_final_epochs": 10, "input_dropout": 0.0}
+_DENSE = {"n_final_epochs": 10, "learning_rate": 0.01, "input_dropout": 0.0}
 # Of a dense model at its own width: more overfits the few users of a sample.
 SAMPLE_DENSE = {**_DENSE, "n_final_epochs": 5, "learning_rate": 0.003}
-_RANDOM = {"n_epochs": 20, "n_final_epochs": 10, "b1": 0.9, "input_dropout": 0.0}
+_RANDOM = {**_DENSE, "n_epochs": 20, "b1": 0.9}
 _COMPACT = ("float16", "int8", "int4")  # 4, 3 and 2 bytes a non-zero: more of them in a column
 # Of each data set: our name, users to validate and as many to test, and the width at which the
 # paper's dense model is best.

@@ -19,7 +19,6 @@ _CHANGES = {
     "random start, no rewinding": paper.random_start(4096, rewind=False),
     "32 factors at the start": {"sparsity": {"start_nnz": 32}},
     "128 factors at the start": {"sparsity": {"start_nnz": 128}},
-    "alpha 1/2, cosines": {"model": {"alpha": 0.5}},
     "alpha 7/20": {"model": {"alpha": 0.35}},
     "alpha 1/5": {"model": {"alpha": 0.2}},
     "no dropout": {"train": {"input_dropout": 0.0}},
@@ -32,8 +31,9 @@ _CHANGES = {
     "batches of 64": {"train": {"batch_size": 64}},
     "batches of 128": {"train": {"batch_size": 128}},
     "batches of 256": {"train": {"batch_size": 256}},
-    "half the learning rate": {"train": {"learning_rate": 0.005}},
-    "twice the learning rate": {"train": {"learning_rate": 0.02}},
+    "learning rate 1/200": {"train": {"learning_rate": 0.005}},
+    "learning rate 1/100": {"train": {"learning_rate": 0.01}},
+    "learning rate 1/50": {"train": {"learning_rate": 0.02}},
     "b1 9/10": {"train": {"b1": 0.9}},
 }
 

@@ -1,0 +1,118 @@
+r"""How good the defaults are without anybody's choosing: on data, and on thinned copies.
+
+    python -m experiments.defaults --config=configs/goodbooks.py --workdir=runs/defaults \
+        --config.data.path=ratings.csv.zip --copies=whole,5,10,20,tenth --seeds=0,1,2
+
+A copy has other training users, and the same users to validate and to test with: `5` leaves five
+interactions of each, drawn at random, `tenth` a tenth of the users. EASE stands beside it, with its
+penalty chosen on the validation users (none of them tests). What `celsa_jax.recipe` rules, and the
+start, was chosen on the validation users of such runs; docs/training.md has the tables.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+
+import numpy as np
+from absl import flags
+from ml_collections import config_flags
+
+from celsa_jax.data import Split, load_dataset, make_split
+from celsa_jax.errors import InputError
+from experiments import cli
+
+_CONFIG = config_flags.DEFINE_config_file("config", help_string="Configuration file.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the runs.")
+_COPIES = flags.DEFINE_list("copies", ["whole"], "whole, tenth, or interactions a training user.")
+_SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds, each of split, folds and training.")
+_EASE = flags.DEFINE_bool("ease", True, "Fit EASE as well.")
+_PENALTIES = (5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 400.0, 800.0, 1600.0, 3200.0)
+_FIRST_PENALTY = 100.0
+_METRIC = "ndcg@100"
+
+
+def thinned(split: Split, copy: str, seed: int) -> Split:
+    """A split with fewer training interactions.
+
+    Args:
+      split: as the data give it.
+      copy: "whole", "tenth" (of the training users), or how many interactions each keeps at most.
+      seed: of the draw.
+    """
+    train, rng = split.train, np.random.default_rng(seed)
+    if copy == "tenth":
+        chosen = rng.choice(train.n_users, max(1, train.n_users // 10), replace=False)
+        train = train.take_users(np.sort(chosen))
+    elif copy != "whole":
+        if not copy.isdecimal() or int(copy) < 1:
+            raise InputError(f"--copies: '{copy}' is none of whole, tenth or a number from 1 on")
+        matrix = train.matrix
+        users = np.repeat(np.arange(train.n_users), np.diff(matrix.indptr))
+        order = np.lexsort((rng.random(matrix.nnz), users))
+        kept = np.zeros(matrix.nnz, bool)
+        kept[order] = np.arange(matrix.nnz) - matrix.indptr[users[order]] < int(copy)
+        train = train.take_entries(kept)
+    return dataclasses.replace(split, train=train.drop_unused_items())
+
+
+def ease_of(split: Split, folds: str, seed: int) -> tuple[float, dict]:
+    """The penalty that is best on the validation users, and EASE's test metrics with it."""
+    from celsa_jax.baselines.choice import validation_value
+    from celsa_jax.baselines.ease import ease, ease_scorer
+    from celsa_jax.evaluation import evaluate
+
+    matrix, values = split.train.matrix.astype(np.float32), {}
+    best = at = _PENALTIES.index(_FIRST_PENALTY)
+
+    def value(at: int) -> float:
+        if at not in values:
+            score = ease_scorer(ease(matrix, _PENALTIES[at]))
+            values[at] = validation_value(score, split, folds=folds, seed=seed)
+        return values[at]
+
+    for step in (1, -1):  # uphill, either way
+        at = best
+        while 0 <= at + step < len(_PENALTIES) and value(at + step) > value(at):
+            best = at = at + step
+    score = ease_scorer(ease(matrix, _PENALTIES[best]))
+    judged = evaluate(score, split.test, split.train.item_ids, folds=folds, seed=seed)
+    return _PENALTIES[best], judged.summary()
+
+
+def main() -> None:
+    from celsa_jax.config import seed_of, validate
+    from celsa_jax.train import train_split
+    from celsa_jax.workdir import Workdir
+
+    config = _CONFIG.value
+    rows: dict[str, list[tuple[float, float]]] = {}
+    for seed in map(int, _SEEDS.value):
+        config.seed = seed
+        validate(config)
+        dataset = load_dataset(config.data, seed_of(config, "split"))
+        whole = make_split(dataset.interactions, config.data, seed_of(config, "split"))
+        for copy in _COPIES.value:
+            split = thinned(whole, copy, seed)
+            folder = Workdir(pathlib.Path(_WORKDIR.value) / f"{copy}_{seed}")
+            folder.check(config)
+            results = folder.results()
+            if results is None:
+                with folder.locked():
+                    results = train_split(config, split, folder, dataset.counts)
+            record = {"copy": copy, "seed": seed, "recipe": results["recipe"]}
+            record |= {"seconds": results["wall_seconds"], "ours": results["test"][_METRIC]}
+            if _EASE.value:
+                record["l2"], judged = ease_of(split, config.eval.folds, seed_of(config, "folds"))
+                record["ease"] = judged[_METRIC]
+                rows.setdefault(copy, []).append((record["ours"], record["ease"]))
+            print(json.dumps(record), flush=True)
+    print(f"\n| copy | seeds | {_METRIC} | EASE | ratio |\n|---|---:|---:|---:|---:|")
+    for copy, pairs in rows.items():
+        ours, ease = np.mean(pairs, axis=0)
+        print(f"| {copy} | {len(pairs)} | {ours:.4f} | {ease:.4f} | {ours / ease:.3f} |")
+
+
+if __name__ == "__main__":
+    cli.run(main, required=("config", "workdir"))
