@@ -186,7 +186,8 @@ class TrainingLoop:
         return contextlib.nullcontext(lambda record: None)
 
     def _begin(self, start: Start | None) -> TrainState:
-        form, places = self._form(self.plan[0].kept), self._places(self.plan[0].kept)
+        widest = self.config.sparsity.start_nnz
+        form, places = self._form(widest), self._places(widest)
         if start is None:
             return random_state(self.start_key, self.split.train.n_items, form, places)
         return sparse_state(start, form, places)
@@ -253,12 +254,17 @@ class TrainingLoop:
         return in_blocks(batches, block, self._share(DATA), self.chunks[0].n_rows)
 
     def _largest(self, cut: Callable[[jax.Array], jax.Array]) -> int:
-        """Interactions in the largest of all batches, or of what they are cut into."""
-        return max(
+        """Interactions in the largest of all batches, or of what they are cut into.
+
+        Rounded up by an eighth at most, so that another order of users compiles nothing.
+        """
+        largest = max(
             nnz_budget(chunk, cut(batches))
             for epoch in range(self.n_epochs)
             for chunk, batches in self._epoch(epoch)
         )
+        step = 1 << max(0, largest.bit_length() - 4)
+        return -(-largest // step) * step
 
     def _share(self, axis: str) -> int:
         return 1 if self.placement is None else self.placement.mesh.shape[axis]

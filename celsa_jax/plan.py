@@ -18,7 +18,8 @@ class Epoch:
       nnz: non-zeros of an item that the model has.
       kept: weights of an item that training keeps, `nnz` or more. Where it is more, as with the
         constant schedule, the mask is chosen afresh among them at every step.
-      rewind: the survivors of the mask update before this epoch go back to their initial values.
+      rewind: the survivors of the mask update before this epoch go back to their initial values;
+        never those of a warm start, which has learned them.
       settled: how much of the final phase is behind us at its begin and at its end, in [0, 1].
     """
 
@@ -52,7 +53,7 @@ def plan(config: ConfigDict) -> list[Epoch]:
             min(max(e - train.n_epochs, 0) / max(train.n_final_epochs, 1), 1.0)
             for e in (epoch, epoch + 1)
         ]
-        rewind = sparsity.rewind and not constant and nnz != before
+        rewind = sparsity.rewind and nnz != before and not constant and not train.init_from
         epochs.append(Epoch(nnz, widest if constant else nnz, rewind, (settled[0], settled[1])))
         before = nnz
     return epochs

@@ -147,7 +147,7 @@ def _start(
         rows = slice(first, first + _ROWS_AT_ONCE)
         values[rows] *= of_item[rows]
         columns[rows, 0], values[rows, 0] = own[rows], 1
-        _complete(columns[rows], values[rows], n_factors, places[rows], rng)
+        complete(columns[rows], values[rows], n_factors, places[rows], rng)
     return Start(columns, values, n_factors)
 
 
@@ -216,7 +216,7 @@ def _blocks(by_item: sp.csr_matrix, by_factor: sp.csr_matrix) -> np.ndarray:
     return np.r_[np.unique(block, return_index=True)[1], len(block)]
 
 
-def _complete(
+def complete(
     columns: np.ndarray,
     values: np.ndarray,
     n_factors: int,

@@ -79,7 +79,7 @@ def _train_steps(
         state, losses = carry
         blocks, key = batches[at], jax.random.fold_in(numbers.key, state.step)
         has_any = chunk.indptr[blocks + 1] > chunk.indptr[blocks]
-        n_users = sum_along(jnp.sum(has_any, dtype=jnp.float32), data_axis)
+        n_users = jnp.maximum(sum_along(jnp.sum(has_any, dtype=jnp.float32), data_axis), 1)
 
         def take(rows: jax.Array) -> Batch:
             """The users of a block, with items by their rows here, n_rows for those elsewhere."""

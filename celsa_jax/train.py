@@ -110,9 +110,11 @@ def train_split(
     placement = make_placement(config, train.n_items)
     check_memory(_needed(filled, train, placement))
     starting = time.perf_counter()
-    start, factor_ids = _start(filled, train, bool(steps_in(folder.checkpoints)))
+    start, factor_ids = _start(filled, train, folder)
     start_seconds = time.perf_counter() - starting
     folder.start(config)
+    if start is not None and config.train.init_from and factor_ids is not None:
+        folder.keep_factors(factor_ids)  # which follow from the earlier run alone
     if is_first_process() and not folder.split.exists():
         split.save(folder.split)
     wait_for_all("split saved")
@@ -170,18 +172,23 @@ def _split(config: ConfigDict, interactions: Interactions, folder: Workdir) -> S
 
 
 def _start(
-    config: ConfigDict, train: Interactions, resumed: bool
+    config: ConfigDict, train: Interactions, folder: Workdir
 ) -> tuple[Start | None, np.ndarray | None]:
     """What to begin with, None at random or where a run is resumed; and the items of the factors.
 
     The width of the model is written to the configuration where the start decides it.
     """
     model, k0, seed = config.model, config.sparsity.start_nnz, seed_of(config, "start")
-    if config.train.init_from:
-        start, factor_ids = warm_start(config.train.init_from, train, k0, model.alpha, seed)
+    earlier, resumed = config.train.init_from, bool(steps_in(folder.checkpoints))
+    factor_ids = train.item_ids if model.start == "neighbours" else None
+    if resumed and earlier and factor_ids is not None:
+        factor_ids = folder.kept_factors()
+        model.n_factors = len(factor_ids)
+    if earlier and not resumed:
+        sizes = k0, model.n_factors
+        start, factor_ids = warm_start(earlier, train, *sizes, model.alpha, seed)
         model.n_factors = start.n_factors
         return start, factor_ids
-    factor_ids = train.item_ids if model.start == "neighbours" else None
     if resumed or model.start == "random":
         return None, factor_ids
     if model.start == "clusters":

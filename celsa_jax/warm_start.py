@@ -11,7 +11,7 @@ from celsa_jax.data.interactions import Interactions, lookup
 from celsa_jax.errors import InputError
 from celsa_jax.sparse import SparseEmbeddings
 from celsa_jax.sparse.rows import keep_largest, unit_rows
-from celsa_jax.starts import Start, neighbours
+from celsa_jax.starts import Start, complete, neighbours
 from celsa_jax.workdir import Workdir
 
 log = logging.getLogger(__name__)
@@ -20,14 +20,15 @@ _OFFERED = 0.1  # of its largest value: where a known item's further factors beg
 
 
 def warm_start(
-    workdir: str, train: Interactions, k0: int, alpha: float, seed: int
+    workdir: str, train: Interactions, k0: int, n_factors: int, alpha: float, seed: int
 ) -> tuple[Start, np.ndarray | None]:
     """Factors and values to begin with, and the items of the factors.
 
     Items of the earlier run begin at its embeddings. Where factors belong to items, new items begin
     like those of any run (`starts.neighbours`), and known ones are offered their nearest items'
     factors, too, at a tenth of their similarity; the factors of items that are gone stay. Where
-    they do not, new items begin at the mean of their users' latent vectors, x A / |x A|.
+    they do not, new items begin at the mean of their users' latent vectors, x A / |x A|. Where that
+    is fewer factors than k0, others follow, drawn at random with tiny values.
 
     The embeddings know the users that the earlier run was trained on, so the new run is split by
     `make_split` with `earlier`.
@@ -35,14 +36,15 @@ def warm_start(
     Args:
       workdir: of a finished run.
       train: interactions to train on.
-      k0: factors an item at most.
+      k0: factors an item.
+      n_factors: of the new model, where its factors belong to no items.
       alpha, seed: see `neighbours`.
 
     Returns:
       The start, and the ids of its factors' items, [n_factors], or None.
 
     Raises:
-      InputError: no finished run, or no item in common.
+      InputError: no finished run, no item in common, or another number of factors.
     """
     earlier = SparseEmbeddings.load(finished_run(workdir).embeddings)
     at = lookup(earlier.item_ids, train.item_ids)
@@ -63,7 +65,11 @@ def warm_start(
         latent = unit_rows((train.matrix @ rows).tocsr())
         new = sp.diags_array((~known).astype(np.float32)) @ train.matrix.T.tocsr()
         rows = rows + unit_rows((new @ latent).tocsr())
-    return _start(keep_largest(rows.tocsr(), k0), k0), factor_ids
+        if rows.shape[1] != n_factors:
+            raise InputError(
+                f"{workdir}: has {rows.shape[1]} factors, and config.model.n_factors is {n_factors}"
+            )
+    return _start(keep_largest(rows.tocsr(), k0), k0, seed), factor_ids
 
 
 def _renumbered(
@@ -86,16 +92,18 @@ def _csr(start: Start, n_factors: int) -> sp.csr_matrix:
     return sp.csr_matrix(arrays, (n_items, n_factors))
 
 
-def _start(rows: sp.csr_matrix, k0: int) -> Start:
-    """Rows of at most k0 entries; columns of n_factors are not in use."""
+def _start(rows: sp.csr_matrix, k0: int, seed: int) -> Start:
+    """Of rows of at most k0 entries."""
     lengths = np.diff(rows.indptr)
     shape = (rows.shape[0], k0)
-    columns, values = np.full(shape, rows.shape[1], np.int32), np.zeros(shape, np.float32)
+    columns, values = np.zeros(shape, np.int32), np.zeros(shape, np.float32)
     at = (
         np.repeat(np.arange(len(lengths)), lengths),
         (np.arange(rows.nnz) - np.repeat(rows.indptr[:-1], lengths)),
     )
     columns[at], values[at] = rows.indices, rows.data
+    rng = np.random.default_rng(seed)
+    complete(columns, values, rows.shape[1], rng.random(len(columns)), rng)
     return Start(columns, values, rows.shape[1])
 
 

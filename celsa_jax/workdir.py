@@ -8,11 +8,13 @@ import logging
 import pathlib
 from collections.abc import Iterator
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from celsa_jax.config import default_config, outcome
 from celsa_jax.errors import InputError
 from celsa_jax.files import locked, read_json, remove_left_overs, write_json, write_text
+from celsa_jax.sparse.npz import read_item_ids
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +38,7 @@ class Workdir:
         self.tensorboard = self.path / "tensorboard"
         self._metrics = self.path / "metrics.jsonl"
         self._results = self.path / "results.json"
+        self._factors = self.path / "factors.txt"
 
     def check(self, config: ConfigDict) -> None:
         """InputError if the folder holds a run of another configuration."""
@@ -100,6 +103,15 @@ class Workdir:
         remove_left_overs(self.path)
         if not self.config.exists():
             write_text(self.config, config.to_json(indent=2) + "\n")
+
+    def keep_factors(self, item_ids: np.ndarray) -> None:
+        """Writes the items of the factors, which a resumed run cannot find out any more."""
+        if self._writes:
+            write_text(self._factors, "".join(f"{item}\n" for item in item_ids))
+
+    def kept_factors(self) -> np.ndarray:
+        """What `keep_factors` wrote, [n_factors]; InputError where it is gone or damaged."""
+        return read_item_ids(self._factors)
 
     def results(self) -> dict | None:
         """The results of a finished run."""

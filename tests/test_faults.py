@@ -321,11 +321,10 @@ def test_a_data_file_that_changed(runs, tmp_path):
 
 
 def test_the_stress_program():
-    done = program("stress", "--kills=1", "--flips=20", "--minutes=0.01")
+    done = program("stress", "--flips=20", "--minutes=0.01")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
-    kills, flips, memory = report["kills"], report["flips"], report["memory"]
-    assert (kills["kills"], kills["divergences"], kills["unreadable"]) == (1, 0, 0)
+    flips, memory = report["flips"], report["memory"]
     assert (flips["flips"], flips["loaded"], flips["errors_not_one_line"]) == (20, 0, 0)
     assert flips["files"] > 10
     assert memory["max_mib"] > 0

@@ -12,10 +12,10 @@ from celsa_jax.plan import Epoch, plan
 from celsa_jax.schedules import SCHEDULES
 
 
-def planned(schedule, start, target, n_epochs, n_final_epochs, rewind=False):
+def planned(schedule, start, target, n_epochs, n_final_epochs, rewind=False, init_from=""):
     config = default_config()
     config.sparsity.update(schedule=schedule, start_nnz=start, target_nnz=target, rewind=rewind)
-    config.train.update(n_epochs=n_epochs, n_final_epochs=n_final_epochs)
+    config.train.update(n_epochs=n_epochs, n_final_epochs=n_final_epochs, init_from=init_from)
     return plan(config)
 
 
@@ -65,6 +65,10 @@ def test_rewinding_is_where_k_changes_alone():
         (4, False), (4, False),
     ]  # fmt: skip
     assert not any(epoch.rewind for epoch in planned("constant", 32, 4, 6, 2, rewind=True))
+    # What an earlier run has learned is not rewound.
+    warm = planned("step-wise", 32, 4, 6, 2, rewind=True, init_from="earlier")
+    assert not any(epoch.rewind for epoch in warm)
+    assert [epoch.nnz for epoch in warm] == [epoch.nnz for epoch in epochs]
 
 
 def test_without_pruning_epochs_the_target_is_met_at_once():

@@ -235,14 +235,18 @@ def test_nothing_is_compiled_again_for_other_numbers(problem, form):
 
 
 def test_edges_stay_finite(problem):
-    """Users of one item and of nothing seen, items of nobody, rows of zeros and of no factor."""
+    """Users of one item and of nothing seen, items of nobody, rows of zeros and of no factor.
+
+    And a batch of no user, as where chunks are of unequal numbers of users.
+    """
     start, dense, chunk, order = problem
-    values = start.values.copy()
-    values[5] = 0
+    values, order = start.values.copy(), order.copy()
+    values[5], order[2] = 0, N_USERS
     edges = start._replace(values=values), dense, chunk, order
     form = FORMS["gathers"]
     state, losses = trained(edges, form, numbers(learning_rate=1.0, dropout=0.99))
     assert np.isfinite(losses).all()
+    assert losses[2] == 0
     assert bool(is_finite(state))
     np.testing.assert_array_equal(state.weights[5], 0)  # it has no direction to learn
     embeddings = embeddings_of(state, N_ITEMS, N_FACTORS)

@@ -39,22 +39,24 @@ def finished(folder, matrix, item_ids, factor_ids=None):
 
 def test_factors_that_belong_to_no_items_by_hand(tmp_path):
     earlier = np.array([[0.6, 0.8, 0], [0, 0, 1]], np.float32)
-    start, factor_ids = warm_start(finished(tmp_path, earlier, "ca"), TRAIN, 3, 0.5, 0)
+    start, factor_ids = warm_start(finished(tmp_path, earlier, "ca"), TRAIN, 3, 3, 0.5, 0)
     assert factor_ids is None
     dense = dense_of(start)
-    np.testing.assert_array_equal(dense[0], earlier[1])
-    np.testing.assert_array_equal(dense[2], earlier[0])
+    # Every place is in use, at next to nothing where nothing is known.
+    np.testing.assert_array_equal(start.columns, np.tile(np.arange(3), (4, 1)))
+    np.testing.assert_allclose(dense[0], earlier[1], atol=1e-3)
+    np.testing.assert_allclose(dense[2], earlier[0], atol=1e-3)
     both = np.array([0.6, 0.8, 1]) / np.sqrt(2)
     mean = both + np.array([0, 0, 1])
     np.testing.assert_allclose(dense[1], mean / np.linalg.norm(mean), rtol=1e-6)
-    np.testing.assert_array_equal(dense[3], 0)
+    assert 0 < np.abs(dense[3]).max() < 1e-3
 
 
 def test_factors_follow_their_items_by_hand(tmp_path):
     """Of the earlier items c, g and a, g is gone; a had a value at its factor, c none."""
     earlier = np.array([[0.6, 0, 0.8], [0, 1, 0], [0, 0.28, 0.96]], np.float32)
     folder = finished(tmp_path, earlier, "cga", "cga")
-    start, factor_ids = warm_start(folder, TRAIN, 4, 0.5, 0)
+    start, factor_ids = warm_start(folder, TRAIN, 4, 4, 0.5, 0)
     assert factor_ids.tolist() == list("abcdg")
     fresh = dense_of(neighbours(MATRIX, 4, 0.5, 0))
     offered = 0.1 * fresh
@@ -144,7 +146,7 @@ def test_items_come_and_go(growing, tmp_path, caplog, kind):
     train = data.take_users(np.isin(data.user_ids, split["train"])).matrix.toarray()
     cosine = after[80:] @ after[:80].T
     together = train[:, 80:].T @ train[:, :80]
-    assert np.corrcoef(cosine.ravel(), together.ravel())[0, 1] > 0.2  # by chance: 0.02
+    assert np.corrcoef(cosine.ravel(), together.ravel())[0, 1] > 0.1  # by chance: 0.02
 
 
 def test_more_non_zeros_than_the_earlier_run_had(small_config, tmp_path):
