@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tqdm
+from flax import nnx
 from ml_collections import ConfigDict
 
 from celsa_jax import stopping, tensorboard
@@ -95,7 +96,7 @@ class TrainingLoop:
         self.n_epochs = len(self.plan)
         train = config.train
         self.seed = seed_of(config, "training")
-        self.start_key = jax.random.key(seed_of(config, "start"))
+        self.start_key = nnx.Rngs(params=seed_of(config, "start")).params()
         self.chunks = make_chunks(split.train.matrix, train.chunk_users, self.seed)
         streaming = len(self.chunks) > 1
         self.resident = None if streaming else self._to_device(self.chunks[0])

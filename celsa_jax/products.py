@@ -256,7 +256,8 @@ def _products_of_rows(
         for u in range(0, n_users, lanes):
             rows = _rows(hidden[:, u : u + lanes], factors)
             total += given[:, None, u : u + lanes] * rows
-        sums = (total.reshape(-1, lanes) @ jnp.ones(lanes, given.dtype)).reshape(n_items, _TURN)
+        # Without "highest" a GPU would round what is summed.
+        sums = jnp.matmul(total, jnp.ones(lanes, given.dtype), precision="highest")
         return lax.dynamic_update_slice(grad, sums, at)
 
     start = jnp.zeros(columns.shape, given.dtype)

@@ -47,7 +47,7 @@ def draw_items(
     order = jnp.where(jnp.arange(n_rows, dtype=jnp.int32) < n_items, order, 2.0)
     _, items = jax.lax.top_k(-order, size)
     items = jnp.sort(items).astype(jnp.int32)
-    n_own = jnp.sum(own, dtype=jnp.float32)
-    n_drawn = jnp.minimum(size, n_items) - n_own
-    share = (n_items - n_own) / jnp.maximum(n_drawn, 1.0)
+    there, n_own = jnp.float32(n_items), jnp.sum(own, dtype=jnp.float32)
+    n_drawn = jnp.minimum(jnp.float32(size), there) - n_own
+    share = (there - n_own) / jnp.maximum(n_drawn, 1.0)
     return items, jnp.where(own[items], 1.0, jnp.where(items < n_items, share, 0.0))
