@@ -394,15 +394,16 @@ class TrainingLoop:
         return state, record
 
     def _validate(self, state: TrainState, now: Epoch) -> dict[str, float | None]:
-        if now.kept > now.nnz:  # as it would be if it ended here
-            copy = jax.tree.map(jnp.copy, state)
-            state = self._pruned(copy, now.nnz)
+        ends_here = now.kept > now.nnz  # the mask as it would be then
+        if ends_here:
+            state = self._pruned(jax.tree.map(jnp.copy, state), now.nnz)
         users, item_ids = self.val, self.split.train.item_ids
         scorer = self.scorer(state, now.nnz)
         held_out_from = self.split.val_from
-        return evaluate_model(
-            self.config, scorer, users, item_ids, held_out_from, n_folds=1
-        ).summary()
+        judged = evaluate_model(self.config, scorer, users, item_ids, held_out_from, n_folds=1)
+        if ends_here:
+            self.layout = None  # was that of the copy
+        return judged.summary()
 
     def _pieces(self, epoch: int, n_steps: int, before: int) -> Iterator[tuple[int, int]]:
         """Cuts the steps of a chunk, so that a long epoch shows how far it is."""

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from flax import nnx
 
 from celsa_jax import runtime, starts
 from celsa_jax.config import default_config
@@ -113,7 +114,7 @@ def test_at_a_tiny_rate_it_ends_at_the_largest_values_of_its_start(small_config,
     elif start == "clusters":
         begin = starts.clusters(train.matrix, 24, 16, 0.5, seed=3)
     else:
-        weights = np.asarray(initial_weights(jax.random.key(3), train.n_items, 32))
+        weights = np.asarray(initial_weights(nnx.Rngs(params=3).params(), train.n_items, 32))
         begin = starts.Start(np.arange(32) + np.zeros_like(weights, int), weights, 32)
     assert results["n_factors"] == begin.n_factors
     dense = np.zeros((train.n_items, begin.n_factors), np.float32)
@@ -483,3 +484,13 @@ def test_the_default_configuration_leaves_to_the_data_what_depends_on_them():
         "train.n_final_epochs",
         "train.input_dropout",
     }
+
+
+def test_validation_changes_nothing_where_the_mask_is_chosen_at_every_step(small_config, tmp_path):
+    small_config.sparsity.update(schedule="constant", start_nnz=24)  # few enough for gathers
+    learned = []
+    for every in (1, 0):
+        small_config.eval.every_epochs = every
+        train_and_evaluate(small_config, tmp_path / str(every))
+        learned.append(load_embeddings(tmp_path / str(every) / "embeddings.npz")[0])
+    assert (learned[0] != learned[1]).nnz == 0
