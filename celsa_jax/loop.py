@@ -105,12 +105,12 @@ class TrainingLoop:
         self.steps_per_epoch = len(self.chunks) * -(-self.chunks[0].n_rows // self.batch_size)
         self.n_rows = split.train.n_items if placement is None else placement.n_rows
         # Every order of users is known before training, and so are the largest batches.
-        self.largest_batch, self.n_sampled = 0, 0
+        self.n_sampled = 0
         if train.n_negatives:
-            self.largest_batch = self._largest(lambda batches: batches)
+            largest_batch = self._largest(lambda batches: batches)
             n_items = self.n_rows // self._share(ITEM)
             negatives = -(-train.n_negatives // self._share(ITEM))
-            self.n_sampled = n_columns(n_items, self.largest_batch, negatives)
+            self.n_sampled = n_columns(n_items, largest_batch, negatives)
             if self.n_sampled == n_items:
                 log.info("a batch and train.n_negatives cover the catalogue: nothing is sampled")
                 self.n_sampled = 0
