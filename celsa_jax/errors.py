@@ -1,7 +1,7 @@
 """The one exception for what a user can mend."""
 
 
-class InputError(ValueError):
+class InputError(Exception):
     """Bad input: a file, a row, a field or a flag.
 
     The message is one line that names what is wrong, where, and what to do; the programs in

@@ -26,7 +26,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse as sp
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from celsa_jax.baselines import BASELINES, COMPRESSIONS, Baseline, libraries
 from celsa_jax.baselines.choice import Choice, validation_value
@@ -44,10 +44,10 @@ from celsa_jax.errors import InputError
 from celsa_jax.evaluation import METRICS, evaluate
 from celsa_jax.sparse import bytes_per_item, load_embeddings, scorer
 from celsa_jax.sparse.formats import BYTES_PER_NONZERO
-from experiments import cli
+from experiments import cli, runs
 
-_CONFIG = config_flags.DEFINE_config_file("config", help_string="Configuration file.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "A run whose split to use.")
+flags.adopt_module_key_flags(runs)  # shown by --help
+
 _METHODS = flags.DEFINE_list("methods", ["popularity", "ease"], f"Of {', '.join(BASELINES)}.")
 _BYTES = flags.DEFINE_list("bytes", ["128"], "Bytes an item, for each method that can choose.")
 _L2 = flags.DEFINE_list("l2", ["30", "100", "300", "1000"], "Penalties of EASE to try.")
@@ -69,7 +69,7 @@ class Candidate(NamedTuple):
 
 
 def main() -> None:
-    config = _CONFIG.value
+    config = runs.CONFIG.value
     validate(config)
     methods, sizes, penalties = _methods(), _sizes(), _penalties()
     dense = load_embeddings(_DENSE.value) if _DENSE.value else None
@@ -192,8 +192,8 @@ def _judged(candidate: Candidate, split: Split, protocol: dict) -> dict:
 def _split(config: ConfigDict) -> Split:
     seed = seed_of(config, "split")
     dataset = load_dataset(config.data, seed)
-    if _WORKDIR.value and config.data.split == "users":
-        return load_split(pathlib.Path(_WORKDIR.value) / "split.npz", dataset.interactions)
+    if runs.WORKDIR.value and config.data.split == "users":
+        return load_split(pathlib.Path(runs.WORKDIR.value) / "split.npz", dataset.interactions)
     return make_split(dataset.interactions, config.data, seed)
 
 

@@ -17,22 +17,21 @@ import pathlib
 
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
 
 from celsa_jax.config import seed_of
 from celsa_jax.data import Interactions, load_dataset, make_split
 from celsa_jax.files import write_text
 from celsa_jax.train import train_and_evaluate
-from experiments import cli
+from experiments import cli, runs
 
-_CONFIG = config_flags.DEFINE_config_file("config", help_string="Configuration file.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder for the three runs.")
+flags.adopt_module_key_flags(runs)  # shown by --help
+
 _SHARE = flags.DEFINE_float("share", 0.05, "Of the items are new.", 0, 1)
 _EPOCHS = flags.DEFINE_integer("epochs", 10, "Of the warm start.", lower_bound=1)
 
 
 def main() -> None:
-    config, folder = _CONFIG.value, pathlib.Path(_WORKDIR.value)
+    config, folder = runs.CONFIG.value, pathlib.Path(runs.WORKDIR.value)
     folder.mkdir(parents=True, exist_ok=True)
     seed = seed_of(config, "split")
     interactions = load_dataset(config.data, seed).interactions
@@ -54,8 +53,8 @@ def main() -> None:
     warm.train.update(n_epochs=n_pruning, n_final_epochs=_EPOCHS.value - n_pruning)
     warm.train.init_from = str(folder / "earlier")
     warm.eval.every_epochs = 1
-    runs = {"cold": cold, "warm": train_and_evaluate(warm, folder / "warm")}
-    found = {name: {"steps": run["step"], **run["test"]} for name, run in runs.items()}
+    by_name = {"cold": cold, "warm": train_and_evaluate(warm, folder / "warm")}
+    found = {name: {"steps": run["step"], **run["test"]} for name, run in by_name.items()}
     print(json.dumps({"new_items": n_new, **found}))
 
 

@@ -17,14 +17,13 @@ import pathlib
 
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
 
 from celsa_jax.data import Split, load_dataset, make_split
 from celsa_jax.errors import InputError
-from experiments import cli
+from experiments import cli, runs
 
-_CONFIG = config_flags.DEFINE_config_file("config", help_string="Configuration file.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the runs.")
+flags.adopt_module_key_flags(runs)  # shown by --help
+
 _COPIES = flags.DEFINE_list("copies", ["whole"], "whole, tenth, or interactions a training user.")
 _SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds, each of split, folds and training.")
 _EASE = flags.DEFINE_bool("ease", True, "Fit EASE as well.")
@@ -86,7 +85,7 @@ def main() -> None:
     from celsa_jax.train import train_split
     from celsa_jax.workdir import Workdir
 
-    config = _CONFIG.value
+    config = runs.CONFIG.value
     rows: dict[str, list[tuple[float, float]]] = {}
     for seed in map(int, _SEEDS.value):
         config.seed = seed
@@ -95,7 +94,7 @@ def main() -> None:
         whole = make_split(dataset.interactions, config.data, seed_of(config, "split"))
         for copy in _COPIES.value:
             split = thinned(whole, copy, seed)
-            folder = Workdir(pathlib.Path(_WORKDIR.value) / f"{copy}_{seed}")
+            folder = Workdir(pathlib.Path(runs.WORKDIR.value) / f"{copy}_{seed}")
             folder.check(config)
             results = folder.results()
             if results is None:

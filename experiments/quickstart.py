@@ -10,7 +10,7 @@ from __future__ import annotations
 import pathlib
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from celsa_jax.config import seed_of
 from celsa_jax.data import Dataset, load_dataset
@@ -20,10 +20,10 @@ from celsa_jax.evaluation import METRICS
 from celsa_jax.evaluation.protocol import rank_unseen
 from celsa_jax.sparse import load_embeddings, scorer
 from celsa_jax.sparse.formats import BYTES_PER_FACTOR, BYTES_PER_NONZERO
-from experiments import cli
+from experiments import cli, runs
 
-_CONFIG = config_flags.DEFINE_config_file("config", help_string="Configuration file.")
-_WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Folder of the runs.")
+flags.adopt_module_key_flags(runs)  # shown by --help
+
 DENSE = {
     "model": {"start": "random", "n_factors": 256},
     "sparsity": {"target_nnz": 256},
@@ -44,12 +44,12 @@ N_TITLES = 5
 def main() -> None:
     from celsa_jax.train import train_and_evaluate
 
-    config = _CONFIG.value
+    config = runs.CONFIG.value
     if config.data.n_test_users < 2:
         raise InputError("config.data.n_test_users must be at least 2 for a comparison")
     if config.data.split == "temporal":
         raise InputError("config.data.split is temporal; the quick start takes a split by users")
-    folder = pathlib.Path(_WORKDIR.value)
+    folder = pathlib.Path(runs.WORKDIR.value or "runs/quickstart")
     changes = {"dense": DENSE}
     changes |= {f"nnz_{nnz}": {"sparsity": {"target_nnz": nnz}} for nnz in SPARSE_NNZ}
     results = []

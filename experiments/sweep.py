@@ -17,32 +17,31 @@ import json
 import re
 
 from absl import flags
-from ml_collections import config_flags
 
 from celsa_jax.errors import InputError
 from celsa_jax.sweeps import run_sweep
-from experiments import cli
+from experiments import cli, runs
 
-_CONFIG = config_flags.DEFINE_config_file("config", help_string="Configuration of the sweep.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the sweep.")
+flags.adopt_module_key_flags(runs)  # shown by --help
+
 _SHARD = flags.DEFINE_string("shard", "1/1", "Which part of the runs: 2/3 is the second of three.")
 _RETRY_FAILED = flags.DEFINE_boolean("retry_failed", False, "Try runs again that failed.")
 
 
 def main() -> None:
-    if not _WORKDIR.value:
+    if not runs.WORKDIR.value:
         raise InputError("--workdir is empty; give a folder")
     shard = re.fullmatch(r"(\d+)/(\d+)", _SHARD.value)
     if not shard:
         raise InputError(f"--shard={_SHARD.value}: give a part and how many, as 1/4")
     part, n_parts = map(int, shard.groups())
     counts = run_sweep(
-        _CONFIG.value,
-        _WORKDIR.value,
+        runs.CONFIG.value,
+        runs.WORKDIR.value,
         shard=(part, n_parts),
         retry_failed=_RETRY_FAILED.value,
     )
-    print(json.dumps({**counts, "table": f"{_WORKDIR.value}/table.md"}))
+    print(json.dumps({**counts, "table": f"{runs.WORKDIR.value}/table.md"}))
 
 
 if __name__ == "__main__":

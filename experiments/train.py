@@ -12,13 +12,12 @@ from __future__ import annotations
 import json
 
 from absl import flags
-from ml_collections import config_flags
 
 from celsa_jax.errors import InputError
-from experiments import cli
+from experiments import cli, runs
 
-_CONFIG = config_flags.DEFINE_config_file("config", help_string="Configuration file.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
+flags.adopt_module_key_flags(runs)  # shown by --help
+
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", "", "Several processes: HOST:PORT of process 0, or auto on a known cluster."
 )
@@ -31,14 +30,14 @@ def main() -> None:
     from celsa_jax import sharding
     from celsa_jax.train import train_and_evaluate
 
-    if not _WORKDIR.value:
+    if not runs.WORKDIR.value:
         raise InputError("--workdir is empty; give a folder")
     if _COORDINATOR.value:
         sharding.start_processes(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     elif _PROCESSES.value != -1 or _PROCESS.value != -1:
         raise InputError("--processes and --process need --coordinator=HOST:PORT")
     with sharding.alone_on_error():
-        results = train_and_evaluate(_CONFIG.value, _WORKDIR.value)
+        results = train_and_evaluate(runs.CONFIG.value, runs.WORKDIR.value)
     if sharding.is_first_process():
         print(json.dumps(results))
 

@@ -147,6 +147,7 @@ class SparseEmbeddings:
         try:
             return cls._from_tensors(tensors, fields)
         except (
+            InputError,
             KeyError,
             ValueError,
             TypeError,
