@@ -28,21 +28,23 @@ import scipy.sparse as sp
 from absl import flags
 from ml_collections import ConfigDict
 
-from celsa_jax.baselines import BASELINES, COMPRESSIONS, Baseline, libraries
-from celsa_jax.baselines.choice import Choice, validation_value
-from celsa_jax.baselines.ease import (
-    column_pruned_ease_baseline,
-    ease,
-    ease_baseline,
-    pruned_ease_baseline,
+from celsa_jax.baselines import (
+    BASELINES,
+    COMPRESSIONS,
+    Baseline,
+    embeddings_baseline,
+    weights_baseline,
 )
+from celsa_jax.baselines.baseline import implicit
+from celsa_jax.baselines.choice import validation_value
+from celsa_jax.baselines.ease import column_pruned_ease_baseline, ease, pruned_ease_baseline
 from celsa_jax.config import seed_of, validate
 from celsa_jax.data import Split, load_dataset, make_split
 from celsa_jax.data.interactions import lookup
 from celsa_jax.data.splits import load_split
 from celsa_jax.errors import InputError
 from celsa_jax.evaluation import METRICS, evaluate
-from celsa_jax.sparse import bytes_per_item, load_embeddings, scorer
+from celsa_jax.sparse import load_embeddings
 from celsa_jax.sparse.formats import BYTES_PER_NONZERO
 from experiments import cli, runs
 
@@ -119,18 +121,17 @@ def fit_all(
     for l2 in penalties if set(methods) & set(_BY_PENALTY) else []:
         weights = ease(train, l2)
         if "ease" in methods:
-            yield Candidate("ease", None, {"l2": l2}, ease_baseline(weights))
+            yield Candidate("ease", None, {"l2": l2}, weights_baseline(weights))
         for method in [method for method in methods if method in _PRUNED]:
             for n_bytes in sizes:
                 pruned = _PRUNED[method](weights, n_bytes)
                 yield Candidate(method, n_bytes, {"l2": l2}, pruned)
     if dense is not None:
-        yield Candidate("dense", None, {}, Baseline(scorer(dense), bytes_per_item(dense)))
+        yield Candidate("dense", None, {}, embeddings_baseline(dense))
         for method, compress in COMPRESSIONS.items():
             for n_bytes in sizes:
                 codes = compress(dense, n_bytes=n_bytes, seed=seed)
-                fitted = Baseline(scorer(codes), bytes_per_item(codes))
-                yield Candidate(method, n_bytes, {}, fitted)
+                yield Candidate(method, n_bytes, {}, embeddings_baseline(codes))
 
 
 def judge_all(
@@ -145,22 +146,19 @@ def judge_all(
       every penalty.
     """
     protocol = {"folds": config.eval.folds, "seed": seed_of(config, "folds")}
-    choices: dict[str, Choice[Candidate]] = {}
+    best: dict[str, tuple[float, Candidate]] = {}
+    validation: dict[str, dict[float, float]] = {}
     for candidate in candidates:
         method, n_bytes, options, baseline = candidate
         name = method if n_bytes is None else f"{method} at {n_bytes}"
         value = 0.0  # nothing to choose from
         if options and split.val.n_users:
             value = validation_value(baseline.score, split, **protocol)
+            validation.setdefault(name, {})[options["l2"]] = value
             print(f"{name}, l2 {options['l2']:g}: validation nDCG@100 {value:.4f}", flush=True)
-        choices.setdefault(name, Choice()).offer(options, candidate, value)
-    rows = [_judged(choice.fitted, split, protocol) for choice in choices.values()]
-    validation = {
-        name: {options["l2"]: value for options, value in choice.tried}
-        for name, choice in choices.items()
-        if choice.options and split.val.n_users
-    }
-    return rows, validation
+        if name not in best or value > best[name][0]:
+            best[name] = value, candidate
+    return [_judged(candidate, split, protocol) for _, candidate in best.values()], validation
 
 
 def table(rows: list[dict]) -> str:
@@ -207,7 +205,7 @@ def _methods() -> list[str]:
         if method not in BASELINES:
             raise InputError(f"--methods: no method '{method}'; choose of {', '.join(BASELINES)}")
     if set(methods) & set(_OF_IMPLICIT):
-        libraries.implicit("cpu.als")  # if it is missing, now and not after the other methods
+        implicit("cpu.als")  # if it is missing, now and not after the other methods
     return methods
 
 

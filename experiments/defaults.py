@@ -59,7 +59,7 @@ def thinned(split: Split, copy: str, seed: int) -> Split:
 def ease_of(split: Split, folds: str, seed: int) -> tuple[float, dict]:
     """The penalty that is best on the validation users, and EASE's test metrics with it."""
     from celsa_jax.baselines.choice import validation_value
-    from celsa_jax.baselines.ease import ease, ease_scorer
+    from celsa_jax.baselines.ease import fit_ease
     from celsa_jax.evaluation import evaluate
 
     matrix, values = split.train.matrix.astype(np.float32), {}
@@ -67,7 +67,7 @@ def ease_of(split: Split, folds: str, seed: int) -> tuple[float, dict]:
 
     def value(at: int) -> float:
         if at not in values:
-            score = ease_scorer(ease(matrix, _PENALTIES[at]))
+            score = fit_ease(matrix, l2=_PENALTIES[at]).score
             values[at] = validation_value(score, split, folds=folds, seed=seed)
         return values[at]
 
@@ -75,7 +75,7 @@ def ease_of(split: Split, folds: str, seed: int) -> tuple[float, dict]:
         at = best
         while 0 <= at + step < len(_PENALTIES) and value(at + step) > value(at):
             best = at = at + step
-    score = ease_scorer(ease(matrix, _PENALTIES[best]))
+    score = fit_ease(matrix, l2=_PENALTIES[best]).score
     judged = evaluate(score, split.test, split.train.item_ids, folds=folds, seed=seed)
     return _PENALTIES[best], judged.summary()
 

@@ -4,8 +4,13 @@
 [n_users, n_items] to a `Baseline`. `COMPRESSIONS` fit finished dense embeddings:
 `fit(dense, *, n_bytes, seed=0, **options)`, from [n_items, n_factors] to CSR float32
 [n_items, width] of unit rows, which score as x A A^T (`celsa_jax.sparse.scorer`). Each function's
-signature names its options. NumPy and SciPy; `item_knn` and `als` take the extra `baselines`, and
-`sparse_autoencoder` imports JAX when it is called.
+signature names its options. A new method is such a function and its line below:
+
+    def fit_mine(train, *, n_bytes, seed=0, l2=1.0):
+        return weights_baseline(item_item_weights(train, n_bytes, l2))
+
+NumPy and SciPy; `item_knn` and `als` take the extra `baselines`, and `sparse_autoencoder` imports
+JAX when it is called.
 """
 
 from collections.abc import Callable
@@ -13,7 +18,7 @@ from collections.abc import Callable
 import scipy.sparse as sp
 
 from celsa_jax.baselines.als import fit_als
-from celsa_jax.baselines.baseline import Baseline
+from celsa_jax.baselines.baseline import Baseline, embeddings_baseline, weights_baseline
 from celsa_jax.baselines.compressions import fit_sparse_autoencoder, fit_top_k
 from celsa_jax.baselines.ease import (
     fit_column_pruned_ease,
@@ -36,4 +41,4 @@ COMPRESSIONS: dict[str, Callable[..., sp.csr_matrix]] = {
     "sparse_autoencoder": fit_sparse_autoencoder,
 }
 
-__all__ = ["BASELINES", "COMPRESSIONS", "Baseline"]
+__all__ = ["BASELINES", "COMPRESSIONS", "Baseline", "embeddings_baseline", "weights_baseline"]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import scipy.sparse as sp
 
-from celsa_jax.baselines import libraries
-from celsa_jax.baselines.baseline import Baseline, numbers_within
+from celsa_jax.baselines.baseline import Baseline, implicit, numbers_within
 from celsa_jax.sparse.formats import BYTES_PER_FACTOR
 
 
@@ -18,7 +17,6 @@ def fit_als(
     l2: float = 1.0,
     alpha: float = 3.0,
     n_iterations: int = 15,
-    average: bool = False,
 ) -> Baseline:
     """Implicit-feedback ALS (Hu, Koren and Volinsky, ICDM 2008).
 
@@ -34,13 +32,12 @@ def fit_als(
       l2: the ridge penalty on every vector.
       alpha: the weight of an interaction, where what is missing has weight 1.
       n_iterations: rounds of solving for users, then for items.
-      average: take the mean of the history's item factors for the user's vector instead.
 
     Raises:
       InputError: fewer than 4 bytes, or implicit is not installed.
     """
     n_factors = numbers_within(n_bytes, BYTES_PER_FACTOR)
-    models = libraries.implicit("cpu.als")
+    models = implicit("cpu.als")
     with _one_blas_thread():
         model = models.AlternatingLeastSquares(
             factors=n_factors,
@@ -52,16 +49,12 @@ def fit_als(
         model.fit(train, show_progress=False)
     items = np.asarray(model.item_factors)
 
-    def user_vectors(history: sp.csr_matrix) -> np.ndarray:
-        if average:
-            return history @ items / np.maximum(history.getnnz(axis=1), 1)[:, None]
+    def score(history: sp.csr_matrix) -> np.ndarray:
         with _one_blas_thread():
-            return model.recalculate_user(np.arange(history.shape[0]), history)
+            users = model.recalculate_user(np.arange(history.shape[0]), history)
+        return np.asarray(users @ items.T, np.float32)
 
-    return Baseline(
-        lambda history: np.asarray(user_vectors(history) @ items.T, np.float32),
-        float(BYTES_PER_FACTOR * n_factors),
-    )
+    return Baseline(score, float(BYTES_PER_FACTOR * n_factors))
 
 
 def _one_blas_thread():

@@ -75,9 +75,10 @@ def train(
     return weights
 
 
-def activations(weights: Autoencoder, dense: np.ndarray) -> np.ndarray:
-    """h = e W_enc + b before the top k, [n_items, n_hidden] float32."""
-    return np.asarray(_activations(weights, jnp.asarray(dense, jnp.float32)))
+@jax.jit
+def activations(weights: Autoencoder, dense: jax.Array) -> jax.Array:
+    """h = e W_enc + b of embeddings [n, n_factors], before the top k, [n, n_hidden]."""
+    return _product(unit(dense), weights.encoder) + weights.bias[None]
 
 
 def reconstructions(weights: Autoencoder, codes: jax.Array) -> jax.Array:
@@ -93,16 +94,9 @@ def initial(key: jax.Array, n_factors: int, n_hidden: int) -> Autoencoder:
 
 def loss(weights: Autoencoder, dense: jax.Array, k: int) -> jax.Array:
     """The mean loss of embeddings [n, n_factors], a scalar."""
-    hidden = _activations(weights, dense)
-    wider = min(_WIDER * k, hidden.shape[1])
-    return _cosine_loss(weights, dense, hidden, k) + _WIDER_WEIGHT * _cosine_loss(
-        weights, dense, hidden, wider
-    )
-
-
-@jax.jit
-def _activations(weights: Autoencoder, dense: jax.Array) -> jax.Array:
-    return _product(unit(dense), weights.encoder) + weights.bias[None]
+    hidden = activations(weights, dense)
+    wider = _cosine_loss(weights, dense, hidden, min(_WIDER * k, hidden.shape[1]))
+    return _cosine_loss(weights, dense, hidden, k) + _WIDER_WEIGHT * wider
 
 
 def _product(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -111,8 +105,8 @@ def _product(a: jax.Array, b: jax.Array) -> jax.Array:
 
 def _cosine_loss(weights: Autoencoder, dense: jax.Array, hidden: jax.Array, k: int) -> jax.Array:
     kept = top_k_mask(jax.lax.stop_gradient(hidden), k)
-    found = reconstructions(weights, jnp.where(kept, hidden, 0.0))
-    return 1 - jnp.mean(jnp.sum(unit(dense) * unit(found), axis=1))
+    rebuilt = reconstructions(weights, jnp.where(kept, hidden, 0.0))
+    return 1 - jnp.mean(jnp.sum(unit(dense) * unit(rebuilt), axis=1))
 
 
 @functools.partial(jax.jit, static_argnames=("k", "learning_rate"), donate_argnums=(0, 1))

@@ -40,10 +40,9 @@ def fit_sparse_autoencoder(
 ) -> sp.csr_matrix:
     """The codes of a sparse autoencoder (CompresSAE: Kasalicky et al., RecSys 2025).
 
-    Codes are scored by their own inner products, the paper's fast mode (its accurate one decodes
-    them first, which takes dense vectors again) and the one that Compressed ELSA is compared with.
-    n_hidden and n_epochs are that comparison's; learning_rate and batch_size did better on a sample
-    of Goodbooks-10k than its 0.001 and 1024.
+    Codes are scored by their own inner products, the paper's fast mode and the one that Compressed
+    ELSA is compared with. n_hidden and n_epochs are that comparison's; learning_rate and batch_size
+    did better on a sample of Goodbooks-10k than its 0.001 and 1024.
 
     Args:
       dense: E, [n_items, n_factors].
@@ -76,4 +75,5 @@ def fit_sparse_autoencoder(
         n_epochs=n_epochs,
         batch_size=batch_size,
     )
-    return unit_rows(keep_largest(autoencoder.activations(trained, dense), k))
+    hidden = np.asarray(autoencoder.activations(trained, dense.astype(np.float32)))
+    return unit_rows(keep_largest(hidden, k))

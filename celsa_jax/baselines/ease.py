@@ -6,11 +6,9 @@ import numpy as np
 import scipy.linalg
 import scipy.sparse as sp
 
-from celsa_jax.baselines.baseline import Baseline, numbers_within
+from celsa_jax.baselines.baseline import Baseline, numbers_within, weights_baseline
 from celsa_jax.errors import InputError
 from celsa_jax.sparse.formats import BYTES_PER_FACTOR, BYTES_PER_NONZERO
-from celsa_jax.sparse.npz import bytes_per_item
-from celsa_jax.sparse.retrieval import Scorer
 from celsa_jax.sparse.rows import keep_largest
 
 L2 = 100.0
@@ -80,19 +78,10 @@ def _too_small(l2: float) -> InputError:
     return InputError(f"the penalty l2 of EASE is {l2}, too small for float64; give a larger one")
 
 
-def ease_scorer(weights: np.ndarray) -> Scorer:
-    return lambda history: history @ weights
-
-
-def popularity_scorer(matrix: sp.csr_matrix) -> Scorer:
-    """Every user gets the items in the order of their training counts."""
-    counts = np.asarray(matrix.sum(axis=0), np.float32).ravel()
-    return lambda history: np.tile(counts, (history.shape[0], 1))
-
-
 def fit_popularity(train: sp.csr_matrix, *, n_bytes: int = 0, seed: int = 0) -> Baseline:
-    """Popularity: one count an item, whatever `n_bytes` and `seed` are."""
-    return Baseline(popularity_scorer(train), float(BYTES_PER_FACTOR))
+    """The order of the training counts for every user; one count an item, whatever `n_bytes` is."""
+    counts = np.asarray(train.sum(axis=0), np.float32).ravel()
+    return Baseline(lambda history: np.tile(counts, (history.shape[0], 1)), float(BYTES_PER_FACTOR))
 
 
 def fit_ease(train: sp.csr_matrix, *, n_bytes: int = 0, seed: int = 0, l2: float = L2) -> Baseline:
@@ -105,7 +94,7 @@ def fit_ease(train: sp.csr_matrix, *, n_bytes: int = 0, seed: int = 0, l2: float
     Raises:
       InputError: see `ease`.
     """
-    return ease_baseline(ease(train, l2))
+    return weights_baseline(ease(train, l2))
 
 
 def fit_pruned_ease(
@@ -122,7 +111,6 @@ def fit_pruned_ease(
     Raises:
       InputError: fewer than 8 bytes, or a penalty that will not do (`ease`).
     """
-    numbers_within(n_bytes, BYTES_PER_NONZERO)  # before the work, not after it
     return pruned_ease_baseline(ease(train, l2), n_bytes)
 
 
@@ -134,27 +122,15 @@ def fit_column_pruned_ease(
     Otherwise as `fit_pruned_ease`, and the stronger of the two where both were measured: every
     item keeps something to be recommended by.
     """
-    numbers_within(n_bytes, BYTES_PER_NONZERO)
     return column_pruned_ease_baseline(ease(train, l2), n_bytes)
 
 
-def ease_baseline(weights: np.ndarray) -> Baseline:
-    """Of weights B that `ease` made; so several sizes can share one inversion."""
-    return Baseline(ease_scorer(weights), bytes_per_item(weights))
-
-
 def pruned_ease_baseline(weights: np.ndarray, n_bytes: int) -> Baseline:
-    """Of weights B that `ease` made, pruned to n_bytes // 8 a row; size means magnitude."""
-    k = numbers_within(n_bytes, BYTES_PER_NONZERO)
-    return sparse_weights_baseline(keep_largest(weights, k))
+    """Of weights B that `ease` made, so that several sizes can share one inversion."""
+    return weights_baseline(keep_largest(weights, numbers_within(n_bytes, BYTES_PER_NONZERO)))
 
 
 def column_pruned_ease_baseline(weights: np.ndarray, n_bytes: int) -> Baseline:
-    """Of weights B that `ease` made, pruned to n_bytes // 8 a column."""
+    """As `pruned_ease_baseline`, by columns."""
     k = numbers_within(n_bytes, BYTES_PER_NONZERO)
-    return sparse_weights_baseline(keep_largest(weights.T, k).T.tocsr())
-
-
-def sparse_weights_baseline(weights: sp.csr_matrix) -> Baseline:
-    """Scores x B of sparse item-item weights B, CSR [n_items, n_items]; 8 bytes a non-zero."""
-    return Baseline(lambda history: (history @ weights).toarray(), bytes_per_item(weights))
+    return weights_baseline(keep_largest(weights.T, k).T.tocsr())

@@ -6,9 +6,7 @@ import warnings
 
 import scipy.sparse as sp
 
-from celsa_jax.baselines import libraries
-from celsa_jax.baselines.baseline import Baseline, numbers_within
-from celsa_jax.baselines.ease import sparse_weights_baseline
+from celsa_jax.baselines.baseline import Baseline, implicit, numbers_within, weights_baseline
 from celsa_jax.errors import InputError
 from celsa_jax.sparse.formats import BYTES_PER_NONZERO
 from celsa_jax.sparse.rows import keep_largest
@@ -17,13 +15,7 @@ SIMILARITIES = ("cosine", "bm25")
 
 
 def fit_item_knn(
-    train: sp.csr_matrix,
-    *,
-    n_bytes: int,
-    seed: int = 0,
-    similarity: str = "cosine",
-    k1: float = 1.2,
-    b: float = 0.75,
+    train: sp.csr_matrix, *, n_bytes: int, seed: int = 0, similarity: str = "cosine"
 ) -> Baseline:
     """Scores x S, where row i of S holds the similarities of item i to its k nearest others.
 
@@ -34,29 +26,28 @@ def fit_item_knn(
       train: X, CSR [n_users, n_items].
       n_bytes: k = n_bytes // 8 neighbours an item.
       seed: not used; nothing is drawn.
-      similarity: `cosine` of two items' columns, or `bm25`, their inner product after BM25 weights.
-      k1, b: of BM25.
+      similarity: `cosine` of two items' columns, or `bm25`, their inner product after BM25 weights
+        (k1 = 1.2, b = 0.75).
 
     Raises:
       InputError: fewer than 8 bytes, another similarity, or implicit is not installed.
     """
-    k = numbers_within(n_bytes, BYTES_PER_NONZERO)
-    return sparse_weights_baseline(neighbours(train, k, similarity, k1, b))
+    return weights_baseline(
+        neighbours(train, numbers_within(n_bytes, BYTES_PER_NONZERO), similarity)
+    )
 
 
-def neighbours(
-    train: sp.csr_matrix, k: int, similarity: str = "cosine", k1: float = 1.2, b: float = 0.75
-) -> sp.csr_matrix:
+def neighbours(train: sp.csr_matrix, k: int, similarity: str = "cosine") -> sp.csr_matrix:
     """S, CSR [n_items, n_items] float32 with at most k entries a row and a zero diagonal."""
     if similarity not in SIMILARITIES:
         names = " or ".join(SIMILARITIES)
         raise InputError(f"the similarity of item_knn is '{similarity}'; choose {names}")
-    models = libraries.implicit("nearest_neighbours")
+    models = implicit("nearest_neighbours")
     # One more, as an item is most often its own nearest.
     if similarity == "cosine":
         model = models.CosineRecommender(k + 1)
     else:
-        model = models.BM25Recommender(k + 1, k1, b)
+        model = models.BM25Recommender(k + 1, K1=1.2, B=0.75)
     with warnings.catch_warnings():
         # The library's own weighting makes COO, and its own check wants CSR.
         warnings.filterwarnings("ignore", "Method expects CSR input")
