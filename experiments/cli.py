@@ -83,6 +83,8 @@ def _parse(arguments: list[str]) -> list[str]:
         if isinstance(error, flags.UnrecognizedFlagError):
             lines[0] += " (--help shows all flags; fields of a configuration are --config.…)"
         _fail(f"--config: {lines[-1]}" if "Traceback" in str(error) else " ".join(lines))
+    except InputError as error:  # of the code in a configuration file
+        _fail(str(error))
     except (OSError, ImportError) as error:
         _fail(f"--config cannot be read: {error}")
     except (AttributeError, KeyError, TypeError, ValueError) as error:

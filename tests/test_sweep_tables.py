@@ -1,6 +1,7 @@
 """The tables of a sweep."""
 
-import itertools
+import csv
+import importlib.resources
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from test_sweeps import cheap_sweep, table
 
 from celsa_jax.files import write_json
 from celsa_jax.sweeps import expand, paper, published, tables
+from celsa_jax.sweeps.results import Results
 
 
 def fabricate(workdir, sweep, values, users=None, chosen=None):
@@ -28,6 +30,10 @@ def fabricate(workdir, sweep, values, users=None, chosen=None):
         write_json(folder / "result.json", result)
 
 
+def write_table(workdir, sweep):
+    tables.write_markdown(workdir / "table.md", Results(sweep, expand(sweep), workdir))
+
+
 def test_table_by_hand(tmp_path):
     rows = {"a": {"method": "pruned_ease"}, "b": {"method": "item_knn"}}
     sweep = cheap_sweep(rows=rows, seeds=(0, 1, 2), reference="a")
@@ -40,9 +46,7 @@ def test_table_by_hand(tmp_path):
         ("b", "32", 2): np.array([0.9, 0.6, 0.3, 0.2]),
     }
     fabricate(tmp_path, sweep, values, users)
-    runs = expand(sweep)
-    results = {run.id: tables.read_result(tmp_path, run) for run in runs}
-    tables.write_markdown(tmp_path / "table.md", sweep, runs, results, tmp_path)
+    write_table(tmp_path, sweep)
 
     means = table(tmp_path, "ndcg@100")
     # The standard error of 0.1, 0.2, 0.3 is 0.1 / sqrt(3); of 0.2, 0.3 it is 0.05.
@@ -66,9 +70,7 @@ def test_a_row_of_any_size_is_compared_at_every_size(tmp_path, reference):
     values = {("whole", "any size", 0): 0.5, ("other", "any size", 0): 0.4}
     values |= {("sized", "32", 0): 0.2, ("sized", "16", 0): 0.6}
     fabricate(tmp_path, sweep, values)
-    runs = expand(sweep)
-    results = {run.id: tables.read_result(tmp_path, run) for run in runs}
-    tables.write_markdown(tmp_path / "table.md", sweep, runs, results, tmp_path)
+    write_table(tmp_path, sweep)
     found = table(tmp_path, f"ndcg@100 against {reference}")
     shown = {row: [cell[:7] for cell in cells.values()] for row, cells in found.items()}
     if reference == "sized":
@@ -94,9 +96,7 @@ def test_table_says_what_was_chosen_and_where_a_grid_ends(tmp_path):
         ("named", "32", 0): {"similarity": "bm25"},
     }
     fabricate(tmp_path, sweep, dict.fromkeys([*chosen, ("fixed", "32", 0)], 0.1), chosen=chosen)
-    runs = expand(sweep)
-    results = {run.id: tables.read_result(tmp_path, run) for run in runs}
-    tables.write_markdown(tmp_path / "table.md", sweep, runs, results, tmp_path)
+    write_table(tmp_path, sweep)
     text = (tmp_path / "table.md").read_text()
     assert text.count("Chosen on validation users") == 1
     before, _, after = text.partition("\nChosen on validation users, by ndcg@100:\n\n")
@@ -106,7 +106,7 @@ def test_table_says_what_was_chosen_and_where_a_grid_ends(tmp_path):
         "- named: similarity bm25 (1 of 1 runs); of cosine, bm25",
     ]
     sweep = cheap_sweep(rows={"fixed": rows["fixed"]}, reference="fixed")
-    tables.write_markdown(tmp_path / "table.md", sweep, expand(sweep), results, tmp_path)
+    write_table(tmp_path, sweep)
     assert "Chosen" not in (tmp_path / "table.md").read_text()
 
 
@@ -115,40 +115,42 @@ def test_users_of_other_data_are_not_paired(tmp_path):
     rows["b"]["config"] = {"eval": {"folds": "independent"}}
     sweep = cheap_sweep(rows=rows, seeds=(0,), reference="a")
     fabricate(tmp_path, sweep, {("a", "32", 0): 0.1, ("b", "32", 0): 0.2})
-    runs = expand(sweep)
-    results = {run.id: tables.read_result(tmp_path, run) for run in runs}
-    tables.write_markdown(tmp_path / "table.md", sweep, runs, results, tmp_path)
+    write_table(tmp_path, sweep)
     assert table(tmp_path, "ndcg@100 against a")["b"] == {"32": "", "16": ""}
 
 
 def test_published_figures_stand_beside_ours():
     """Values of the paper's tables, read off its pages."""
-    sweep = paper.paper_sweep("goodbooks", "main")
-    settings = sweep.published.to_dict()
-    ours = published.values(settings, "random start", "ndcg@100")
+    table = paper.paper_sweep("goodbooks", "main").published
+    ours = published.values(table, "random start", "ndcg@100")
     assert ours == {1024: 0.491, 512: 0.488, 256: 0.483, 128: 0.477, 64: 0.469}
-    assert published.values(settings, "EASE", "recall@20") == {40_000: 0.337}
-    assert published.values(settings, "ALS", "recall@20") == {}
-    for dataset, name in itertools.product(published.DATA, ("main", "schedule", "initial_width")):
-        assert len(expand(paper.paper_sweep(dataset, name)))
+    assert published.values(table, "EASE", "recall@20") == {40_000: 0.337}
+    assert published.values(table, "ALS", "recall@20") == {}
+
+
+@pytest.mark.parametrize("dataset", published.DATA)
+@pytest.mark.parametrize("name", ["main", "schedule", "initial_width"])
+def test_all_published_figures_have_a_row(dataset, name):
+    sweep = paper.paper_sweep(dataset, name)
+    with (importlib.resources.files("celsa_jax.sweeps") / "published_results.csv").open() as file:
+        rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
+    ours = {row["ours"] for row in rows if (row["dataset"], row["table"]) == (dataset, name)}
+    assert ours
+    assert ours <= set(sweep.rows)
 
 
 def test_published_figures_in_a_table_with_what_differs(tmp_path):
-    rows = {"ours": {"method": "elsa"}, "EASE": {"method": "ease", "once": True}}
-    ease = "EASE / None, factors=10000 (40000 B)"
-    theirs = {"ours": "ELSA / Sparse training (ours)", "EASE": ease}
+    rows = {"random start": {"method": "elsa"}, "EASE": {"method": "ease", "once": True}}
     sweep = cheap_sweep(
         rows=rows,
         columns=paper.size_columns((128, 64, 32)),
-        reference="ours",
-        published={"dataset": "goodbooks", "table": "main", "rows": theirs},
+        reference="random start",
+        published="goodbooks/main",
     )
-    fabricate(tmp_path, sweep, {("ours", "128", 0): 0.4})
-    runs = expand(sweep)
-    results = {run.id: tables.read_result(tmp_path, run) for run in runs}
-    tables.write_markdown(tmp_path / "table.md", sweep, runs, results, tmp_path)
+    fabricate(tmp_path, sweep, {("random start", "128", 0): 0.4})
+    write_table(tmp_path, sweep)
     shown = table(tmp_path, "ndcg@100")
-    assert shown["*ours, published*"] == {
+    assert shown["*random start, published*"] == {
         "any size": "",
         "128": "*0.477*",
         "64": "*0.469*",
@@ -156,23 +158,19 @@ def test_published_figures_in_a_table_with_what_differs(tmp_path):
     }
     assert shown["*EASE, published*"]["any size"] == "*0.482*"
     text = (tmp_path / "table.md").read_text()
-    assert "are on the same data, the current release of Goodbooks-10k, but: 20 test users" in text
+    assert "on the same data: the current release of Goodbooks-10k, 5,976,479 ratings, 2,5" in text
+    assert "; ours 5,976,479 ratings, 20 test users, disjoint folds." in text
 
 
 @pytest.mark.parametrize(
-    ("counts", "n_users", "folds", "parts"),
+    ("counts", "parts"),
     [
-        (
-            {"rows": 284_964},
-            250,
-            "disjoint",
-            ["DIFFERENT DATA", "284,964", "5,976,479", "250 test"],
-        ),
-        ({"users": 3}, 2_500, "independent", ["DIFFERENT DATA", "made-up"]),
-        ({"rows": 5_976_479}, 2_500, "independent", ["are on the same data", "Goodbooks-10k. The"]),
+        ({"rows": 284_964}, ["DIFFERENT DATA", "5,976,479", "2,500 test", "ours 284,964 ratings"]),
+        ({"users": 3}, ["DIFFERENT DATA", "ours made-up"]),
+        ({"rows": 5_976_479}, ["are on the same data: the current release of Goodbooks-10k"]),
     ],
 )
-def test_what_differs_from_the_published_data_is_said(counts, n_users, folds, parts):
-    text = published.statement({"dataset": "goodbooks"}, counts, n_users, folds)
-    for part in (*parts, "arXiv 2602.09935", "whole catalogue"):
+def test_what_differs_from_the_published_data_is_said(counts, parts):
+    text = published.statement("goodbooks/main", counts, 250, "disjoint")
+    for part in (*parts, "250 test users, disjoint folds", "arXiv 2602.09935", "whole catalogue"):
         assert part in text

@@ -68,7 +68,6 @@ def trained(tmp_path_factory):
         "top k": {"method": "top_k", "config": WIDTH_32},
         "ours": {"method": "elsa"},
         "ours, float16": {"method": "elsa", "options": {"format": "float16"}},
-        "random start": paper.elsa(paper.random_start(32)),
     }
     sweep = make_sweep(
         base=tiny_base(),
@@ -78,14 +77,14 @@ def trained(tmp_path_factory):
         reference="ours",
     )
     counts = run_sweep(sweep, workdir)
-    assert counts == {"runs": 10, "done": 10, "failed": 0, "not_run": 0}
+    assert counts == {"runs": 8, "done": 8, "failed": 0, "not_run": 0}
     return sweep, workdir
 
 
 def test_a_model_is_trained_once_and_leaves_no_checkpoints(trained):
     sweep, workdir = trained
     models = {run.model_id for run in expand(sweep) if run.model_config}
-    assert len(models) == 6  # dense, k = 4 and 2 from either start, and k = 8 of 4 bytes each
+    assert len(models) == 4  # dense, k = 4 and 2, and k = 8 of 4 bytes each
     assert {path.name for path in (workdir / "models").iterdir() if path.is_dir()} == models
     assert not list(workdir.rglob("checkpoints"))
 
@@ -110,8 +109,8 @@ def test_results_are_those_of_the_exported_models(trained):
         assert 0 < result["coverage@20"] <= 1
         assert 0 < result["popularity@20"] <= 1
     rows = read_csv(workdir)
-    assert [float(row["bytes_per_item"]) for row in rows[1:]] == [128, *[32, 16] * 4]
-    assert [row["n_factors"] for row in rows] == ["", *["32"] * 3, *[""] * 4, *["32"] * 2]
+    assert [float(row["bytes_per_item"]) for row in rows[1:]] == [128, *[32, 16] * 3]
+    assert [row["n_factors"] for row in rows] == ["", *["32"] * 3, *[""] * 4]
 
 
 def test_figures_are_written_and_show_something(trained):
@@ -153,7 +152,7 @@ def test_parts_add_up_and_nothing_is_done_twice(tmp_path, monkeypatch):
     assert counts["done"] == 10
     assert len(fitted) == 16
     assert stable(tmp_path / "parts") == stable(tmp_path / "whole")
-    with pytest.raises(InputError, match="--shard=4/3"):
+    with pytest.raises(InputError, match="shard=4/3: the first number"):
         run_sweep(sweep, tmp_path / "parts", shard=(4, 3))
 
 

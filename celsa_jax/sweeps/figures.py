@@ -8,24 +8,21 @@ import pathlib
 import matplotlib
 import numpy as np
 import scipy.sparse as sp
+import scipy.stats
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import AutoLocator
+from matplotlib.ticker import MaxNLocator
 from matplotlib.typing import ColorType
-from ml_collections import ConfigDict
 
 from celsa_jax.files import atomic_path, remove_left_overs
 from celsa_jax.sweeps.grid import ANY_SIZE
-from celsa_jax.sweeps.methods import Run
-from celsa_jax.sweeps.tables import Cells, Results
+from celsa_jax.sweeps.results import Results, state
 
-_SIZE = (7.2, 4.4)
-_FORMATS = ("png", "svg")
+Colours = dict[str, ColorType]  # by row
+Models = dict[str, list[pathlib.Path]]  # by row, folders of trained models, one a seed
 
 
-def draw_all(
-    out: pathlib.Path, sweep: ConfigDict, runs: list[Run], results: Results, folder: pathlib.Path
-) -> None:
+def draw_all(out: pathlib.Path, results: Results) -> None:
     """Writes the figures that the results allow.
 
     `quality_bytes`, and of the rows that train sparse models, in the first column that is done:
@@ -33,61 +30,59 @@ def draw_all(
     """
     out.mkdir(parents=True, exist_ok=True)
     remove_left_overs(out)
-    cells = Cells(sweep, runs, results, folder)
-    colours = _colours(cells.rows)
-    if any(cells.done(row, column) for row in cells.rows for column in cells.columns):
-        figure, axes = _axes("bytes per item", sweep.metric)
-        _quality(axes, cells, colours)
-        _save(figure, out / "quality_bytes")
-    trained = _trained(cells)
-    if not trained:
+    if not any(state(result) == "done" for _, result in results.runs):
         return
+    palette = matplotlib.color_sequences["tab10" if len(results.rows) <= 10 else "tab20"]
+    colours = {row: palette[at % len(palette)] for at, row in enumerate(results.rows)}
+
+    figure, axes = _axes("bytes per item", results.sweep.metric)
+    _quality(axes, results, colours)
+    _save(figure, out / "quality_bytes")
+    column, models = _sparse_models(results)
     for name, x, y, draw in (
         ("schedules", "epoch", "non-zeros a row", _schedules),
         ("training", "epoch", "loss", _training),
         ("factors", "factors, by their number of items", "items", _factors),
     ):
-        figure, axes = _axes(x, y)
-        axes.set_title(f"column {_first_column(cells)}", fontsize=9)
-        draw(axes, trained, colours, folder)
-        _save(figure, out / name)
+        if models:
+            figure, axes = _axes(x, y)
+            axes.set_title(f"column {column}", fontsize=9)
+            draw(axes, models, colours)
+            _save(figure, out / name)
 
 
-def _trained(cells: Cells) -> dict[str, list[tuple[Run, dict]]]:
-    """By row, the runs of sparse models in the column that is shown."""
-    column = _first_column(cells)
-    found = {row: cells.done(row, column) for row in cells.rows} if column else {}
-    return {row: done for row, done in found.items() if done and done[0][0].method == "elsa"}
+def _sparse_models(results: Results) -> tuple[str, Models]:
+    """The first column with trained sparse models, and these."""
+    for column in results.columns:
+        models = {
+            row: [results.folder / result["model_path"] for _, result in done]
+            for row in results.rows
+            if results.sweep.rows[row].method == "elsa" and (done := results.done(row, column))
+        }
+        if models:
+            return column, models
+    return "", {}
 
 
-def _first_column(cells: Cells) -> str | None:
-    for column in cells.columns:
-        for row in cells.rows:
-            if any(run.method == "elsa" for run, _ in cells.done(row, column)):
-                return column
-    return None
-
-
-def _quality(axes: Axes, cells: Cells, colours: dict) -> None:
-    metric = cells.sweep.metric
-    for row in cells.rows:
-        columns = [c for c in cells.columns if cells.mean(row, c, metric) is not None]
+def _quality(axes: Axes, results: Results, colours: Colours) -> None:
+    metric = results.sweep.metric
+    for row in results.rows:
+        columns = [c for c in results.columns if results.mean(row, c, metric) is not None]
         if not columns:
             continue
-        means = np.array([cells.mean(row, column, metric) for column in columns])
+        cells = [results.values(row, column, metric) for column in columns]
+        means = [values.mean() for values in cells]
         if columns == [ANY_SIZE]:
-            size = cells.mean(row, ANY_SIZE, "bytes_per_item")
+            size = results.mean(row, ANY_SIZE, "bytes_per_item")
             label = row if size is None else f"{row} ({size:,.0f} bytes)"
             axes.axhline(means[0], color=colours[row], linestyle="--", linewidth=1, label=label)
             continue
-        sizes = [cells.mean(row, c, "bytes_per_item") or cells.n_bytes[c] for c in columns]
-        dense = cells.sweep.rows[row].method == "dense_elsa"
         axes.errorbar(
-            sizes,
+            [results.mean(row, c, "bytes_per_item") or results.n_bytes[c] for c in columns],
             means,
-            yerr=[_stderr(cells.values(row, column, metric)) for column in columns],
+            yerr=[scipy.stats.sem(values) if len(values) > 1 else 0.0 for values in cells],
             color=colours[row],
-            linestyle="--" if dense else "-",
+            linestyle="--" if results.sweep.rows[row].method == "dense_elsa" else "-",
             marker="o",
             markersize=3,
             capsize=2,
@@ -97,33 +92,31 @@ def _quality(axes: Axes, cells: Cells, colours: dict) -> None:
     axes.xaxis.set_major_formatter("{x:g}")
 
 
-def _schedules(axes: Axes, trained: dict, colours: dict, folder: pathlib.Path) -> None:
+def _schedules(axes: Axes, models: Models, colours: Colours) -> None:
     drawn = set()
-    for row, done in trained.items():
-        log = _log(folder, done[0][1])
-        k = tuple(line["k"] for line in log)
-        if k in drawn:  # rows that differ in something else have one schedule
+    for row, folders in models.items():
+        k = _logged(folders[0], "k")
+        if tuple(k.values()) in drawn:  # rows that differ in something else have one schedule
             continue
-        drawn.add(k)
-        epochs = [line["epoch"] for line in log]
-        axes.step(epochs, k, where="mid", color=colours[row], label=row)
+        drawn.add(tuple(k.values()))
+        axes.step(list(k), list(k.values()), where="mid", color=colours[row], label=row)
     axes.set_yscale("log", base=2)
     axes.yaxis.set_major_formatter("{x:g}")
 
 
-def _training(axes: Axes, trained: dict, colours: dict, folder: pathlib.Path) -> None:
+def _training(axes: Axes, models: Models, colours: Colours) -> None:
     """The loss on the left, nDCG@100 of the validation users, dotted, on the right."""
     right = axes.twinx()
     right.set_ylabel("validation nDCG@100 (dotted)")
-    for row, done in trained.items():
-        logs = [_log(folder, result) for _, result in done]
-        axes.plot(*_mean_line(logs, "loss"), color=colours[row], label=row)
-        right.plot(*_mean_line(logs, "ndcg@100"), color=colours[row], linestyle=":", marker=".")
+    for row, folders in models.items():
+        axes.plot(*_mean_line(folders, "loss"), color=colours[row], label=row)
+        epochs, ndcg = _mean_line(folders, "ndcg@100")
+        right.plot(epochs, ndcg, color=colours[row], linestyle=":", marker=".")
 
 
-def _factors(axes: Axes, trained: dict, colours: dict, folder: pathlib.Path) -> None:
-    for row, done in trained.items():
-        n_items = items_per_factor(folder / done[0][1]["model_path"])
+def _factors(axes: Axes, models: Models, colours: Colours) -> None:
+    for row, folders in models.items():
+        n_items = items_per_factor(folders[0])
         dead = (n_items == 0).mean()
         label = f"{row} ({dead:.1%} dead)"
         axes.plot(np.sort(n_items)[::-1], color=colours[row], label=label)
@@ -135,43 +128,33 @@ def items_per_factor(model: pathlib.Path) -> np.ndarray:
     return sp.load_npz(model / "embeddings.npz").getnnz(axis=0)
 
 
-def _log(folder: pathlib.Path, result: dict) -> list[dict]:
-    text = (folder / result["model_path"] / "metrics.jsonl").read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()]
+def _logged(model: pathlib.Path, name: str) -> dict[int, float]:
+    """A value of metrics.jsonl by epoch, where it is defined."""
+    text = (model / "metrics.jsonl").read_text(encoding="utf-8")
+    lines = [json.loads(line) for line in text.splitlines()]
+    return {line["epoch"]: line[name] for line in lines if line.get(name) is not None}
 
 
-def _mean_line(logs: list[list[dict]], name: str) -> tuple[list[int], list[float]]:
+def _mean_line(models: list[pathlib.Path], name: str) -> tuple[list[int], list[float]]:
     """Epochs at which every seed has a value, and the means of these values."""
-    defined = ([line for line in log if line.get(name) is not None] for log in logs)
-    by_seed = [{line["epoch"]: line[name] for line in log} for log in defined]
-    epochs = sorted(set.intersection(*(set(values) for values in by_seed)))
-    return epochs, [float(np.mean([values[e] for values in by_seed])) for e in epochs]
-
-
-def _stderr(values: np.ndarray) -> float:
-    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
-
-
-def _colours(rows: list[str]) -> dict[str, ColorType]:
-    palette = matplotlib.color_sequences["tab10" if len(rows) <= 10 else "tab20"]
-    return {row: palette[at % len(palette)] for at, row in enumerate(rows)}
+    by_seed = [_logged(model, name) for model in models]
+    epochs = sorted(set.intersection(*map(set, by_seed)))
+    return epochs, [float(np.mean([values[epoch] for values in by_seed])) for epoch in epochs]
 
 
 def _axes(x: str, y: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=_SIZE, layout="constrained")
+    figure = Figure(figsize=(7.2, 4.4), layout="constrained")
     axes = figure.subplots()
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.grid(alpha=0.3)
-    whole_numbers = AutoLocator()
-    whole_numbers.set_params(integer=True)
-    axes.xaxis.set_major_locator(whole_numbers)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure, axes
 
 
 def _save(figure: Figure, path: pathlib.Path) -> None:
     figure.legend(loc="outside right upper", fontsize=7)
-    for form in _FORMATS:
+    for form in ("png", "svg"):
         # Neither dates nor random ids: equal results give equal files.
         metadata = {"Date": None} if form == "svg" else {}
         with (

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import hashlib
 import inspect
+import itertools
 import json
 import pathlib
 import re
@@ -21,18 +22,15 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from celsa_jax.baselines import BASELINES, COMPRESSIONS
-from celsa_jax.baselines.choice import CHOSEN_BY, Choice, combinations, several, validation_value
+from celsa_jax.baselines import BASELINES, COMPRESSIONS, Baseline, embeddings_baseline
+from celsa_jax.baselines.choice import CHOSEN_BY, validation_value
 from celsa_jax.config import outcome, seed_of, validate
 from celsa_jax.data import Dataset, Split, load_dataset, make_split
 from celsa_jax.errors import InputError
 from celsa_jax.evaluation import Exposure, evaluate
 from celsa_jax.files import locked
-from celsa_jax.sparse import FORMATS, SparseEmbeddings, bytes_per_item, scorer
+from celsa_jax.sparse import SparseEmbeddings, scorer
 from celsa_jax.sparse.formats import BYTES_PER_FACTOR, BYTES_PER_NONZERO, row_nonzeros
-from celsa_jax.sparse.retrieval import Scorer
-
-_ELSA = ("elsa", "dense_elsa")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +57,11 @@ class Run:
         """Bytes that an item may take."""
         return BYTES_PER_NONZERO * self.config.sparsity.target_nnz
 
+    @property
+    def option_lists(self) -> dict[str, list | tuple]:
+        """Those options that are lists of values to choose from."""
+        return {name: v for name, v in self.options.items() if isinstance(v, list | tuple)}
+
     @functools.cached_property
     def settings(self) -> dict[str, Any]:
         """All that decides the outcome."""
@@ -79,41 +82,28 @@ class Run:
                 config.sparsity.target_nnz = row_nonzeros(form, width, self.n_bytes)
             return config
         if self.method == "dense_elsa":
-            width = self.options.get("width") or self.n_bytes // BYTES_PER_FACTOR
-            return _dense(self.config, width)
+            return _dense(self.config, self.options.get("width", self.n_bytes // BYTES_PER_FACTOR))
         if self.method in COMPRESSIONS:
             return _dense(self.config, self.config.model.n_factors)
         return None
 
     @property
-    def model_id(self) -> str:
-        """A name for that model's folder; ValueError if there is none."""
+    def model_id(self) -> str | None:
+        """A name for that model's folder."""
         config = self.model_config
         if config is None:
-            raise ValueError(f"{self.method} needs no model")
-        model = config.model
-        width = f"{model.start}{model.n_factors or ''}"
+            return None
+        width = f"{config.model.start}{config.model.n_factors or ''}"
         return _name(f"k{config.sparsity.target_nnz}_{width}_s{self.seed}", outcome(config))
 
 
-@dataclasses.dataclass(frozen=True)
-class Judged:
-    """What an evaluation needs of a method.
-
-    Attributes:
-      score: from histories to scores.
-      bytes_per_item: that the method stores; None where that is not comparable.
-      train_seconds: it took to train; where options were chosen, with those alone.
-    """
-
-    score: Scorer
-    bytes_per_item: float | None
-    train_seconds: float
-
-
 def methods() -> dict[str, Callable]:
-    """Every method by name: what its `options` are given to."""
-    return {"elsa": _elsa_options, "dense_elsa": _dense_options, **BASELINES, **COMPRESSIONS}
+    """Every method by name: `fit(source, *, n_bytes, seed, **options)`.
+
+    The source is the trained model of `elsa`, the embeddings of another model as a dense array, or
+    for a baseline the training matrix.
+    """
+    return {"elsa": _fit_elsa, "dense_elsa": _fit_dense_elsa, **BASELINES, **COMPRESSIONS}
 
 
 def check(run: Run) -> None:
@@ -123,22 +113,29 @@ def check(run: Run) -> None:
         names = ", ".join(known)
         raise InputError(f"method is '{run.method}'; choose one of {names}")
     try:
-        settings = {"n_bytes": run.n_bytes, "seed": run.seed}
-        inspect.signature(known[run.method]).bind(None, **settings, **run.options)
+        inspect.signature(known[run.method]).bind(None, n_bytes=0, seed=0, **run.options)
     except TypeError as error:
         raise InputError(f"options: {error}") from None
-    _check_several(run)
-    if run.method in _ELSA:
-        known[run.method](None, n_bytes=run.n_bytes, seed=run.seed, **run.options)
-    if run.method in COMPRESSIONS and not run.config.model.n_factors:
-        raise InputError(
-            "its dense model needs a width: set config.model.start to random, and n_factors"
-        )
+    _check_option_lists(run)
     validate(run.config)
-    if (config := run.model_config) is not None:
-        validate(config)
+    if run.model_config is not None:
+        validate(run.model_config)
     if run.config.data.n_test_users < 2:
         raise InputError("config.data.n_test_users must be at least 2")
+
+
+def _check_option_lists(run: Run) -> None:
+    for name, values in run.option_lists.items():
+        where = f"options.{name} is {values!r}"
+        if run.method in ("elsa", "dense_elsa"):
+            raise InputError(f"{where}: only a baseline chooses its options; make a row of each")
+        if not values:
+            raise InputError(f"{where}: nothing to choose from")
+        if not run.config.data.n_val_users:
+            raise InputError(
+                f"{where}, to choose from on validation users: set config.data.n_val_users, or "
+                "give one value"
+            )
 
 
 def perform(run: Run, models: pathlib.Path) -> tuple[dict[str, object], dict[str, np.ndarray]]:
@@ -151,29 +148,30 @@ def perform(run: Run, models: pathlib.Path) -> tuple[dict[str, object], dict[str
     Returns:
       The numbers, and the arrays of each user: `user_ids` and the metrics by name. Where options
       were chosen, the numbers have `chosen`, their values, and `tried`, the validation nDCG@100 of
-      every combination.
+      every combination; the seconds are those of the chosen.
     """
     dataset, split = load_data(run)
-    judged, choice = _choose(run, split, models)
+    source, model_seconds = _source(run, split, models)
+    protocol = {"folds": run.config.eval.folds, "seed": seed_of(run.config, "folds")}
+    baseline, seconds, choice = _fit_best(run, source, split, protocol)
     started = time.perf_counter()
     exposure = Exposure(np.asarray(split.train.matrix.sum(axis=0)).ravel())
     evaluation = evaluate(
-        judged.score,
+        baseline.score,
         split.test,
         split.train.item_ids,
-        folds=run.config.eval.folds,
-        seed=seed_of(run.config, "folds"),
         held_out_from=split.test_from,
         observe=exposure.add,
+        **protocol,
     )
     numbers = {
-        "bytes_per_item": judged.bytes_per_item,
+        "bytes_per_item": baseline.bytes_per_item,
         **evaluation.summary(),
         **exposure.summary(),
         "n_users": evaluation.counts["n_users"],
         **choice,
         "data": dataset.counts,
-        "train_seconds": round(judged.train_seconds, 2),
+        "train_seconds": round(model_seconds + seconds, 2),
         "evaluate_seconds": round(time.perf_counter() - started, 2),
     }
     return numbers, {"user_ids": evaluation.user_ids, **evaluation.per_user}
@@ -191,90 +189,16 @@ def _load_data(section: str, seed: int) -> tuple[Dataset, Split]:
     return dataset, make_split(dataset.interactions, config, seed)
 
 
-def _elsa_options(_, *, n_bytes: int, seed: int, format: str | None = None) -> None:
-    if format is not None and format not in FORMATS:
-        raise InputError(f"options.format is '{format}'; choose one of {', '.join(FORMATS)}")
+def _source(run: Run, split: Split, models: pathlib.Path) -> tuple[Any, float]:
+    """What the run's method is fitted to, and the seconds that its training took.
 
-
-def _dense_options(_, *, n_bytes: int, seed: int, width: int | None = None) -> None:
-    if width is not None and (isinstance(width, bool) or not isinstance(width, int) or width < 1):
-        raise InputError(f"options.width is {width!r}; it must be a whole number above 0")
-
-
-def _check_several(run: Run) -> None:
-    for name, values in several(run.options).items():
-        where = f"options.{name} is {values!r}"
-        if run.method in _ELSA:
-            raise InputError(f"{where}: only a baseline chooses its options; make a row of each")
-        if len(values) < 2:
-            raise InputError(f"{where}: nothing to choose from; give two or more, or no list")
-        data = run.config.data
-        needed = ("n_val_users", "val_from") if data.split == "temporal" else ("n_val_users",)
-        for field in needed:
-            if not data[field]:
-                raise InputError(
-                    f"{where}, to choose from on validation users, and config.data.{field} is "
-                    f"{data[field]!r}, which leaves none; set it, or give one value"
-                )
-
-
-def _choose(run: Run, split: Split, models: pathlib.Path) -> tuple[Judged, dict[str, object]]:
-    """What is to be judged, and what `perform` says of the choice; empty if there was none."""
-    method = _method_of(run)
-    if not several(run.options):
-        return method(run, split, models), {}
-    choice: Choice[Judged] = Choice()
-    for options in combinations(run.options):
-        one = dataclasses.replace(run, options={**run.options, **options})
-        judged = method(one, split, models)
-        folds, seed = run.config.eval.folds, seed_of(run.config, "folds")
-        value = validation_value(judged.score, split, folds=folds, seed=seed)
-        choice.offer(options, judged, value)
-    tried = [{**options, CHOSEN_BY: value} for options, value in choice.tried]
-    return choice.fitted, {"chosen": choice.options, "tried": tried}
-
-
-def _method_of(run: Run) -> Callable[[Run, Split, pathlib.Path], Judged]:
-    if run.method in _ELSA:
-        return _judge_elsa
-    return _judge_compression if run.method in COMPRESSIONS else _judge_baseline
-
-
-def _judge_elsa(run: Run, split: Split, models: pathlib.Path) -> Judged:
-    embeddings, seconds = _trained(run, split, models)
-    if run.method == "dense_elsa":
-        dense = embeddings.tocsr().toarray()
-        return Judged(scorer(dense), BYTES_PER_FACTOR * dense.shape[1], seconds)
-    size = BYTES_PER_NONZERO * embeddings.nnz / embeddings.n_items
-    if form := run.options.get("format"):
-        embeddings = embeddings.to_format(form)
-        size = embeddings.bytes_per_item
-    return Judged(scorer(embeddings.tocsr()), size, seconds)
-
-
-def _judge_baseline(run: Run, split: Split, models: pathlib.Path) -> Judged:
-    started = time.perf_counter()
-    fit = BASELINES[run.method]
-    baseline = fit(split.train.matrix, n_bytes=run.n_bytes, seed=run.seed, **run.options)
-    return Judged(baseline.score, baseline.bytes_per_item, time.perf_counter() - started)
-
-
-def _judge_compression(run: Run, split: Split, models: pathlib.Path) -> Judged:
-    """Seconds are those of the compression and of the dense model before it."""
-    dense, seconds = _trained(run, split, models)
-    started = time.perf_counter()
-    compress = COMPRESSIONS[run.method]
-    rows = dense.tocsr().toarray()
-    embeddings = compress(rows, n_bytes=run.n_bytes, seed=run.seed, **run.options)
-    seconds += time.perf_counter() - started
-    return Judged(scorer(embeddings), bytes_per_item(embeddings), seconds)
-
-
-def _trained(run: Run, split: Split, models: pathlib.Path) -> tuple[SparseEmbeddings, float]:
-    """The run's model, trained once whichever run asks first, and the seconds that took."""
+    A model is trained once, whichever run asks first.
+    """
+    if run.model_config is None:
+        return split.train.matrix, 0.0
     from celsa_jax.train import train_and_evaluate
 
-    folder = models / run.model_id
+    folder = models / str(run.model_id)
     with locked(folder.with_name(f"{folder.name}.lock")):
         results = train_and_evaluate(run.model_config, folder)
         # Gigabytes at full width, and a finished model is not resumed.
@@ -282,11 +206,61 @@ def _trained(run: Run, split: Split, models: pathlib.Path) -> tuple[SparseEmbedd
     embeddings = SparseEmbeddings.load(folder / "embeddings.npz")
     if not np.array_equal(embeddings.item_ids, split.train.item_ids):
         raise InputError(f"{folder}: the data have changed since it was trained")
-    return embeddings, results["wall_seconds"]
+    source = embeddings if run.method == "elsa" else embeddings.tocsr().toarray()
+    return source, results["wall_seconds"]
 
 
-def _dense(config: ConfigDict, width: int) -> ConfigDict:
+def _fit_best(
+    run: Run, source: Any, split: Split, protocol: dict
+) -> tuple[Baseline, float, dict[str, object]]:
+    """The fit whose options validate best, its seconds, and what `perform` says of the choice."""
+    lists = run.option_lists
+    if not lists:
+        return *_fit(run, source, {}), {}
+    tried: list[dict[str, object]] = []
+
+    def value(fit: tuple[dict, Baseline, float]) -> float:
+        options, baseline, _ = fit
+        value = validation_value(baseline.score, split, **protocol)
+        tried.append({**options, CHOSEN_BY: value})
+        return value
+
+    combinations = (dict(zip(lists, v, strict=True)) for v in itertools.product(*lists.values()))
+    fits = ((options, *_fit(run, source, options)) for options in combinations)
+    chosen, baseline, seconds = max(fits, key=value)  # of equals the first
+    return baseline, seconds, {"chosen": chosen, "tried": tried}
+
+
+def _fit(run: Run, source: Any, options: dict[str, Any]) -> tuple[Baseline, float]:
+    """The run's method with some options of its lists, and the seconds that fitting took."""
+    started = time.perf_counter()
+    fit = methods()[run.method]
+    fitted = fit(source, n_bytes=run.n_bytes, seed=run.seed, **{**run.options, **options})
+    if run.method in COMPRESSIONS:
+        fitted = embeddings_baseline(fitted)
+    return fitted, time.perf_counter() - started
+
+
+def _fit_elsa(model: SparseEmbeddings, *, n_bytes: int, seed: int, format: str = "") -> Baseline:
+    if not format:
+        return embeddings_baseline(model.tocsr())
+    stored = model.to_format(format)
+    return Baseline(scorer(stored.tocsr()), stored.bytes_per_item)
+
+
+def _fit_dense_elsa(
+    dense: np.ndarray, *, n_bytes: int, seed: int, width: int | None = None
+) -> Baseline:
+    return embeddings_baseline(dense)
+
+
+def _dense(config: ConfigDict, width: object) -> ConfigDict:
     """A dense model: trained as a final phase is, as long as that, with no pruning before it."""
+    if type(width) is not int or width < 1:
+        raise InputError(
+            f"a dense model of width {width!r}: set options.width, or to start from such a model, "
+            "config.model.start to random, and n_factors"
+        )
     dense = config.copy_and_resolve_references()
     dense.model.update(start="random", n_factors=width)
     dense.sparsity.update(target_nnz=width, start_nnz=None, rewind=False)

@@ -1,7 +1,7 @@
 """The three tables of the paper (arXiv 2602.09935), for its data sets and for samples of them.
 
 `main` has methods by bytes an item, `schedule` schedules by bytes, `initial_width` widths by
-bytes; names are those of `published_results.csv`.
+bytes. Rows that are in the paper have the names of column `ours` of `published_results.csv`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from celsa_jax.baselines.neighbours import SIMILARITIES
 from celsa_jax.config import default_config
 from celsa_jax.errors import InputError
 from celsa_jax.schedules import SCHEDULES
+from celsa_jax.sweeps import published
 from celsa_jax.sweeps.grid import make_sweep
 
 BYTES = (1024, 512, 256, 128, 64)
@@ -26,22 +27,8 @@ _DENSE = {"n_final_epochs": 10, "learning_rate": 0.01, "input_dropout": 0.0}
 # Of a dense model at its own width: more overfits the few users of a sample.
 SAMPLE_DENSE = {**_DENSE, "n_final_epochs": 5, "learning_rate": 0.003}
 _RANDOM = {**_DENSE, "n_epochs": 20, "b1": 0.9}
-_COMPACT = ("float16", "int8", "int4")  # 4, 3 and 2 bytes a non-zero: more of them in a column
-# Of each data set: our name, users to validate and as many to test, and the width at which the
-# paper's dense model is best.
-_DATA = {
-    "goodbooks": ("goodbooks", 2_500, 3250),
-    "ml20m": ("ml-20m", 10_000, 800),
-    "netflix": ("netflix", 40_000, 2450),
-}
-_EASE = {"goodbooks": "10000 (40000 B)", "ml20m": "20720 (82880 B)", "netflix": "17769 (71076 B)"}
-_MAIN = {
-    "pruned EASE": "EASE / Pruning (sparse)",
-    "dense ELSA": "ELSA / Low dimensional training (dense)",
-    "sparse autoencoder": "ELSA / Sparse projection post training",
-    "random start": "ELSA / Sparse training (ours)",
-}
-_SCHEDULE = {"exponential_half": "Exponential", "linear": "Linear", "step-wise": "Step-wise"}
+# Of each data set our name, and the width at which the paper's dense model is best.
+_DATA = {"goodbooks": ("goodbooks", 3250), "ml20m": ("ml-20m", 800), "netflix": ("netflix", 2450)}
 
 
 def paper_sweep(dataset: str, table: str) -> ConfigDict:
@@ -53,10 +40,9 @@ def paper_sweep(dataset: str, table: str) -> ConfigDict:
       dataset: goodbooks, ml20m or netflix.
       table: main, schedule or initial_width.
     """
-    name, n_users, width = _DATA[dataset]
     base = default_config()
-    base.data.name = name
-    base.data.n_val_users = base.data.n_test_users = n_users
+    base.data.name, width = _DATA[dataset]
+    base.data.n_val_users = base.data.n_test_users = published.DATA[dataset].n_test_users
     at_random = functools.partial(random_start, batch_size=1024)
     methods = method_rows(width, _PENALTIES, _DENSE) | {"random start": elsa(at_random(4096))}
     schedules = {
@@ -67,20 +53,20 @@ def paper_sweep(dataset: str, table: str) -> ConfigDict:
     }
     widths = {f"{d} factors": elsa(at_random(d)) for d in WIDTHS}
     tables = {
-        "main": (methods, "ours", _published_main(dataset)),
-        "schedule": (schedules, "cubic, rewinding", _published_schedules()),
-        "initial_width": (widths, "4096 factors", _published_widths()),
+        "main": (methods, "ours"),
+        "schedule": (schedules, "cubic, rewinding"),
+        "initial_width": (widths, "4096 factors"),
     }
     if table not in tables:
         raise InputError(f"there is no table '{table}'; choose one of {', '.join(tables)}")
-    rows, reference, published = tables[table]
+    rows, reference = tables[table]
     return make_sweep(
         base=base,
         rows=rows,
         columns=size_columns(BYTES),
         seeds=SEEDS,
         reference=reference,
-        published={"dataset": dataset, "table": table, "rows": published},
+        published=f"{dataset}/{table}",
     )
 
 
@@ -148,23 +134,6 @@ def dense_row(width: int, train: Mapping[str, float]) -> dict:
 
 def format_rows() -> dict[str, dict]:
     """Our method, and with the compact formats, which fill a column's bytes with more non-zeros."""
-    compact = {f"ours, {form}": elsa() | {"options": {"format": form}} for form in _COMPACT}
-    return {"ours": elsa(), **compact}
-
-
-def _published_main(dataset: str) -> dict[str, str]:
-    width = _DATA[dataset][2]
-    return {
-        **_MAIN,
-        "EASE": f"EASE / None, factors={_EASE[dataset]}",
-        f"dense ELSA, {width}": f"ELSA / None, factors={width} ({4 * width} B)",
-    }
-
-
-def _published_schedules() -> dict[str, str]:
-    rows = {"constant": "Constant", **_SCHEDULE}
-    return rows | {f"{ours}, rewinding": f"{p} with restarting" for ours, p in _SCHEDULE.items()}
-
-
-def _published_widths() -> dict[str, str]:
-    return {f"{w} factors": f"{8 * w // 1024} kB ({w} factors)" for w in WIDTHS}
+    compact = ("float16", "int8", "int4")  # about 4, 3 and 2 bytes a non-zero
+    rows = {f"ours, {form}": elsa() | {"options": {"format": form}} for form in compact}
+    return {"ours": elsa(), **rows}

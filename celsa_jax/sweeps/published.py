@@ -1,9 +1,8 @@
 """The published figures, and whether ours are on the same data.
 
 The figures are those of Vančura, Spišák, Alves and Peška, "Efficient Learning of Sparse
-Representations from Interactions" (WWW 2026, arXiv 2602.09935), in `published_results.csv`.
-`config.published` of a sweep has `dataset` and `table` of that file, and `rows`, from our rows to
-its rows.
+Representations from Interactions" (WWW 2026, arXiv 2602.09935), in `published_results.csv`. Its
+column `ours` names the row of `celsa_jax.sweeps.paper` that is the same method.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import importlib.resources
 from celsa_jax.errors import InputError
 
 SOURCE = "arXiv 2602.09935"
-_FIELDS = ("dataset", "table", "rows")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +24,7 @@ class PublishedData:
     Attributes:
       name: of the data.
       n_ratings: rows of the publisher's file.
-      n_test_users: of the paper.
+      n_test_users: of the paper, which validates with as many.
     """
 
     name: str
@@ -46,68 +44,44 @@ _PROTOCOL = (
 
 
 @functools.cache
-def read() -> dict[tuple[str, str, str, str, int], float]:
-    """Values by dataset, table, row, metric and bytes per item."""
+def _read() -> dict[tuple[str, str, str], dict[int, float]]:
+    """Values by `DATASET/TABLE`, row of ours and metric, then by bytes per item."""
     path = importlib.resources.files("celsa_jax.sweeps") / "published_results.csv"
     lines = [line for line in path.read_text("utf-8").splitlines() if not line.startswith("#")]
-    return {
-        (r["dataset"], r["table"], r["row"], r["metric"], int(r["bytes_per_item"])): float(
-            r["value"]
-        )
-        for r in csv.DictReader(lines)
-    }
+    found: dict[tuple[str, str, str], dict[int, float]] = {}
+    for r in csv.DictReader(lines):
+        key = f"{r['dataset']}/{r['table']}", r["ours"], r["metric"]
+        found.setdefault(key, {})[int(r["bytes_per_item"])] = float(r["value"])
+    return found
 
 
-def check(settings: dict, rows: list[str]) -> None:
-    """InputError unless `config.published` is empty or names what there is."""
-    if not settings:
-        return
-    for name in (*settings, *_FIELDS):
-        if (name in settings) != (name in _FIELDS):
-            state = "no such field" if name in settings else "it is missing"
-            raise InputError(f"config.published.{name}: {state}")
-    dataset, table = settings["dataset"], settings["table"]
-    known = {key[2] for key in read() if key[:2] == (dataset, table)}
-    if not known:
-        raise InputError(f"config.published: there is no table '{table}' of '{dataset}'")
-    if not isinstance(settings["rows"], dict):
-        raise InputError("config.published.rows must name rows")
-    for ours, theirs in settings["rows"].items():
-        if ours not in rows:
-            raise InputError(f"config.published.rows.{ours}: no such row in config.rows")
-        if theirs not in known:
-            raise InputError(f"config.published.rows.{ours}: no published row '{theirs}'")
+def check(table: str) -> None:
+    """InputError unless `config.published` is empty or `DATASET/TABLE`, one of those there are."""
+    known = sorted({table for table, _, _ in _read()})
+    if table and table not in known:
+        raise InputError(f"config.published is '{table}'; choose one of {', '.join(known)}")
 
 
-def values(settings: dict, row: str, metric: str) -> dict[int, float]:
-    """By bytes per item, what was published for a row of the sweep; empty where nothing was."""
-    theirs = settings["rows"].get(row) if settings else None
-    key = (settings.get("dataset"), settings.get("table"), theirs, metric)
-    return {at[4]: value for at, value in read().items() if at[:4] == key}
+def values(table: str, row: str, metric: str) -> dict[int, float]:
+    """By bytes per item, what was published for a row of ours; empty where nothing was."""
+    return _read().get((table, row, metric), {})
 
 
-def statement(settings: dict, counts: dict[str, int], n_test_users: int, folds: str) -> str:
+def statement(table: str, counts: dict[str, int], n_test_users: int, folds: str) -> str:
     """Says plainly whether the published figures are on the same data as ours.
 
     Args:
-      settings: `config.published`.
+      table: `DATASET/TABLE`.
       counts: of the data set that ours were measured on (`Dataset.counts`).
       n_test_users: of ours.
       folds: of ours.
     """
-    data = DATA[settings["dataset"]]
-    differing = []
-    if counts.get("rows") != data.n_ratings:
-        rows = f"{counts['rows']:,} ratings" if "rows" in counts else "made-up interactions"
-        differing.append(f"ours are on {rows}, not on the {data.n_ratings:,} of {data.name}")
-    if n_test_users != data.n_test_users:
-        differing.append(f"{n_test_users:,} test users, not {data.n_test_users:,}")
-    if folds != "independent":
-        differing.append(f"{folds} folds, not independent")
-    if counts.get("rows") == data.n_ratings:
-        start = f"Published figures ({SOURCE}) are on the same data, {data.name}"
-        start += f", but: {'; '.join(differing)}. " if differing else ". "
-    else:
-        start = f"Published figures ({SOURCE}) are on DIFFERENT DATA and cannot be compared: "
-        start += "; ".join(differing) + ". "
-    return start + _PROTOCOL
+    data = DATA[table.partition("/")[0]]
+    same = counts.get("rows") == data.n_ratings
+    verdict = "on the same data" if same else "on DIFFERENT DATA and cannot be compared"
+    ours = f"{counts['rows']:,} ratings" if "rows" in counts else "made-up interactions"
+    return (
+        f"Published figures ({SOURCE}) are {verdict}: {data.name}, {data.n_ratings:,} ratings, "
+        f"{data.n_test_users:,} test users, independent folds; ours {ours}, {n_test_users:,} test "
+        f"users, {folds} folds. {_PROTOCOL}"
+    )

@@ -17,6 +17,7 @@ import logging
 import pathlib
 import time
 import traceback
+from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
@@ -27,6 +28,7 @@ from celsa_jax.files import atomic_path, locked, remove_left_overs, write_json
 from celsa_jax.sweeps import tables
 from celsa_jax.sweeps.grid import expand
 from celsa_jax.sweeps.methods import Run, perform
+from celsa_jax.sweeps.results import Results, read_result, state
 
 log = logging.getLogger(__name__)
 
@@ -54,24 +56,29 @@ def run_sweep(
     runs = expand(sweep)
     part, n_parts = shard
     if not 1 <= part <= n_parts:
-        raise InputError(f"--shard={part}/{n_parts}: the first number is from 1 to the second")
+        raise InputError(f"shard={part}/{n_parts}: the first number is from 1 to the second")
     folder = pathlib.Path(workdir)
     if folder.exists() and not folder.is_dir():
-        raise InputError(f"--workdir={folder} is a file; give a folder")
+        raise InputError(f"workdir={folder} is a file; give a folder")
     mine = runs[part - 1 :: n_parts]
     if retry_failed:
         _forget_failures(folder, mine)
     write_tables = functools.partial(_write_tables, sweep, runs, folder)
     _run_all(folder, mine, write_tables)
     results = write_tables()
-    _draw(sweep, runs, folder, results)
-    states = collections.Counter(tables.state(results[run.id]) or "not_run" for run in runs)
-    return {"runs": len(runs), **{s: states[s] for s in ("done", "failed", "not_run")}}
+    _draw(results)
+    states = collections.Counter(state(result) for _, result in results.runs)
+    return {
+        "runs": len(runs),
+        "done": states["done"],
+        "failed": states["failed"],
+        "not_run": states[""],
+    }
 
 
-def _run_all(folder: pathlib.Path, runs: list[Run], write_tables) -> None:
+def _run_all(folder: pathlib.Path, runs: list[Run], write_tables: Callable[[], Results]) -> None:
     """Does every run, here or, where another process has it, by waiting for that one."""
-    waiting = [run for run in runs if tables.read_result(folder, run) is None]
+    waiting = [run for run in runs if not read_result(folder, run)]
     log.info("%d of %d runs to do", len(waiting), len(runs))
     while waiting:
         elsewhere = []
@@ -82,7 +89,7 @@ def _run_all(folder: pathlib.Path, runs: list[Run], write_tables) -> None:
                 if not mine:
                     elsewhere.append(run)
                     continue
-                if tables.read_result(folder, run) is None:
+                if not read_result(folder, run):
                     _do(folder, run)
             write_tables()
         if len(elsewhere) == len(waiting):
@@ -101,49 +108,44 @@ def _do(folder: pathlib.Path, run: Run) -> None:
     try:
         numbers, per_user = perform(run, folder / "models")
     except Exception as error:
-        log.warning("run %s failed: %s", run.id, _told(error, folder))
-        outcome = {"error": _told(error, folder), "traceback": traceback.format_exc()}
-        write_json(path / "result.json", {**outcome, "run": described})
+        # The same text wherever the folder of the sweep is.
+        text = str(error).replace(f"{folder}/", "")
+        if not isinstance(error, InputError):
+            text = f"{type(error).__name__}: {one_line(text)}"
+        log.warning("run %s failed: %s", run.id, text)
+        failure = {"error": text, "traceback": traceback.format_exc(), "run": described}
+        write_json(path / "result.json", failure)
         return
     with atomic_path(path / "per_user.npz") as temporary, temporary.open("wb") as stream:
         write_arrays(stream, per_user)
-    model = {"model_path": f"models/{run.model_id}"} if run.model_config else {}
+    model = {"model_path": f"models/{run.model_id}"} if run.model_id else {}
     write_json(path / "result.json", {"error": None, **numbers, **model, "run": described})
-
-
-def _told(error: Exception, folder: pathlib.Path) -> str:
-    """What went wrong, the same wherever the folder of the sweep is."""
-    text = str(error).replace(f"{folder}/", "")
-    return text if isinstance(error, InputError) else f"{type(error).__name__}: {one_line(text)}"
 
 
 def _forget_failures(folder: pathlib.Path, runs: list[Run]) -> None:
     for run in runs:
-        result = tables.read_result(folder, run)
-        if result is not None and result["error"] is not None:
+        if state(read_result(folder, run)) == "failed":
             with locked(folder / "runs" / run.id / "lock", wait=False) as mine:
                 if mine:
                     (folder / "runs" / run.id / "result.json").unlink(missing_ok=True)
 
 
-def _write_tables(
-    sweep: ConfigDict, runs: list[Run], folder: pathlib.Path
-) -> dict[str, dict | None]:
+def _write_tables(sweep: ConfigDict, runs: list[Run], folder: pathlib.Path) -> Results:
     """Tables of all results that are there by now, also by other processes; and these results."""
     with locked(folder / "lock"):  # so that the last to write has read the most
         remove_left_overs(folder)
         write_json(folder / "sweep.json", json.loads(sweep.to_json()))
-        results = {run.id: tables.read_result(folder, run) for run in runs}
-        tables.write_csv(folder / "results.csv", runs, results)
-        tables.write_markdown(folder / "table.md", sweep, runs, results, folder)
+        results = Results(sweep, runs, folder)
+        tables.write_csv(folder / "results.csv", results)
+        tables.write_markdown(folder / "table.md", results)
     return results
 
 
-def _draw(sweep: ConfigDict, runs: list[Run], folder: pathlib.Path, results: dict) -> None:
+def _draw(results: Results) -> None:
     try:
         from celsa_jax.sweeps import figures
     except ImportError:
         log.warning('no figures: pip install "celsa_jax[figures]", then run this again')
         return
-    with locked(folder / "lock"):
-        figures.draw_all(folder / "figures", sweep, runs, results, folder)
+    with locked(results.folder / "lock"):
+        figures.draw_all(results.folder / "figures", results)
