@@ -1,16 +1,22 @@
 """Reference methods, judged by the same protocol at the same bytes an item.
 
 `BASELINES` fit interactions: `fit(train, *, n_bytes, seed=0, **options)`, from CSR
-[n_users, n_items] to a `Baseline`. `COMPRESSIONS` fit finished dense embeddings:
-`fit(dense, *, n_bytes, seed=0, **options)`, from [n_items, n_factors] to CSR float32
-[n_items, width] of unit rows, which score as x A A^T (`celsa_jax.sparse.scorer`). Each function's
-signature names its options. A new method is such a function and its line below:
+[n_users, n_items] float32 to a `Baseline`. `COMPRESSIONS` fit finished dense embeddings:
+`fit(dense, *, n_bytes, seed=0, **options)`, from [n_items, n_factors] float32 to CSR float32
+[n_items, width] of unit rows, which score as x A A^T (`embeddings_baseline`).
 
-    def fit_mine(train, *, n_bytes, seed=0, l2=1.0):
-        return weights_baseline(item_item_weights(train, n_bytes, l2))
-
+Each keeps what fits into `n_bytes` an item, 8 a non-zero and 4 a dense value, and raises an
+InputError where nothing does or an option is at fault; `seed` is of what is drawn, if anything is.
+Each function's signature names its options. A new method is such a function and its line below.
 NumPy and SciPy; `item_knn` and `als` take the extra `baselines`, and `sparse_autoencoder` imports
 JAX when it is called.
+
+Example:
+  >>> import scipy.sparse as sp
+  >>> train = sp.csr_matrix([[1.0, 1, 0], [1, 1, 0], [0, 1, 1]], dtype="float32")
+  >>> fitted = BASELINES["column_pruned_ease"](train, n_bytes=8, l2=1.0)
+  >>> fitted.score(train[:1]).round(2), fitted.bytes_per_item
+  (array([[0.57, 0.67, 0.38]], dtype=float32), 8.0)
 """
 
 from collections.abc import Callable

@@ -26,15 +26,10 @@ def fit_als(
     validation users of a sample of Goodbooks-10k, of 1, 10, 30, 100 and of 1, 3, 10, 40.
 
     Args:
-      train: X, CSR [n_users, n_items].
-      n_bytes: n_bytes // 4 factors an item.
-      seed: of the factors at the start.
+      train, n_bytes, seed: see `celsa_jax.baselines`; n_bytes // 4 factors an item.
       l2: the ridge penalty on every vector.
       alpha: the weight of an interaction, where what is missing has weight 1.
       n_iterations: rounds of solving for users, then for items.
-
-    Raises:
-      InputError: fewer than 4 bytes, or implicit is not installed.
     """
     n_factors = numbers_within(n_bytes, BYTES_PER_FACTOR)
     models = implicit("cpu.als")

@@ -32,7 +32,7 @@ def validation_value(score: Scorer, split: Split, *, folds: str, seed: int) -> f
     if value is None:
         raise InputError(
             "options are chosen on validation users, and none of them has both a history and "
-            "something held out; raise config.data.n_val_users, or for a split by time move "
-            "config.data.val_from"
+            "something held out; take more of them (n_val_users), or split by time at another "
+            "val_from"
         )
     return value

@@ -12,19 +12,7 @@ from celsa_jax.sparse.rows import keep_largest, unit_rows
 
 
 def fit_top_k(dense: np.ndarray, *, n_bytes: int, seed: int = 0) -> sp.csr_matrix:
-    """The k entries of largest magnitude of every row, scaled back to unit length.
-
-    Args:
-      dense: E, [n_items, n_factors].
-      n_bytes: k = n_bytes // 8.
-      seed: not used; nothing is drawn.
-
-    Returns:
-      A, CSR [n_items, n_factors] float32; rows of unit length, but for rows of zeros.
-
-    Raises:
-      InputError: fewer than 8 bytes.
-    """
+    """The entries of largest magnitude of every row, scaled back to unit length."""
     return unit_rows(keep_largest(dense, numbers_within(n_bytes, BYTES_PER_NONZERO)))
 
 
@@ -45,19 +33,11 @@ def fit_sparse_autoencoder(
     did better on a sample of Goodbooks-10k than its 0.001 and 1024.
 
     Args:
-      dense: E, [n_items, n_factors].
-      n_bytes: k = n_bytes // 8.
-      seed: of the weights at the start and of the order of items.
-      n_hidden: width of the codes.
+      dense, n_bytes, seed: see `celsa_jax.baselines`.
+      n_hidden: width of the codes, of which n_bytes // 8 are not zero.
       learning_rate: of Adam.
       n_epochs: passes over the items.
       batch_size: items in a step.
-
-    Returns:
-      A, CSR [n_items, n_hidden] float32; rows of unit length.
-
-    Raises:
-      InputError: fewer than 8 bytes, k above n_hidden, or JAX is not installed.
     """
     k = numbers_within(n_bytes, BYTES_PER_NONZERO)
     if k > n_hidden:

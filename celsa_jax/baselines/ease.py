@@ -79,48 +79,30 @@ def _too_small(l2: float) -> InputError:
 
 
 def fit_popularity(train: sp.csr_matrix, *, n_bytes: int = 0, seed: int = 0) -> Baseline:
-    """The order of the training counts for every user; one count an item, whatever `n_bytes` is."""
+    """The order of the training counts for every user: one count an item, whatever `n_bytes` is."""
     counts = np.asarray(train.sum(axis=0), np.float32).ravel()
     return Baseline(lambda history: np.tile(counts, (history.shape[0], 1)), float(BYTES_PER_FACTOR))
 
 
 def fit_ease(train: sp.csr_matrix, *, n_bytes: int = 0, seed: int = 0, l2: float = L2) -> Baseline:
-    """EASE at its own size, 4 n_items bytes an item, whatever `n_bytes` and `seed` are.
-
-    Args:
-      train: X, CSR [n_users, n_items].
-      l2: the ridge penalty, above 0.
-
-    Raises:
-      InputError: see `ease`.
-    """
+    """EASE at its own size, 4 n_items bytes an item, whatever `n_bytes` is."""
     return weights_baseline(ease(train, l2))
 
 
 def fit_pruned_ease(
     train: sp.csr_matrix, *, n_bytes: int, seed: int = 0, l2: float = L2
 ) -> Baseline:
-    """EASE of which every row, what an item says of others, keeps its k largest weights.
-
-    Args:
-      train: X, CSR [n_users, n_items].
-      n_bytes: k = n_bytes // 8.
-      seed: not used; nothing is drawn.
-      l2: the ridge penalty, above 0.
-
-    Raises:
-      InputError: fewer than 8 bytes, or a penalty that will not do (`ease`).
-    """
+    """EASE of which every row, what an item says of others, keeps its largest weights."""
     return pruned_ease_baseline(ease(train, l2), n_bytes)
 
 
 def fit_column_pruned_ease(
     train: sp.csr_matrix, *, n_bytes: int, seed: int = 0, l2: float = L2
 ) -> Baseline:
-    """EASE of which every column, what others say of an item, keeps its k largest weights.
+    """EASE of which every column, what others say of an item, keeps its largest weights.
 
-    Otherwise as `fit_pruned_ease`, and the stronger of the two where both were measured: every
-    item keeps something to be recommended by.
+    The stronger of the two where both were measured: every item keeps something to be recommended
+    by.
     """
     return column_pruned_ease_baseline(ease(train, l2), n_bytes)
 

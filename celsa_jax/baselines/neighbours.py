@@ -23,25 +23,14 @@ def fit_item_knn(
     would cost 8 bytes for nothing.
 
     Args:
-      train: X, CSR [n_users, n_items].
-      n_bytes: k = n_bytes // 8 neighbours an item.
-      seed: not used; nothing is drawn.
+      train, n_bytes, seed: see `celsa_jax.baselines`; n_bytes // 8 neighbours an item.
       similarity: `cosine` of two items' columns, or `bm25`, their inner product after BM25 weights
         (k1 = 1.2, b = 0.75).
-
-    Raises:
-      InputError: fewer than 8 bytes, another similarity, or implicit is not installed.
     """
-    return weights_baseline(
-        neighbours(train, numbers_within(n_bytes, BYTES_PER_NONZERO), similarity)
-    )
-
-
-def neighbours(train: sp.csr_matrix, k: int, similarity: str = "cosine") -> sp.csr_matrix:
-    """S, CSR [n_items, n_items] float32 with at most k entries a row and a zero diagonal."""
     if similarity not in SIMILARITIES:
         names = " or ".join(SIMILARITIES)
         raise InputError(f"the similarity of item_knn is '{similarity}'; choose {names}")
+    k = numbers_within(n_bytes, BYTES_PER_NONZERO)
     models = implicit("nearest_neighbours")
     # One more, as an item is most often its own nearest.
     if similarity == "cosine":
@@ -54,4 +43,4 @@ def neighbours(train: sp.csr_matrix, k: int, similarity: str = "cosine") -> sp.c
         model.fit(train, show_progress=False)
     others = model.similarity.tocsr()
     others.setdiag(0)
-    return keep_largest(others, k)
+    return weights_baseline(keep_largest(others, k))

@@ -66,7 +66,7 @@ def paired_tests(difference: np.ndarray) -> dict[str, float]:
     p_wilcoxon = scipy.stats.wilcoxon(difference).pvalue if difference.any() else 1.0
     return {
         "difference": float(difference.mean()),
-        "stderr": float(difference.std(ddof=1) / np.sqrt(len(difference))),
+        "stderr": float(scipy.stats.sem(difference)),
         "p_t": float(p_t),
         "p_wilcoxon": float(p_wilcoxon),
         "better": int((difference > 0).sum()),

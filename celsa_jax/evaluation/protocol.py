@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 
 import numpy as np
 import scipy.sparse as sp
+import scipy.stats
 
 from celsa_jax.data.interactions import Interactions, lookup
 from celsa_jax.errors import InputError
@@ -40,12 +40,11 @@ class Evaluation:
 
         None where it is undefined: a mean of no user, a standard error of fewer than two.
         """
-        result = {}
+        result: dict[str, float | None] = {}
         for name, values in self.per_user.items():
             values = values[~np.isnan(values)]
-            n = len(values)
-            result[name] = float(values.mean()) if n else None
-            result[f"{name}_stderr"] = float(values.std(ddof=1) / math.sqrt(n)) if n > 1 else None
+            result[name] = float(values.mean()) if len(values) else None
+            result[f"{name}_stderr"] = float(scipy.stats.sem(values)) if len(values) > 1 else None
         return result
 
 
@@ -81,6 +80,13 @@ def evaluate(
     Raises:
       InputError: scores that are not finite, or another kind of folds.
       ValueError: `held_out_from`, and the times of `data` are not known.
+
+    Example:
+      >>> matrix, ids = sp.identity(3, np.float32, format="csr"), np.array(["a", "b", "c"])
+      >>> data = Interactions(matrix + matrix[[1, 2, 0]], ids, ids)
+      >>> result = evaluate(lambda history: history @ np.ones((3, 3)), data, ids)
+      >>> result.summary()["recall@20"], result.counts["n_user_folds"]
+      (1.0, 6)
     """
     batch_size = batch_size or users_at_once(len(item_ids))
     column = lookup(item_ids, data.item_ids)[data.matrix.indices]
@@ -92,10 +98,10 @@ def evaluate(
     n_unknown_held_out = n_unknown_history = 0
 
     if held_out_from is None:
-        parts = holdouts(data, folds, seed)[:n_folds]
+        masks = holdouts(data, folds, seed)[:n_folds]
     else:
-        parts = data.since(held_out_from)[None]
-    for held_out in parts:
+        masks = data.since(held_out_from)[None]
+    for held_out in masks:
         history = _matrix(users, column, known & ~held_out, shape)
         targets = _matrix(users, column, known & held_out, shape)
         n_held_out = np.bincount(users[held_out], minlength=data.n_users)
@@ -118,7 +124,7 @@ def evaluate(
         "n_users": int((n_evaluated > 0).sum()),
         "n_users_skipped": int((n_evaluated == 0).sum()),
         "n_user_folds": int(n_evaluated.sum()),
-        "n_user_folds_skipped": int(len(parts) * data.n_users - n_evaluated.sum()),
+        "n_user_folds_skipped": int(len(masks) * data.n_users - n_evaluated.sum()),
         "n_unknown_in_histories": n_unknown_history,
         "n_unknown_held_out": n_unknown_held_out,
     }

@@ -16,7 +16,7 @@ from matplotlib.typing import ColorType
 
 from celsa_jax.files import atomic_path, remove_left_overs
 from celsa_jax.sweeps.grid import ANY_SIZE
-from celsa_jax.sweeps.results import Results, state
+from celsa_jax.sweeps.results import MAIN_METRIC, Results, state
 
 Colours = dict[str, ColorType]  # by row
 Models = dict[str, list[pathlib.Path]]  # by row, folders of trained models, one a seed
@@ -35,7 +35,7 @@ def draw_all(out: pathlib.Path, results: Results) -> None:
     palette = matplotlib.color_sequences["tab10" if len(results.rows) <= 10 else "tab20"]
     colours = {row: palette[at % len(palette)] for at, row in enumerate(results.rows)}
 
-    figure, axes = _axes("bytes per item", results.sweep.metric)
+    figure, axes = _axes("bytes per item", MAIN_METRIC)
     _quality(axes, results, colours)
     _save(figure, out / "quality_bytes")
     column, models = _sparse_models(results)
@@ -65,12 +65,11 @@ def _sparse_models(results: Results) -> tuple[str, Models]:
 
 
 def _quality(axes: Axes, results: Results, colours: Colours) -> None:
-    metric = results.sweep.metric
     for row in results.rows:
-        columns = [c for c in results.columns if results.mean(row, c, metric) is not None]
+        columns = [c for c in results.columns if results.mean(row, c, MAIN_METRIC) is not None]
         if not columns:
             continue
-        cells = [results.values(row, column, metric) for column in columns]
+        cells = [results.values(row, column, MAIN_METRIC) for column in columns]
         means = [values.mean() for values in cells]
         if columns == [ANY_SIZE]:
             size = results.mean(row, ANY_SIZE, "bytes_per_item")

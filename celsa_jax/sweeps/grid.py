@@ -9,12 +9,11 @@ from ml_collections import ConfigDict
 
 from celsa_jax.config import default_config
 from celsa_jax.errors import InputError
-from celsa_jax.evaluation import METRICS
 from celsa_jax.sweeps import published
 from celsa_jax.sweeps.methods import Run, check
 
 ANY_SIZE = "any size"
-_FIELDS = {"base", "rows", "columns", "seeds", "reference", "metric", "published"}
+_FIELDS = {"base", "rows", "columns", "seeds", "reference", "published"}
 _ROW = {"method": "", "options": {}, "config": {}, "once": False}
 _COLUMN: dict[str, dict] = {"config": {}}
 
@@ -26,7 +25,6 @@ def make_sweep(
     columns: Mapping[str, dict],
     reference: str,
     seeds: Iterable[int] = (0,),
-    metric: str = "ndcg@100",
     published: str = "",
 ) -> ConfigDict:
     """The configuration of a sweep: its rows in each of its columns, with every seed.
@@ -37,9 +35,8 @@ def make_sweep(
         baseline, a list of values is chosen from on validation users), `config` (overrides of
         base), `once` (True: no columns but `any size`, for what has no budget of bytes).
       columns: by name `config`, overrides of base.
-      reference: the row that others are tested against.
+      reference: the row that others are tested against, by nDCG@100.
       seeds: `config.seed` of the runs.
-      metric: the one that is tested.
       published: `DATASET/TABLE` to print beside ours (`celsa_jax.sweeps.published`), or empty.
 
     Raises:
@@ -61,7 +58,6 @@ def make_sweep(
             "columns": _filled(_COLUMN, columns, "config.columns"),
             "seeds": tuple(seeds),
             "reference": reference,
-            "metric": metric,
             "published": published,
         }
     )
@@ -123,9 +119,6 @@ def _check_fields(sweep: ConfigDict) -> None:
         raise InputError(f"config.seeds is {seeds}; give whole numbers of at least 0")
     if sweep.reference not in sweep.rows:
         raise InputError(f"config.reference is '{sweep.reference}', which is not a row")
-    if sweep.metric not in METRICS:
-        names = ", ".join(METRICS)
-        raise InputError(f"config.metric is '{sweep.metric}'; choose one of {names}")
     published.check(sweep.published)
 
 

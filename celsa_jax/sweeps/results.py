@@ -8,10 +8,13 @@ import pathlib
 import numpy as np
 from ml_collections import ConfigDict
 
+from celsa_jax.baselines.choice import CHOSEN_BY
 from celsa_jax.errors import InputError
 from celsa_jax.files import read_json
 from celsa_jax.sweeps.grid import ANY_SIZE
 from celsa_jax.sweeps.methods import Run
+
+MAIN_METRIC = CHOSEN_BY  # which is tested and drawn, too
 
 
 def read_result(folder: pathlib.Path, run: Run) -> dict:
@@ -99,7 +102,7 @@ class Results:
     @functools.lru_cache(maxsize=64)  # noqa: B019, an object lives for one table
     def _per_user(self, run_id: str) -> np.ndarray:
         with np.load(self.folder / "runs" / run_id / "per_user.npz") as stored:
-            return stored[self.sweep.metric]
+            return stored[MAIN_METRIC]
 
 
 def _tests(run: Run) -> tuple[dict, str]:

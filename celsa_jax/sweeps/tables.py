@@ -12,13 +12,12 @@ from collections.abc import Callable, Iterator
 
 import scipy.stats
 
-from celsa_jax.baselines.choice import CHOSEN_BY
 from celsa_jax.evaluation import EXPOSURE_METRICS, METRICS
 from celsa_jax.evaluation.paired import paired_tests
 from celsa_jax.files import write_text
 from celsa_jax.sweeps import published
 from celsa_jax.sweeps.grid import ANY_SIZE
-from celsa_jax.sweeps.results import Results, state
+from celsa_jax.sweeps.results import MAIN_METRIC, Results, state
 
 _NUMBERS = [
     "bytes_per_item",
@@ -72,13 +71,12 @@ def write_csv(path: pathlib.Path, results: Results) -> None:
 
 def write_markdown(path: pathlib.Path, results: Results) -> None:
     """The means over seeds, tests against the reference, published figures, and what failed."""
-    metric = results.sweep.metric
-    lines = [*_summary(results), *_means(results, metric), *_chosen(results)]
-    title = f"{metric} against {results.sweep.reference}"
+    lines = [*_summary(results), *_means(results, MAIN_METRIC), *_chosen(results)]
+    title = f"{MAIN_METRIC} against {results.sweep.reference}"
     lines += _section(results, title, functools.partial(_test_cell, results), _TESTED)
-    for other in METRICS:
-        if other != metric:
-            lines += _means(results, other)
+    for metric in METRICS:
+        if metric != MAIN_METRIC:
+            lines += _means(results, metric)
     for name in (*EXPOSURE_METRICS, "bytes_per_item"):
         lines += _section(results, name, functools.partial(_plain_cell, results, name))
     write_text(path, "\n".join([*lines, *_failures(results)]) + "\n")
@@ -165,7 +163,7 @@ def _chosen(results: Results) -> Iterator[str]:
             chosen = [result["chosen"][name] for _, result in done]
             lines.append(f"- {row}: {name} {_counted(chosen, grid)}; of {_listed(grid)}")
     if lines:
-        yield from ("", f"Chosen on validation users, by {CHOSEN_BY}:", "", *lines)
+        yield from ("", f"Chosen on validation users, by {MAIN_METRIC}:", "", *lines)
 
 
 def _counted(chosen: list, grid: list | tuple) -> str:
