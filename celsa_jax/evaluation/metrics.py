@@ -20,6 +20,11 @@ def ranking_metrics(hits: np.ndarray, n_held_out: np.ndarray) -> dict[str, np.nd
 
     Returns:
       For each name in METRICS, [n_users] float64.
+
+    Example:
+      >>> hits = np.array([[True, False, True], [False, False, False]])
+      >>> ranking_metrics(hits, np.array([4, 1]))["recall@20"].tolist()
+      [0.5, 0.0]
     """
     n_held_out = np.asarray(n_held_out)
     discounts = 1 / np.log2(np.arange(2, DEPTH + 2))

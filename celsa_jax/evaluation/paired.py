@@ -25,6 +25,14 @@ def compare(a: Evaluation, b: Evaluation, metric: str, seed: int) -> dict[str, o
 
     Raises:
       InputError: there are fewer than two such users.
+
+    Example:
+      >>> users = np.array(["u1", "u2", "u3"])
+      >>> a = Evaluation({"recall@20": np.array([0.25, 0.5, 0.5])}, users, {})
+      >>> b = Evaluation({"recall@20": np.array([0.5, 0.75, 0.5])}, users, {})
+      >>> result = compare(a, b, "recall@20", seed=0)
+      >>> round(result["difference"], 3), result["better"], result["worse"]
+      (0.167, 2, 0)
     """
     both = np.stack([a.per_user[metric], b.per_user[metric]])
     both = both[:, ~np.isnan(both).any(axis=0)]

@@ -8,27 +8,20 @@ column `ours` names the row of `celsa_jax.sweeps.paper` that is the same method.
 from __future__ import annotations
 
 import csv
-import dataclasses
 import functools
 import importlib.resources
+from typing import NamedTuple
 
 from celsa_jax.errors import InputError
 
 SOURCE = "arXiv 2602.09935"
 
 
-@dataclasses.dataclass(frozen=True)
-class PublishedData:
-    """What the paper's figures were measured on.
-
-    Attributes:
-      name: of the data.
-      n_ratings: rows of the publisher's file.
-      n_test_users: of the paper, which validates with as many.
-    """
+class PublishedData(NamedTuple):
+    """What the paper's figures were measured on; as many users validate as test."""
 
     name: str
-    n_ratings: int
+    n_ratings: int  # rows of the publisher's file
     n_test_users: int
 
 

@@ -45,8 +45,8 @@ def run_sweep(
     """Runs what is missing; returns how many runs are done, failed and not run.
 
     Args:
-      sweep: see `celsa_jax.sweeps.grid`.
-      workdir: of the sweep.
+      sweep: of `make_sweep`.
+      workdir: the folder for all of the above.
       shard: (i, n), the i-th of n parts of the runs, from 1.
       retry_failed: try runs again that failed before.
 
