@@ -19,18 +19,11 @@ from celsa_jax.sweeps import published
 from celsa_jax.sweeps.grid import ANY_SIZE
 from celsa_jax.sweeps.results import MAIN_METRIC, Results, state
 
-_NUMBERS = [
-    "bytes_per_item",
-    *(name for metric in METRICS for name in (metric, f"{metric}_stderr")),
-    *EXPOSURE_METRICS,
-    "n_users",
-    "train_seconds",
-    "evaluate_seconds",
-    "model_path",
-]
 _CSV_COLUMNS = [
     *("id", "row", "column", "seed", "method", "options", "n_factors", "target_nnz"),
-    *("state", "error", "chosen", *_NUMBERS),
+    *("state", "error", "chosen", "bytes_per_item"),
+    *(name for metric in METRICS for name in (metric, f"{metric}_stderr")),
+    *(*EXPOSURE_METRICS, "n_users", "train_seconds", "evaluate_seconds", "model_path"),
 ]
 _TESTED = (
     "Mean difference from the reference over users, seeds in one, ± its standard error, and the "
@@ -45,25 +38,20 @@ def write_csv(path: pathlib.Path, results: Results) -> None:
     Equal sweeps give equal files but for the columns that end in _seconds or _path.
     """
     text = io.StringIO()
-    writer = csv.DictWriter(text, _CSV_COLUMNS, restval="", lineterminator="\n")
+    writer = csv.DictWriter(text, _CSV_COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for run, result in results.runs:
         model = run.model_config
         writer.writerow(
             {
-                "id": run.id,
-                "row": run.row,
-                "column": run.column,
-                "seed": run.seed,
-                "method": run.method,
+                **{name: getattr(run, name) for name in ("id", "row", "column", "seed", "method")},
+                **result,
                 "options": _json(run.options),
                 # Empty where the model has a factor for every item.
                 "n_factors": (model and model.model.n_factors) or "",
                 "target_nnz": model.sparsity.target_nnz if model and run.method == "elsa" else "",
                 "state": state(result),
-                "error": result.get("error") or "",
                 "chosen": _json(result.get("chosen")),
-                **{name: result[name] for name in _NUMBERS if result.get(name) is not None},
             }
         )
     write_text(path, text.getvalue())
