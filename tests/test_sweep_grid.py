@@ -174,6 +174,26 @@ ROWS = {"a": {"method": "pruned_ease"}}
             },
             r"options\.l2 is \(5\.0, 9\.0\), .*: set config\.data\.n_val_users",
         ),
+        (
+            {
+                "rows": {
+                    "a": {
+                        "method": "pruned_ease",
+                        "options": {"l2": (5.0, 9.0)},
+                        "config": {"data": {"split": "temporal", "test_from": "2020-01-01"}},
+                    }
+                }
+            },
+            r"options\.l2 is .*: set .* \(of a split by time, val_from as well\)",
+        ),
+        (
+            {"columns": {"b": {"config": {}}, "c": {"config": {}}}},
+            "row 'a', column 'c' is the same run as row 'a', column 'b'",
+        ),
+        (
+            {"rows": {**ROWS, "b": {"method": "pruned_ease"}}},
+            "row 'b', column '32' is the same run as row 'a', column '32'",
+        ),
         ({"columns": {"b": {"conf": {}}}}, r"config\.columns\.b\.conf: no such field"),
         ({"columns": {"any size": {}}}, r"config\.columns\.any size: a name without"),
         ({"seeds": ()}, r"config\.seeds is \(\)"),

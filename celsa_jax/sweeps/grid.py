@@ -67,12 +67,12 @@ def expand(sweep: ConfigDict) -> list[Run]:
     """All runs in the order of the grid: rows, then columns, then seeds.
 
     Raises:
-      InputError: a field, a row or a column is at fault.
+      InputError: a field, a row or a column is at fault, or two runs are the same.
     """
     _check_fields(sweep)
     base = default_config().copy_and_resolve_references()
     _override(base, sweep.base.to_dict(), "config.base")
-    runs = []
+    runs: dict[str, Run] = {}  # by the digest of all that decides the outcome
     for row, settings in sweep.rows.items():
         for column in [ANY_SIZE] if settings.once else sweep.columns:
             config = _config_of(sweep, base, row, column)
@@ -84,8 +84,13 @@ def expand(sweep: ConfigDict) -> list[Run]:
                     check(run)
                 except InputError as error:
                     raise InputError(f"row '{row}', column '{column}': {error}") from None
-                runs.append(run)
-    return runs
+                same = runs.setdefault(run.id.rsplit("-", 1)[1], run)
+                if same is not run:
+                    raise InputError(
+                        f"row '{row}', column '{column}' is the same run as row '{same.row}', "
+                        f"column '{same.column}'; leave one out"
+                    )
+    return list(runs.values())
 
 
 def _config_of(sweep: ConfigDict, base: ConfigDict, row: str, column: str) -> ConfigDict:

@@ -131,10 +131,11 @@ def _check_option_lists(run: Run) -> None:
             raise InputError(f"{where}: only a baseline chooses its options; make a row of each")
         if not values:
             raise InputError(f"{where}: nothing to choose from")
-        if not run.config.data.n_val_users:
+        data = run.config.data
+        if not data.n_val_users or (data.split == "temporal" and not data.val_from):
             raise InputError(
-                f"{where}, to choose from on validation users: set config.data.n_val_users, or "
-                "give one value"
+                f"{where}, to choose from on validation users: set config.data.n_val_users (of a "
+                "split by time, val_from as well), or give one value"
             )
 
 
