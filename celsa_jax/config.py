@@ -1,11 +1,11 @@
-"""The configuration of a run: defaults, and the checks that name the field at fault."""
+"""The configuration of a run: every field with its default, meaning and range."""
 
 from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict, config_dict
 
@@ -17,85 +17,180 @@ from celsa_jax.schedules import SCHEDULES
 
 SPLITS = ("users", "temporal")
 STARTS = ("neighbours", "clusters", "random")
-SEEDS = ("split", "folds", "start", "training")
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 
+class Field(NamedTuple):
+    """A field of the configuration.
+
+    Attributes:
+      default: None for fields that the data decide (`recipe`), or that follow from another.
+      problem: what is wrong with a value, as the end of a sentence, or None; not asked about None
+        where that is the default.
+    """
+
+    default: Any
+    problem: Callable[[Any], str | None] = lambda value: None
+
+
+def _one_of(known: Collection[str]) -> Callable[[Any], str | None]:
+    return lambda value: None if value in known else f"choose one of {', '.join(sorted(known))}"
+
+
+def _whole(least: int) -> Callable[[Any], str | None]:
+    def problem(value: Any) -> str | None:
+        fits = _is_number(value) and value == int(value) and value >= least
+        return None if fits else f"it must be a whole number from {least} on"
+
+    return problem
+
+
+def _share(value: Any) -> str | None:
+    return None if _is_number(value) and 0 <= value < 1 else "it must be from 0 to below 1"
+
+
+def _positive(value: Any) -> str | None:
+    return None if _is_number(value) and 0 < value < math.inf else "use a number above 0"
+
+
+def _exponent(value: Any) -> str | None:
+    return None if 0 <= value < math.inf else "give a number from 0 on"
+
+
+def _threshold(value: Any) -> str | None:
+    return "give a number" if math.isnan(value) else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+FIELDS: dict[str, Any] = {
+    "data": {
+        # The data set: "file" for a file of your own, or the name of a published one.
+        "name": Field("file", _one_of(DATASETS)),
+        # The file of ratings, or the publisher's folder or archive.
+        "path": Field(""),
+        # Where downloads and prepared data are kept; empty for the user's cache folder.
+        "data_dir": Field(""),
+        # A file with titles of the items.
+        "items_path": Field(""),
+        # The names of the columns of a file of your own.
+        "user_column": Field("user_id"),
+        "item_column": Field("item_id"),
+        "rating_column": Field("rating"),
+        "title_column": Field("title"),
+        "time_column": Field("timestamp"),
+        # Ratings below this are dropped, all others become 1.
+        "min_rating": Field(4.0, _threshold),
+        # Users with fewer interactions are dropped.
+        "min_user_interactions": Field(5, _whole(0)),
+        # "users": some users are held back from training. "temporal": the future of users is.
+        "split": Field("users", _one_of(SPLITS)),
+        # The dates, such as 2015-03-31, from which a temporal split validates and tests.
+        "val_from": Field(""),
+        "test_from": Field(""),
+        # Users to validate and to test with; a temporal split has at most so many.
+        "n_val_users": Field(2_500, _whole(0)),
+        "n_test_users": Field(2_500, _whole(0)),
+        # The size of the data set "synthetic".
+        "synthetic": {
+            "n_users": Field(6_000),
+            "n_items": Field(2_000),
+            "n_segments": Field(40),
+        },
+    },
+    "model": {
+        # Where training begins. "neighbours": every item is a factor, and begins with those of the
+        # items most similar to it. "clusters": the same with clusters of items. "random": all
+        # factors at random values, as in the paper.
+        "start": Field("neighbours", _one_of(STARTS)),
+        # The number of factors; 0 with neighbours, where it is the number of items.
+        "n_factors": Field(0, _whole(0)),
+        # The exponent of the item counts in the similarity of items: 0.5 compares items by
+        # cosines, less favours popular neighbours.
+        "alpha": Field(0.5, _exponent),
+    },
+    "sparsity": {
+        # How the non-zeros of an item fall from the start to the target.
+        "schedule": Field("cubic", _one_of(SCHEDULES)),
+        # Non-zeros of an item in the trained model.
+        "target_nnz": Field(16, _whole(1)),
+        # Non-zeros of an item at a start from the data.
+        "start_nnz": Field(None, _whole(1)),
+        # Whether the weights that survive a mask update return to their (random) initial values.
+        "rewind": Field(False),
+    },
+    "train": {
+        # Epochs in which the non-zeros fall from the start to the target.
+        "n_epochs": Field(None, _whole(0)),
+        # Epochs at the target, in which the learning rate falls to 0.
+        "n_final_epochs": Field(None, _whole(0)),
+        # Users in a batch.
+        "batch_size": Field(None, _whole(1)),
+        # The chance of an interaction to be left out of the input. The target is always all.
+        "input_dropout": Field(None, _share),
+        # The learning rate of the optimizer, Nadam.
+        "learning_rate": Field(None, _positive),
+        # The decay of its momentum.
+        "b1": Field(0.8, _share),
+        # Whether GPUs give the same bits again; CPUs always do.
+        "deterministic": Field(False),
+        # Users on the device at a time, where it cannot hold all; 0 for all.
+        "chunk_users": Field(0, _whole(0)),
+        # The precision of dense products: float32, bfloat16, or "auto", float32 on a CPU and
+        # bfloat16 elsewhere.
+        "precision": Field("auto", _one_of(PRECISIONS)),
+        # The loss covers the items of a batch and at least so many others; 0 for all items.
+        "n_negatives": Field(0, _whole(0)),
+        # Whether to write a trace of the second epoch into the folder of the run.
+        "profile": Field(False),
+        # Whether to write the metrics for TensorBoard, too.
+        "tensorboard": Field(False),
+        # The folder of an earlier run whose embeddings this one begins at.
+        "init_from": Field(""),
+    },
+    # The seed of everything random.
+    "seed": Field(0, _whole(0)),
+    # Seeds of single parts that are to differ from it: the split of the users, what is held out of
+    # the users who are judged, the start, and the order and the draws of training.
+    "seeds": {name: Field(None, _whole(0)) for name in ("split", "folds", "start", "training")},
+    # Devices along which the users of a batch and the items are shared; 0 for all that are left.
+    "mesh": {"data": Field(1, _whole(1)), "item": Field(0, _whole(0))},
+    "checkpoint": {
+        "every_epochs": Field(5, _whole(1)),
+        # How many of the newest are kept, beside the best.
+        "keep": Field(2, _whole(1)),
+    },
+    "eval": {
+        # How the interactions of a user are held out (`evaluation.folds`).
+        "folds": Field("disjoint", _one_of(FOLD_KINDS)),
+        # Epochs between two validations; 0 for none.
+        "every_epochs": Field(5, _whole(0)),
+        "max_val_users": Field(1_000, _whole(0)),
+    },
+}
+
+
 def default_config() -> ConfigDict:
-    """Every field of a run, at the recipe of `configs/goodbooks.py`."""
-    return ConfigDict(
-        {
-            "data": {
-                "name": "file",  # goodbooks, ml-100k, -1m, -20m, -25m, netflix, synthetic
-                "path": "",  # the ratings file, or the publisher's folder or archive
-                "data_dir": "",  # of downloads and prepared forms; the user's cache by default
-                "items_path": "",  # item metadata
-                "user_column": "user_id",  # columns of name = file
-                "item_column": "item_id",
-                "rating_column": "rating",
-                "title_column": "title",
-                "time_column": "timestamp",
-                "min_rating": 4.0,
-                "min_user_interactions": 5,  # temporal: those after test_from count, too
-                "split": "users",  # or temporal: the users' future is predicted
-                "val_from": "",  # temporal: dates, 2015-03-31
-                "test_from": "",
-                "n_val_users": 2_500,  # temporal: at most
-                "n_test_users": 2_500,
-                "synthetic": {"n_users": 6_000, "n_items": 2_000, "n_segments": 40},
-            },
-            # Fields that are None are chosen from the size of the data (`recipe`).
-            "model": {
-                # Where training begins (`starts`): "neighbours", a factor for every item, or
-                # "clusters", n_factors clusters of items, both with few factors an item from the
-                # data; "random", n_factors random ones, as in the paper.
-                "start": "neighbours",
-                "n_factors": 0,  # 0 with neighbours, whose factors are the items
-                "alpha": 0.5,  # exponent of the counts in the similarity of items
-            },
-            "sparsity": {
-                "schedule": "cubic",
-                "target_nnz": 16,  # non-zeros of an item at the end
-                # And at a start from data; None: 64, or twice the target if that is more.
-                "start_nnz": _optional(None),
-                # After a mask update survivors go back to their initial values, random ones.
-                "rewind": False,
-            },
-            "train": {
-                "n_epochs": _optional(None),  # in which items lose factors
-                "n_final_epochs": _optional(None),  # at the target, with the rate falling to 0
-                "batch_size": _optional(None),
-                "input_dropout": _optional(None),  # chance that the input lacks an interaction
-                "learning_rate": _optional(None),
-                "b1": 0.8,  # of the optimizer's momentum
-                "deterministic": False,  # on GPUs the same bits again; CPUs give them anyway
-                "chunk_users": 0,  # users in a chunk, where the device cannot hold all; 0 = all
-                # Of the operands of dense products: float32, bfloat16, or auto, which is bfloat16
-                # but on a CPU.
-                "precision": "auto",
-                # The loss is on a batch's own items and at least so many others; 0 = on all items.
-                "n_negatives": 0,
-                "profile": False,  # a trace of the second epoch, WORKDIR/profile
-                "tensorboard": False,  # metrics for TensorBoard, beside metrics.jsonl
-                "init_from": "",  # folder of an earlier run, whose items begin as it left them
-            },
-            "seed": 0,
-            # What has a seed of its own where this is not None: who is in which part of the data,
-            # what is held out of the users judged, the start, and the order and draws of training.
-            "seeds": {name: _optional(None) for name in SEEDS},
-            # Devices that share the users of a batch, and the items; 0 = all that are left.
-            "mesh": {"data": 1, "item": 0},
-            "checkpoint": {
-                "every_epochs": 5,
-                "keep": 2,  # the newest, beside the best
-            },
-            "eval": {
-                "folds": "disjoint",
-                "every_epochs": 5,  # validation; 0 = never
-                "max_val_users": 1_000,
-            },
-        }
-    )
+    """Every field of a run at its default.
+
+    Example:
+      >>> config = default_config()
+      >>> config.sparsity.target_nnz = 32
+    """
+    return ConfigDict(_defaults(FIELDS))
+
+
+def _defaults(fields: dict[str, Any]) -> dict[str, Any]:
+    def of(field: Field | dict[str, Any]) -> Any:
+        if isinstance(field, dict):
+            return _defaults(field)
+        if field.default is None:  # takes a number or None, on the command line, too
+            return config_dict.FieldReference(None, field_type=object)
+        return field.default
+
+    return {name: of(field) for name, field in fields.items()}
 
 
 def outcome(config: ConfigDict) -> dict[str, Any]:
@@ -110,65 +205,21 @@ def outcome(config: ConfigDict) -> dict[str, Any]:
 
 
 def seed_of(config: ConfigDict, what: str) -> int:
-    """The seed of one of `SEEDS`."""
+    """The seed of a part of the run, named in `seeds`."""
     own = config.seeds[what]
     return config.seed if own is None else own
 
 
-def _optional(value: float | None) -> config_dict.FieldReference:
-    """A field that takes a number or None, on the command line, too."""
-    return config_dict.FieldReference(value, field_type=object)
-
-
 def validate(config: ConfigDict) -> None:
     """Raises an InputError that names the first field at fault."""
-    _choice(config, "data.name", DATASETS)
-    _choice(config, "data.split", SPLITS)
-    _choice(config, "model.start", STARTS)
-    _choice(config, "sparsity.schedule", SCHEDULES)
-    _choice(config, "train.precision", PRECISIONS)
-    _choice(config, "eval.folds", FOLD_KINDS)
-    for field in (
-        "sparsity.target_nnz",
-        "sparsity.start_nnz",
-        "train.batch_size",
-        "checkpoint.keep",
-        "mesh.data",
-    ):
-        _at_least(config, field, 1)
-    for field in (
-        "data.min_user_interactions",
-        "data.n_val_users",
-        "data.n_test_users",
-        "model.n_factors",
-        "train.n_epochs",
-        "train.n_final_epochs",
-        "train.chunk_users",
-        "train.n_negatives",
-        "seed",
-        *(f"seeds.{name}" for name in SEEDS),
-        "mesh.item",
-        "eval.every_epochs",
-        "eval.max_val_users",
-    ):
-        _at_least(config, field, 0)
-    _at_least(config, "checkpoint.every_epochs", 1)
+    for name, field, value in _each(FIELDS, config):
+        if not (value is None and field.default is None) and (problem := field.problem(value)):
+            raise InputError(f"config.{name} is {value!r}; {problem}")
     _check_widths(config)
+    for name in ("val_from", "test_from") if config.data.split == "temporal" else ():
+        if config.data[name] or name == "test_from":
+            seconds(name, config.data[name])
     train = config.train
-    rate = train.learning_rate
-    if rate is not None and not (_is_number(rate) and 0 < rate < math.inf):
-        raise InputError(f"config.train.learning_rate is {rate!r}; use a number above 0")
-    for field in ("train.b1", "train.input_dropout"):
-        value = _value(config, field)
-        if value is not None and not (_is_number(value) and 0 <= value < 1):
-            raise InputError(f"config.{field} is {value}; it must be from 0 to below 1")
-    if not 0 <= config.model.alpha < math.inf:
-        raise InputError(f"config.model.alpha is {config.model.alpha}; give a number from 0 on")
-    if math.isnan(config.data.min_rating):
-        raise InputError("config.data.min_rating is nan; give a number")
-    for field in ("val_from", "test_from") if config.data.split == "temporal" else ():
-        if config.data[field] or field == "test_from":
-            seconds(field, config.data[field])
     if train.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise InputError(
             "config.train.tensorboard needs TensorBoard: pip install 'celsa_jax[tensorboard]', or "
@@ -178,58 +229,43 @@ def validate(config: ConfigDict) -> None:
         raise InputError("config.train.n_epochs and n_final_epochs are both 0; nothing to train")
 
 
+def _each(
+    fields: dict[str, Any], config: ConfigDict, prefix: str = ""
+) -> Iterator[tuple[str, Field, Any]]:
+    for name, field in fields.items():
+        if isinstance(field, dict):
+            yield from _each(field, config[name], f"{prefix}{name}.")
+        else:
+            yield prefix + name, field, config[name]
+
+
 def _check_widths(config: ConfigDict) -> None:
     """Whether start, width and numbers of non-zeros go together."""
-    model, sparsity = config.model, config.sparsity
-    width = model.n_factors
-    if model.start == "neighbours" and width:
+    start, width = config.model.start, config.model.n_factors
+    target, widest = config.sparsity.target_nnz, config.sparsity.start_nnz
+    if start == "neighbours" and width:
         raise InputError(
             f"config.model.n_factors is {width}, but with config.model.start=neighbours every item "
             "has a factor of its own; leave it at 0, or choose clusters or random"
         )
-    if model.start != "neighbours" and not width:
-        raise InputError(f"config.model.start={model.start} needs config.model.n_factors")
-    if width and sparsity.target_nnz > width:
+    if start != "neighbours" and not width:
+        raise InputError(f"config.model.start={start} needs config.model.n_factors")
+    if width and target > width:
         raise InputError(
-            f"config.sparsity.target_nnz is {sparsity.target_nnz}, more than "
-            f"config.model.n_factors ({width})"
+            f"config.sparsity.target_nnz is {target}, more than config.model.n_factors ({width})"
         )
-    if model.start == "random":
-        if sparsity.start_nnz is not None:
-            raise InputError(
-                "config.sparsity.start_nnz is of starts from data; a random one has all of "
-                "config.model.n_factors"
-            )
-        return
-    if sparsity.start_nnz is not None and sparsity.start_nnz < sparsity.target_nnz:
+    if start == "random" and widest is not None:
         raise InputError(
-            f"config.sparsity.start_nnz is {sparsity.start_nnz}, less than "
-            f"config.sparsity.target_nnz ({sparsity.target_nnz}); raise it, or leave it at None"
+            "config.sparsity.start_nnz is of starts from data; a random one has all of "
+            "config.model.n_factors"
         )
-    if sparsity.rewind:
+    if widest is not None and widest < target:
+        raise InputError(
+            f"config.sparsity.start_nnz is {widest}, less than config.sparsity.target_nnz "
+            f"({target}); raise it, or leave it at None"
+        )
+    if start != "random" and config.sparsity.rewind:
         raise InputError(
             "config.sparsity.rewind is of config.model.start=random; values from data are not "
             "rewound"
         )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _value(config: ConfigDict, field: str) -> Any:
-    for name in field.split("."):
-        config = config[name]
-    return config
-
-
-def _choice(config: ConfigDict, field: str, known: Collection[str]) -> None:
-    if _value(config, field) not in known:
-        names = ", ".join(sorted(known))
-        raise InputError(f"config.{field} is '{_value(config, field)}'; choose one of {names}")
-
-
-def _at_least(config: ConfigDict, field: str, least: int) -> None:
-    value = _value(config, field)
-    if value is not None and (not _is_number(value) or value != int(value) or value < least):
-        raise InputError(f"config.{field} is {value!r}; it must be a whole number from {least} on")

@@ -9,7 +9,7 @@ import pytest
 from launch import WITHOUT_JAX, program
 from test_cli import assert_fails
 
-from celsa_jax import loop
+from celsa_jax import feed, loop
 from celsa_jax.config import default_config
 from celsa_jax.data import load_dataset, make_split
 from celsa_jax.data.batches import Chunk, in_blocks, make_chunks, nnz_budget, shuffled_batches
@@ -65,12 +65,11 @@ def test_a_streamed_run_is_that_of_resident_chunks(small_config, tmp_path, monke
     streamed = train_and_evaluate(small_config, tmp_path / "streamed")
 
     def resident(self, epoch, block):
-        yield from [
-            (jax.device_put(chunk), self._blocks(batches, block))
-            for chunk, batches in self._epoch(epoch)
-        ]
+        steps = np.split(np.arange(self.steps_per_epoch), 4)
+        for at, (chunk, batches) in zip(steps, self._epoch(epoch), strict=True):
+            yield at, jax.device_put(chunk), self._blocks(batches, block)
 
-    monkeypatch.setattr(loop.TrainingLoop, "_on_device", resident)
+    monkeypatch.setattr(feed.Feed, "on_device", resident)
     assert train_and_evaluate(small_config, tmp_path / "resident")["test"] == streamed["test"]
     a, b = (load_embeddings(tmp_path / n / "embeddings.npz")[0] for n in ("streamed", "resident"))
     np.testing.assert_array_equal(a.toarray(), b.toarray())
