@@ -42,8 +42,12 @@ from celsa_jax.segments import (
     item_terms,
     save_segments,
 )
-from celsa_jax.segments.coherence import compared_columns, metadata_vectors, stability
-from celsa_jax.segments.judge import judge
+from celsa_jax.segments.coherence import (
+    compared_columns,
+    evaluate_segments,
+    metadata_vectors,
+    stability,
+)
 from celsa_jax.segments.report import write_report
 from celsa_jax.segments.terms import EXCLUDED
 from celsa_jax.sparse import Recommender
@@ -103,7 +107,7 @@ def main() -> None:
             )
 
     titles = table.shown(item_ids)
-    found = find_segments(
+    segmentation = find_segments(
         rows,
         item_ids,
         terms,
@@ -112,21 +116,20 @@ def main() -> None:
         threshold=_THRESHOLD.value,
         namer=namer,
     )
-    segments = found.segments
-    _log.info("%d groups, %d segments", len(found.groups.pairs), len(segments))
+    segments = segmentation.segments
+    _log.info("%d groups, %d segments", len(segmentation.groups.pairs), len(segments))
     recommender = SegmentRecommender(Recommender(embeddings), segments)
-    report = judge(
-        found, rows, metadata_vectors(terms, compared), recommender.candidates, _SEED.value
-    )
+    vectors = metadata_vectors(terms, compared)
+    report = evaluate_segments(segmentation, rows, vectors, recommender.candidates, _SEED.value)
     report |= table.counts
     report |= {"columns": terms.kinds, "coherence_columns": compared}
-    if found.outcome is not None:
-        report["language_model"] = vars(found.outcome)
+    if segmentation.outcome is not None:
+        report["language_model"] = vars(segmentation.outcome)
     if other is not None:
         report["stability"] = stability(rows, other)
     homepages = _homepages(recommender, users)
 
-    save_segments(output, found)
+    save_segments(output, segmentation)
     if users is not None:
         write_json(output / "homepages.json", _as_json(homepages, segments.item_ids))
     else:  # an earlier run's are of other segments

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 
 import numpy as np
@@ -127,21 +128,19 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in text)
 
 
-def distinct(names: list[Name], sizes: np.ndarray) -> list[Name]:
-    """The same names, each only once: the smaller of two namesakes says one term more.
+def distinct(names: list[Name]) -> list[Name]:
+    """The same names, each only once: the later of two namesakes says one term more.
 
     Where no term is left, a number follows: "Fantasy (2)".
     """
     taken: set[str] = set()
-    result = list(names)
-    for at in np.lexsort((np.arange(len(names)), -np.asarray(sizes))).tolist():
-        name = names[at]
+    result = []
+    for name in names:
         longer = [f"{name.name}, {t}" for t in name.terms if not repeats(name.name, t)]
-        numbered = (f"{name.name} ({n})" for n in range(2, len(names) + 2))
-        choices = [name.name, *longer[:3]]
-        chosen = next((c for c in choices if c not in taken), None)
-        if chosen is None:
-            chosen = next(c for c in numbered if c not in taken)
-        taken.add(chosen)
-        result[at] = dataclasses.replace(name, name=chosen)
+        numbered = (f"{name.name} ({n})" for n in itertools.count(2))
+        choices = itertools.chain([name.name], longer[:3], numbered)
+        result.append(
+            dataclasses.replace(name, name=next(text for text in choices if text not in taken))
+        )
+        taken.add(result[-1].name)
     return result
