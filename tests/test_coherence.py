@@ -128,3 +128,18 @@ def test_stability_of_a_permuted_model_is_complete():
     assert different["kept_pairs"] == pytest.approx((a & b).sum() / a.sum())
     assert different["kept_pairs_by_chance"] == pytest.approx(b.mean())
     assert abs(different["adjusted_rand"]) < 0.05
+
+
+def test_segments_without_metadata_are_numbered_and_have_no_coherence(tmp_path):
+    embeddings = SparseEmbeddings.from_dense(random_rows(60, 3, 2))
+    rows, terms = embeddings.tocsr(), item_terms({}, n_items=60)
+    segmentation = find_segments(rows, embeddings.item_ids, terms)
+    segments = segmentation.segments
+    candidates = SegmentRecommender(Recommender(embeddings), segments).candidates
+    report = evaluate_segments(segmentation, rows, metadata_vectors(terms), candidates)
+    assert set(segments.names) == {f"Segment {f}{s}" for f in range(3) for s in "+-"}
+    assert report["n_segments"] == report["n_segments_unnamed"] == report["n_groups"] == 6
+    assert report["coherence"] is report["coherence_kmeans"] is None
+    report["coherence_columns"] = []
+    write_report(tmp_path / "report.html", segments, report, rows, embeddings.item_ids.tolist())
+    assert "No group has three items with metadata." in (tmp_path / "report.html").read_text()
