@@ -123,8 +123,8 @@ def main() -> None:
     report = evaluate_segments(segmentation, rows, vectors, recommender.candidates, _SEED.value)
     report |= table.counts
     report |= {"columns": terms.kinds, "coherence_columns": compared}
-    if segmentation.outcome is not None:
-        report["language_model"] = vars(segmentation.outcome)
+    if segmentation.language_model is not None:
+        report["language_model"] = segmentation.language_model
     if other is not None:
         report["stability"] = stability(rows, other)
     homepages = _homepages(recommender, users)

@@ -88,14 +88,14 @@ TITLES = [["The Snowman", "Faceless Killers"], ["Odes"], ["Untitled"]]
 
 def test_groups_get_the_models_names_and_keep_their_terms(stub, namer):
     stub.answer = lambda prompt, _: json.dumps({"name": f"all about {prompt['items'][0].lower()}"})
-    names, outcome = namer().rename(NAMES, TITLES)
+    names, counts = namer().rename(NAMES, TITLES)
     assert [name.name for name in names] == [
         "All About The Snowman",
         "All About Odes",
         "All About Untitled",
     ]
     assert [name.terms for name in names] == [("Crime", "Noir"), ("Verse",), ("A",)]
-    assert vars(outcome) == {"cached": 0, "asked": 3, "not_named": 0}
+    assert counts == {"cached": 0, "asked": 3, "not_named": 0}
     for request in stub.requests:
         assert request["temperature"] == 0
         assert request["model"] == "stub"
@@ -106,26 +106,27 @@ def test_answers_are_kept_and_asked_for_once(stub, namer, tmp_path):
     namer().rename(NAMES[:2], TITLES[:2])
     with (tmp_path / "names.jsonl").open("a") as stream:
         stream.write('{"key": "cut sho')  # as a killed run leaves it
-    names, outcome = namer().rename(NAMES, TITLES)
+    names, counts = namer().rename(NAMES, TITLES)
     assert len(stub.requests) == 3
-    assert vars(outcome) == {"cached": 2, "asked": 1, "not_named": 0}
+    assert counts == {"cached": 2, "asked": 1, "not_named": 0}
     assert [name.name for name in names] == ["Nordic Crime"] * 3
-    _, outcome = namer().rename(NAMES, TITLES)
-    assert outcome.cached == len(stub.requests) == 3
+    _, counts = namer().rename(NAMES, TITLES)
+    assert counts == {"cached": 3, "asked": 0, "not_named": 0}
+    assert len(stub.requests) == 3
 
 
 def test_groups_without_terms_are_not_asked_about(stub, namer):
-    names, outcome = namer().rename([Name("Unknown"), NAMES[0]], [["i17"], TITLES[0]])
+    names, counts = namer().rename([Name("Unknown"), NAMES[0]], [["i17"], TITLES[0]])
     assert [name.name for name in names] == ["Unknown", "Nordic Crime"]
-    assert (len(stub.requests), outcome.asked, outcome.not_named) == (1, 1, 0)
+    assert (len(stub.requests), counts["asked"], counts["not_named"]) == (1, 1, 0)
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_passing_faults_are_repeated(stub, namer, status):
     stub.answer = lambda _, attempt: (status, {"error": "down"}) if attempt < 2 else "Nordic Crime"
-    names, outcome = namer().rename(NAMES[:1], TITLES[:1])
+    names, counts = namer().rename(NAMES[:1], TITLES[:1])
     assert names[0].name == "Nordic Crime"
-    assert outcome.asked == 1
+    assert counts["asked"] == 1
     assert len(stub.requests) == 3
 
 
@@ -148,19 +149,19 @@ def test_passing_faults_are_repeated(stub, namer, status):
 )
 def test_an_answer_that_is_no_name_leaves_the_name(stub, namer, answer):
     stub.answer = lambda *_: answer
-    names, outcome = namer().rename(NAMES[:1], TITLES[:1])
-    assert (names[0].name, outcome.not_named, len(stub.requests)) == ("Crime", 1, 1)
+    names, counts = namer().rename(NAMES[:1], TITLES[:1])
+    assert (names[0].name, counts["not_named"], len(stub.requests)) == ("Crime", 1, 1)
 
 
 def test_a_refusal_leaves_the_name_and_is_counted(stub, namer, tmp_path, caplog):
     refusal = "I cannot assist with that request."
     stub.answer = lambda prompt, _: refusal if prompt["items"] == ["Odes"] else "Nordic Crime"
     with caplog.at_level(logging.WARNING):
-        names, outcome = namer().rename(NAMES, TITLES)
+        names, counts = namer().rename(NAMES, TITLES)
     assert [name.name for name in names] == ["Nordic Crime", "Poetry", "Nordic Crime"]
     assert "1 groups got no usable answer and keep their names" in caplog.text
     assert f"the last reason: no name: {refusal}" in caplog.text
-    assert vars(outcome) == {"cached": 0, "asked": 2, "not_named": 1}
+    assert counts == {"cached": 0, "asked": 2, "not_named": 1}
     assert "cannot" not in (tmp_path / "names.jsonl").read_text()
 
 
@@ -186,9 +187,9 @@ def test_a_dead_endpoint_ends_the_run_and_the_next_goes_on(stub, namer):
         namer().rename(*MANY)
     assert len({request["messages"][1]["content"] for request in stub.requests}) < 10
     stub.answer = lambda *_: "Gentle Poetry"
-    renamed, outcome = namer().rename(*MANY)
+    renamed, counts = namer().rename(*MANY)
     assert [name.name for name in renamed] == ["Nordic Crime"] * 2 + ["Gentle Poetry"] * 38
-    assert vars(outcome) == {"cached": 2, "asked": 38, "not_named": 0}
+    assert counts == {"cached": 2, "asked": 38, "not_named": 0}
 
 
 @pytest.mark.parametrize(
@@ -212,8 +213,8 @@ def test_an_endpoint_that_names_nothing_ends_the_run_with_the_reason(stub, namer
     # Where something was named, ever so many others may be refused.
     stub.answer = lambda prompt, _: "Nordic Crime" if prompt["items"] == ["Title 0"] else fault
     for cached in (0, 1):
-        _, outcome = namer().rename(*MANY)
-        assert vars(outcome) == {"cached": cached, "asked": 1 - cached, "not_named": 39}
+        _, counts = namer().rename(*MANY)
+        assert counts == {"cached": cached, "asked": 1 - cached, "not_named": 39}
 
 
 def test_a_run_that_breaks_off_keeps_its_names_and_asks_no_more(stub, namer, tmp_path):
@@ -364,6 +365,6 @@ def test_refusals_that_an_earlier_version_kept_are_asked_for_again(stub, namer, 
     namer().rename(NAMES[:2], TITLES[:2])
     cache = tmp_path / "names.jsonl"
     cache.write_text(cache.read_text().replace("Nordic Crime", "I Cannot Help", 1))
-    names, outcome = namer().rename(NAMES[:2], TITLES[:2])
-    assert vars(outcome) == {"cached": 1, "asked": 1, "not_named": 0}
+    names, counts = namer().rename(NAMES[:2], TITLES[:2])
+    assert counts == {"cached": 1, "asked": 1, "not_named": 0}
     assert [name.name for name in names] == ["Nordic Crime"] * 2

@@ -243,29 +243,29 @@ def test_merging_is_complete_linkage_in_any_order(rows_at_once, seed, n_groups, 
     rng = np.random.default_rng(seed)
     vectors = unit(rng.normal(size=(n_groups, 3)))
     factors = np.sort(rng.choice(2 * n_groups, n_groups, replace=False)) // 2
-    merge = merge_groups(vectors, factors, threshold)
-    segments = as_sets(merge.labels)
+    labels, tree = merge_groups(vectors, factors, threshold)
+    segments = as_sets(labels)
     assert segments == brute_force(vectors, factors, threshold)
-    _, first = np.unique(merge.labels, return_index=True)
+    _, first = np.unique(labels, return_index=True)
     assert (np.diff(first) > 0).all()  # numbered by their first groups
     order = rng.permutation(n_groups)
-    again = merge_groups(vectors[order], factors[order], threshold)
-    assert as_sets(again.labels[np.argsort(order)]) == segments
-    sparse = merge_groups(sp.csr_matrix(vectors), factors, threshold)
-    np.testing.assert_array_equal(sparse.labels, merge.labels)
+    again, _ = merge_groups(vectors[order], factors[order], threshold)
+    assert as_sets(again[np.argsort(order)]) == segments
+    sparse, _ = merge_groups(sp.csr_matrix(vectors), factors, threshold)
+    np.testing.assert_array_equal(sparse, labels)
     # The tree leads from the groups to the segments.
     nodes = [{i} for i in range(n_groups)]
-    for left, right, cosine in merge.tree:
+    for left, right, cosine in tree:
         parts = vectors[sorted(nodes[left])] @ vectors[sorted(nodes[right])].T
         assert cosine == pytest.approx(parts.min(), abs=1e-5)
         nodes.append(nodes[left] | nodes[right])
-    used = {n for left, right, _ in merge.tree for n in (left, right)}
+    used = {n for left, right, _ in tree for n in (left, right)}
     assert {frozenset(s) for n, s in enumerate(nodes) if n not in used} == segments
 
 
 def test_identical_names_merge_but_never_the_signs_of_one_factor():
     for factors in itertools.permutations([3, 3, 4, 1]):
-        labels = merge_groups(np.ones((4, 1)), np.array(factors), 0.9).labels
+        labels, _ = merge_groups(np.ones((4, 1)), np.array(factors), 0.9)
         assert len(set(labels)) == 2
         first, second = (at for at, factor in enumerate(factors) if factor == 3)
         assert labels[first] != labels[second]
@@ -277,16 +277,16 @@ def test_merging_takes_little_memory_beside_the_distances(monkeypatch):
     n_groups = 1500
     vectors = unit(np.random.default_rng(0).random((n_groups, 8)).astype(np.float32) + 5)
     tracemalloc.start()
-    merge = merge_groups(vectors, np.arange(n_groups), 0.5)
+    labels, _ = merge_groups(vectors, np.arange(n_groups), 0.5)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert not merge.labels.any()
+    assert not labels.any()
     assert peak < 12 * n_groups**2
 
 
 def test_zero_rows_merge_with_none():
-    merge = merge_groups(np.array([[1.0], [0], [1], [0]]), np.arange(4), 0.5)
-    assert merge.labels.tolist() == [0, 1, 0, 2]
+    labels, _ = merge_groups(np.array([[1.0], [0], [1], [0]]), np.arange(4), 0.5)
+    assert labels.tolist() == [0, 1, 0, 2]
     with pytest.raises(InputError, match="merge threshold is 0"):
         merge_groups(np.ones((1, 1)), np.array([0]), 0)
 

@@ -13,7 +13,7 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.metrics.cluster import contingency_matrix, pair_confusion_matrix
 
 from celsa_jax.segments.find import Segmentation
-from celsa_jax.segments.groups import Groups, extract
+from celsa_jax.segments.groups import Groups, extract, membership
 from celsa_jax.segments.terms import ItemTerms
 
 LEAST_ITEMS = 3
@@ -60,12 +60,10 @@ def coherence(labels: np.ndarray, vectors: sp.csr_matrix, n_clusters: int) -> Co
       vectors: [n_items, size] unit rows; a zero row is an item without metadata.
       n_clusters: number of clusters.
     """
-    known = np.flatnonzero((labels >= 0) & (np.diff(vectors.indptr) > 0))
-    membership = sp.csr_matrix(
-        (np.ones(len(known)), (labels[known], known)), (n_clusters, len(labels))
-    )
-    n = np.bincount(labels[known], minlength=n_clusters)
-    sums = membership @ vectors.astype(np.float64)
+    known = np.where(np.diff(vectors.indptr) > 0, labels, -1)
+    in_cluster = membership(known, n_clusters)
+    n = np.diff(in_cluster.indptr)
+    sums = in_cluster @ vectors.astype(np.float64)
     # The n^2 cosines of a cluster add up to |sum of its vectors|^2; n of them are of an item
     # with itself.
     total = np.asarray(sums.multiply(sums).sum(axis=1)).ravel()

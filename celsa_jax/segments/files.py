@@ -72,26 +72,18 @@ def load_segments(folder: str | pathlib.Path, item_ids: np.ndarray) -> Segments:
     path = pathlib.Path(folder) / "segments.json"
     vectors_path = path.with_name("segment_vectors.npz")
     with _reading(path):
-        entries = [_read_segment(entry) for entry in read_json(path)]
+        entries = read_json(path)
     with _reading(vectors_path):
         n_segments, n_factors = read_sparse(vectors_path).shape
-    if n_segments != len(entries):
+    with _reading(path):
+        segments = tuple(_read_segment(path, entry, item_ids) for entry in entries)
+        _check_pairs([pair for segment in segments for pair in segment.pairs], n_factors)
+    if n_segments != len(segments):
         raise InputError(
-            f"{vectors_path}: {n_segments} vectors for the {len(entries)} segments of {path}; "
+            f"{vectors_path}: {n_segments} vectors for the {len(segments)} segments of {path}; "
             "run experiments.segments again"
         )
-    with _reading(path):
-        _check_pairs([pair for _, pairs, _ in entries for pair in pairs], n_factors)
-    segments = []
-    for name, pairs, ids in entries:
-        items = lookup(item_ids, ids)
-        if (items < 0).any():
-            raise InputError(
-                f"{path}: item '{ids[np.argmin(items)]}' is not in the catalogue; "
-                "are the segments of these embeddings?"
-            )
-        segments.append(Segment(name, pairs, items))
-    return Segments(tuple(segments), item_ids, n_factors)
+    return Segments(segments, item_ids, n_factors)
 
 
 def load_merges(folder: str | pathlib.Path, segments: Segments) -> list[np.ndarray]:
@@ -132,16 +124,21 @@ def load_merges(folder: str | pathlib.Path, segments: Segments) -> list[np.ndarr
     return [np.array(tree).reshape(-1, 4) for tree in trees]
 
 
-def _read_segment(entry: dict) -> tuple[Name, tuple[tuple[int, int], ...], np.ndarray]:
-    """Name, pairs and item ids of a segment in JSON; ValueError for values of other kinds."""
-    name, terms, pairs, items = (entry[field] for field in ("name", "terms", "pairs", "items"))
-    lists = isinstance(terms, list) and isinstance(items, list)
-    if not lists or not all(isinstance(text, str) for text in (name, *terms, *items)):
+def _read_segment(path: pathlib.Path, entry: dict, item_ids: np.ndarray) -> Segment:
+    """A segment from its JSON; ValueError for values of other kinds."""
+    name, terms, pairs, ids = (entry[field] for field in ("name", "terms", "pairs", "items"))
+    lists = isinstance(terms, list) and isinstance(ids, list)
+    if not lists or not all(isinstance(text, str) for text in (name, *terms, *ids)):
         raise ValueError("a name, a term or an item that is no text")
     if not all(type(number) is int for pair in pairs for number in pair):
         raise ValueError("a pair that is no two whole numbers")
-    pairs = tuple((factor, sign) for factor, sign in pairs)
-    return Name(name, tuple(terms)), pairs, np.array(items, np.str_)
+    items = lookup(item_ids, np.array(ids, np.str_))
+    if (items < 0).any():
+        raise InputError(
+            f"{path}: item '{ids[np.argmin(items)]}' is not in the catalogue; "
+            "are the segments of these embeddings?"
+        )
+    return Segment(Name(name, tuple(terms)), tuple((f, sign) for f, sign in pairs), items)
 
 
 def _check_pairs(pairs: list[tuple[int, int]], n_factors: int) -> None:

@@ -10,7 +10,7 @@ import scipy.sparse as sp
 from celsa_jax.errors import InputError
 from celsa_jax.segments.embedders import Embedder, TfidfEmbedder
 from celsa_jax.segments.groups import Groups, extract, members, shown_pair
-from celsa_jax.segments.language_model import LanguageModelNamer, Outcome
+from celsa_jax.segments.language_model import LanguageModelNamer
 from celsa_jax.segments.merging import merge_groups
 from celsa_jax.segments.naming import Name, distinct, name_groups
 from celsa_jax.segments.segments import Segment, Segments
@@ -25,9 +25,9 @@ class Segmentation:
       segments: the result.
       groups: before merging, one a (factor, sign) that dominates an item.
       labels: [n_groups] the segment of each group.
-      tree: the merges (`celsa_jax.segments.merging.Merge`).
+      tree: the merges (`celsa_jax.segments.merging.merge_groups`).
       threshold: the cosine from which on groups were merged.
-      outcome: of the language model, if one was asked.
+      language_model: how many groups it named (`LanguageModelNamer.rename`), if it was asked.
     """
 
     segments: Segments
@@ -35,7 +35,7 @@ class Segmentation:
     labels: np.ndarray
     tree: list[tuple[int, int, float]]
     threshold: float
-    outcome: Outcome | None
+    language_model: dict[str, int] | None
 
 
 def find_segments(
@@ -85,17 +85,17 @@ def find_segments(
     if not n_groups:
         raise InputError("no item of the embeddings has weights; there is nothing to segment")
     names = name_groups(groups.of_item, n_groups, terms)
-    outcome = None
+    counts = None
     if namer is not None:
         items = members(groups.of_item, n_groups, groups.strength)
-        names, outcome = namer.rename(names, [[titles[i] for i in inside] for inside in items])
+        names, counts = namer.rename(names, [[titles[i] for i in inside] for inside in items])
     # A group without a name is like no other.
     named = sp.diags_array(np.array([bool(name.name) for name in names], np.float32))
     vectors = named @ embedder.embed([name.text for name in names])
-    merge = merge_groups(vectors, groups.factors, threshold)
-    sizes = np.bincount(merge.labels, groups.sizes)
+    labels, tree = merge_groups(vectors, groups.factors, threshold)
+    sizes = np.bincount(labels, groups.sizes)
     rank = np.argsort(np.argsort(-sizes, kind="stable"))  # the largest segment is the first
-    labels = rank[merge.labels]
+    labels = rank[labels]
     of_item = np.append(labels, -1)[groups.of_item]
     segment_names = name_groups(of_item, labels.max() + 1, terms)
     if namer is not None:
@@ -105,9 +105,9 @@ def find_segments(
         Segments(segments, item_ids, embeddings.shape[1]),
         groups,
         labels,
-        merge.tree,
+        tree,
         threshold,
-        outcome,
+        counts,
     )
 
 

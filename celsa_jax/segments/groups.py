@@ -87,3 +87,10 @@ def members(
     )
     starts = np.searchsorted(labels[order], np.arange(n_labels + 1))
     return np.split(order, starts)[1:-1]
+
+
+def membership(labels: np.ndarray, n_labels: int) -> sp.csr_matrix:
+    """CSR [n_labels, n] float32: 1 where a position is under a label; label -1 is none."""
+    inside = np.flatnonzero(labels >= 0)
+    ones = np.ones(len(inside), np.float32)
+    return sp.csr_matrix((ones, (labels[inside], inside)), (n_labels, len(labels)))

@@ -45,15 +45,6 @@ _TASK = (
 )
 
 
-@dataclasses.dataclass
-class Outcome:
-    """How many groups were named in which way."""
-
-    cached: int = 0
-    asked: int = 0
-    not_named: int = 0
-
-
 class _Answer(NamedTuple):
     """What came of asking about one group.
 
@@ -127,12 +118,18 @@ class LanguageModelNamer:
         self._n_workers = n_workers
         self._cache = pathlib.Path(cache)
 
-    def rename(self, names: list[Name], examples: list[list[str]]) -> tuple[list[Name], Outcome]:
+    def rename(
+        self, names: list[Name], examples: list[list[str]]
+    ) -> tuple[list[Name], dict[str, int]]:
         """The same terms under the model's names; names without terms stay as they are.
 
         Args:
           names: of the groups so far; their terms are shown to the model.
           examples: titles of the items of each group, strongest first.
+
+        Returns:
+          The names, and how many of them are `cached`, `asked` for now, and `not_named` though
+          asked for.
 
         Raises:
           InputError: the endpoint refuses the key, the model or the address, or gives no name for
@@ -142,25 +139,30 @@ class LanguageModelNamer:
         asked = [at for at, name in enumerate(names) if name.terms]  # of bare ids it knows nothing
         prompts = [_prompt(names[at], examples[at]) for at in asked]
         keys = [self._key_of(prompt) for prompt in prompts]
-        answers = self._read_cache()
+        cache = self._read_cache()
+        answers = {key: cache[key] for key in keys if key in cache}
         n_cached = sum(key in answers for key in keys)
         problem = self._ask_all(dict(zip(keys, prompts, strict=True)), answers)
         n_named = sum(key in answers for key in keys)
-        outcome = Outcome(n_cached, n_named - n_cached, len(keys) - n_named)
-        if outcome.not_named:
+        if n_missing := len(keys) - n_named:
             _log.warning(
                 "%d groups got no usable answer and keep their names; the last reason: %s",
-                outcome.not_named,
+                n_missing,
                 problem,
             )
         renamed = list(names)
         for at, key in zip(asked, keys, strict=True):
             if key in answers:
                 renamed[at] = dataclasses.replace(names[at], name=answers[key])
-        return renamed, outcome
+        counts = {"cached": n_cached, "asked": n_named - n_cached, "not_named": n_missing}
+        return renamed, counts
 
     def _ask_all(self, prompts: dict[str, str], answers: dict[str, str]) -> str:
-        """Adds names to `answers` and the cache; returns what was wrong last, "" if nothing."""
+        """Adds the names that are missing to `answers` and to the cache.
+
+        Returns:
+          What was wrong with the last answer that was no name; "" if all were.
+        """
         problem, n_failures = "", 0  # in a row
         with self._open_cache() as cache:
             pool = concurrent.futures.ThreadPoolExecutor(self._n_workers)
@@ -263,8 +265,8 @@ def parse_name(answer: str) -> str:
       >>> parse_name('Sure: {"name": "nordic crime"}')
       'Nordic Crime'
     """
-    text = re.sub(r"^```\w*|```$", "", answer.strip()).strip()
-    if objects := re.findall(r"\{[^{}]*\}", text):
+    text = answer
+    if objects := re.findall(r"\{[^{}]*\}", answer):
         try:
             text = json.loads(objects[-1])["name"]
         except (ValueError, KeyError, RecursionError):

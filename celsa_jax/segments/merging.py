@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
@@ -18,23 +17,9 @@ _ROUNDING = 1e-6  # of cosines in float32
 _NEVER = 10.0  # a distance above any between unit vectors
 
 
-@dataclasses.dataclass(frozen=True)
-class Merge:
-    """A partition of groups and how it came about.
-
-    Attributes:
-      labels: [n_groups] the segment of each group, numbered by their first groups.
-      tree: the merges, from the highest cosine down, as (left, right, cosine): a node below
-        n_groups is a group, n_groups + m is the result of merge m.
-    """
-
-    labels: np.ndarray
-    tree: list[tuple[int, int, float]]
-
-
 def merge_groups(
     vectors: np.ndarray | sp.spmatrix | sp.sparray, factors: np.ndarray, threshold: float
-) -> Merge:
+) -> tuple[np.ndarray, list[tuple[int, int, float]]]:
     """Merges the two closest clusters while their cosine is at least the threshold.
 
     The cosine of two clusters is that of their least similar groups (complete linkage), so any two
@@ -49,13 +34,18 @@ def merge_groups(
         are like no other.
       factors: [n_groups] int, of the groups.
       threshold: cosine in (0, 1].
+
+    Returns:
+      [n_groups] the segment of each group, numbered by their first groups; and the merges, from the
+      highest cosine down, as (left, right, cosine): a node below n_groups is a group, n_groups + m
+      is the result of merge m.
     """
     if not 0 < threshold <= 1:
         raise InputError(f"the merge threshold is {threshold:g}; give a cosine above 0, up to 1")
     n_groups = len(factors)
     part = _parts(vectors, threshold)
     merges: list[tuple[float, int, int]] = []
-    for inside in members(part, part.max(initial=-1) + 1):
+    for inside in members(part, part.max() + 1):
         if len(inside) > 1:
             distances = _distances(vectors[inside], factors[inside])
             merges += _complete_linkage(distances, inside, 1 - threshold + _ROUNDING)
@@ -66,7 +56,7 @@ def merge_groups(
         tree.append((node[left], node[right], cosine))
         node[left] = n_groups + at
     edges = np.array([merge[1:] for merge in merges], np.int64).reshape(-1, 2)
-    return Merge(_connected(edges, n_groups), tree)
+    return _connected(edges, n_groups), tree
 
 
 def _cosines(vectors) -> Iterator[tuple[int, np.ndarray]]:

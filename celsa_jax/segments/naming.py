@@ -7,8 +7,8 @@ import itertools
 import re
 
 import numpy as np
-import scipy.sparse as sp
 
+from celsa_jax.segments.groups import membership
 from celsa_jax.segments.terms import MARKS, ItemTerms, squeezed
 
 N_TERMS = 10
@@ -53,47 +53,45 @@ def name_groups(labels: np.ndarray, n_groups: int, terms: ItemTerms) -> list[Nam
       n_groups: number of groups.
       terms: of the items.
     """
-    inside = np.flatnonzero(labels >= 0)
-    membership = sp.csr_matrix(
-        (np.ones(len(inside), np.float32), (labels[inside], inside)), (n_groups, len(labels))
-    )
+    in_group = membership(labels, n_groups)
     has_terms = np.diff(terms.matrix.indptr) > 0
-    n_known = membership @ has_terms.astype(np.float32)
+    n_known = in_group @ has_terms.astype(np.float32)
     n_items = np.asarray(terms.matrix.sum(axis=0)).ravel()
     rarity = np.log((has_terms.sum() + 1) / np.maximum(n_items, 1))
-    counts = (membership @ terms.matrix).tocsr()
+    counts = (in_group @ terms.matrix).tocsr()
     names = []
     for group in range(n_groups):
         row = slice(counts.indptr[group], counts.indptr[group + 1])
-        found, count = counts.indices[row], counts.data[row]
+        present, count = counts.indices[row], counts.data[row]
         share = count / max(n_known[group], 1)
-        recurs = count >= 2 if n_known[group] > 1 else n_items[found] >= 2
+        recurs = count >= 2 if n_known[group] > 1 else n_items[present] >= 2
         common = recurs & (share >= LEAST_SHARE)
-        score = share**2 * rarity[found] * np.where(common, 1, _UNCOMMON)
-        best = np.lexsort((found, -score))[: 4 * N_TERMS]
-        n_common = int(common[best].sum())
-        best = best[: n_common or N_TERMS]
-        names.append(_name(found[best], share[best], terms))
+        score = share**2 * rarity[present] * np.where(common, 1, _UNCOMMON)
+        best = np.lexsort((present, -score))[: 4 * N_TERMS]
+        best = best[: common[best].sum() or N_TERMS]
+        chosen = present[best]
+        names.append(
+            _name(terms.labels[chosen].tolist(), terms.columns[chosen].tolist(), share[best])
+        )
     return names
 
 
-def _name(found: np.ndarray, share: np.ndarray, terms: ItemTerms) -> Name:
+def _name(labels: list[str], columns: list[int], share: np.ndarray) -> Name:
     """A name from terms in descending order."""
-    kept = _without_parts(terms.labels[found].tolist(), share)
+    kept = _without_parts(labels, share)
     if not kept:
         return Name("")
-    labels = [terms.labels[found[at]] for at in kept]
-    columns = [terms.columns[found[at]] for at in kept]
+    first, *others = kept
     fits = [
         at
-        for at in range(1, len(kept))
-        if share[kept[at]] >= LEAST_SHARE
-        and not repeats(labels[0], labels[at])
-        and len(f"{labels[0]} {labels[at]}".split()) <= _MOST_WORDS
+        for at in others
+        if share[at] >= LEAST_SHARE
+        and not repeats(labels[first], labels[at])
+        and len(f"{labels[first]} {labels[at]}".split()) <= _MOST_WORDS
     ]
-    second = [at for at in fits if columns[at] != columns[0]] or fits
-    name = ", ".join([labels[0], *(labels[at] for at in second[:1])])
-    return Name(name, tuple(labels[:N_TERMS]), float(share[kept[0]]))
+    second = [at for at in fits if columns[at] != columns[first]] or fits
+    name = ", ".join(labels[at] for at in [first, *second[:1]])
+    return Name(name, tuple(labels[at] for at in kept[:N_TERMS]), float(share[first]))
 
 
 def _without_parts(labels: list[str], share: np.ndarray) -> list[int]:
@@ -117,10 +115,10 @@ def _without_parts(labels: list[str], share: np.ndarray) -> list[int]:
     return kept
 
 
-def repeats(said: str, term: str) -> bool:
-    """Whether a term has a word of what is said already, or one that begins alike."""
-    stems = [{word[:5] for word in _WORD.findall(text.casefold())} for text in (said, term)]
-    return bool(stems[0] & stems[1]) or squeezed(said) in squeezed(term)
+def repeats(name: str, term: str) -> bool:
+    """Whether a term has a word of a name, or one that begins alike."""
+    stems = [{word[:5] for word in _WORD.findall(text.casefold())} for text in (name, term)]
+    return bool(stems[0] & stems[1]) or squeezed(name) in squeezed(term)
 
 
 def printable(text: str) -> str:

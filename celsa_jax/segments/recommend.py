@@ -80,13 +80,13 @@ class SegmentRecommender:
     Example:
       >>> from celsa_jax.segments import find_segments, item_terms
       >>> from celsa_jax.sparse import SparseEmbeddings
-      >>> dense = np.array([[0.8, 0.6], [0.6, 0.8], [1, 0], [0, -1]], np.float32)
-      >>> embeddings = SparseEmbeddings.from_dense(dense, np.array(["a", "b", "c", "d"]))
-      >>> segments = find_segments(dense, embeddings.item_ids, item_terms({}, n_items=4)).segments
+      >>> embeddings = SparseEmbeddings.from_dense(np.array([[0.8, 0.6], [0.6, 0.8], [1, 0]]))
+      >>> terms = item_terms({}, n_items=3)
+      >>> segments = find_segments(embeddings.tocsr(), embeddings.item_ids, terms).segments
       >>> product = SegmentRecommender(Recommender(embeddings, engine="scipy"), segments)
-      >>> [page] = product.homepage(sp.csr_matrix([[1.0, 0, 0, 0]]), n_items=1)
+      >>> [page] = product.homepage(sp.csr_matrix([[1.0, 0, 0]]), n_items=1)
       >>> [(row.title, embeddings.item_ids[row.items].tolist()) for row in page]
-      [('Recommended for you', ['b']), ('Segment 0+', ['c'])]
+      [('Recommended for you', ['1']), ('Segment 0+', ['2'])]
     """
 
     def __init__(self, recommender: Recommender, segments: Segments):

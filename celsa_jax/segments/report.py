@@ -13,7 +13,7 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.manifold import TSNE
 
 from celsa_jax.files import write_text
-from celsa_jax.segments.groups import shown_pair
+from celsa_jax.segments.groups import membership, shown_pair
 from celsa_jax.segments.naming import printable
 from celsa_jax.segments.recommend import Row
 from celsa_jax.segments.segments import Segments
@@ -109,13 +109,9 @@ def _map(
 ) -> list[dict[str, Any]]:
     """The largest segments in the plane: near where their items share factors (t-SNE)."""
     shown = segments.segments[:_N_ON_MAP]
-    items = [segment.items for segment in shown]
-    sizes = np.array([len(inside) for inside in items])
-    starts = np.concatenate([[0], np.cumsum(sizes)])
-    members = sp.csr_matrix(
-        (np.ones(starts[-1]), np.concatenate(items), starts), (len(shown), embeddings.shape[0])
-    )
-    x, y = _plane(members @ embeddings, seed).T
+    labels = np.where(segments.of_item < len(shown), segments.of_item, -1)
+    x, y = _plane(membership(labels, len(shown)) @ embeddings, seed).T
+    sizes = [len(segment.items) for segment in shown]
     radius = np.clip(1.6 * np.sqrt(sizes), 3, 26)
     to_the_left = x > _WIDTH - 200  # the right edge keeps its labels inside
     points = []
