@@ -107,7 +107,7 @@ def main() -> None:
             )
 
     titles = table.shown(item_ids)
-    segmentation = find_segments(
+    found = find_segments(
         rows,
         item_ids,
         terms,
@@ -116,20 +116,21 @@ def main() -> None:
         threshold=_THRESHOLD.value,
         namer=namer,
     )
-    segments = segmentation.segments
-    _log.info("%d groups, %d segments", len(segmentation.groups.pairs), len(segments))
+    segments = found.segments
+    _log.info("%d groups, %d segments", len(found.groups.pairs), len(segments))
     recommender = SegmentRecommender(Recommender(embeddings), segments)
-    vectors = metadata_vectors(terms, compared)
-    report = evaluate_segments(segmentation, rows, vectors, recommender.candidates, _SEED.value)
+    report = evaluate_segments(
+        found, rows, metadata_vectors(terms, compared), recommender.candidates, _SEED.value
+    )
     report |= table.counts
     report |= {"columns": terms.kinds, "coherence_columns": compared}
-    if segmentation.language_model is not None:
-        report["language_model"] = segmentation.language_model
+    if found.language_model is not None:
+        report["language_model"] = found.language_model
     if other is not None:
         report["stability"] = stability(rows, other)
     homepages = _homepages(recommender, users)
 
-    save_segments(output, segmentation)
+    save_segments(output, found)
     if users is not None:
         write_json(output / "homepages.json", _as_json(homepages, segments.item_ids))
     else:  # an earlier run's are of other segments

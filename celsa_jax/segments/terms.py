@@ -74,6 +74,11 @@ def item_terms(
 
     Raises:
       InputError: `list_columns` names a column that is not there.
+
+    Example:
+      >>> terms = item_terms({"genres": np.array(["crime|sci-fi", "SciFi"])}, ("genres",))
+      >>> terms.labels.tolist(), terms.matrix.toarray().tolist()
+      (['Crime', 'Sci Fi'], [[1.0, 1.0], [0.0, 1.0]])
     """
     for name in list_columns or ():
         if name not in columns:
