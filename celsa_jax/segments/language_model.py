@@ -11,7 +11,7 @@ import os
 import pathlib
 import re
 import urllib.parse
-from typing import NamedTuple, TextIO
+from typing import NamedTuple
 
 import tqdm
 
@@ -135,6 +135,7 @@ class LanguageModelNamer:
           InputError: the endpoint refuses the key, the model or the address, or gives no name for
             several groups in a row (where it gave one before, answers that are no names do not
             count). What was answered until then is in the cache.
+          OSError: the cache cannot be written.
         """
         asked = [at for at, name in enumerate(names) if name.terms]  # of bare ids it knows nothing
         prompts = [_prompt(names[at], examples[at]) for at in asked]
@@ -164,7 +165,9 @@ class LanguageModelNamer:
           What was wrong with the last answer that was no name; "" if all were.
         """
         problem, n_failures = "", 0  # in a row
-        with self._open_cache() as cache:
+        self._cache.parent.mkdir(parents=True, exist_ok=True)
+        with self._cache.open("a", encoding="utf-8", newline="\n") as cache:
+            cache.write("\n")  # a broken run may have left half a line
             pool = concurrent.futures.ThreadPoolExecutor(self._n_workers)
             try:
                 keys = {pool.submit(self._ask, prompts[k]): k for k in prompts if k not in answers}
@@ -237,15 +240,6 @@ class LanguageModelNamer:
             if name:
                 names[key] = name
         return names
-
-    def _open_cache(self) -> TextIO:
-        try:
-            self._cache.parent.mkdir(parents=True, exist_ok=True)
-            stream = self._cache.open("a", encoding="utf-8", newline="\n")
-        except OSError as error:
-            raise InputError(f"{self._cache}: cannot be written: {error.strerror}") from None
-        stream.write("\n")  # a broken run may have left half a line
-        return stream
 
 
 def _is_address(url: str) -> bool:

@@ -23,7 +23,8 @@ _N_ITEMS = 8
 _N_ON_MAP = 400
 _N_LABELS = 45
 _LONGEST_LABEL = 28
-_WIDTH, _HEIGHT = 1080, 720  # of the map
+_WIDTH, _HEIGHT, _MARGIN = 1080, 720, 30  # of the map
+_LETTER, _LINE = 7, 14  # width and height of its text
 _BASELINES = (
     ("coherence", "signed groups"),
     ("coherence_kmeans", "k-means"),
@@ -113,37 +114,26 @@ def _map(
     x, y = _plane(membership(labels, len(shown)) @ embeddings, seed).T
     sizes = [len(segment.items) for segment in shown]
     radius = np.clip(1.6 * np.sqrt(sizes), 3, 26)
-    to_the_left = x > _WIDTH - 200  # the right edge keeps its labels inside
     points = []
-    boxes: list[tuple[float, float, float, float]] = []
+    labelled: list[tuple[float, float, float]] = []  # left, right, height
     for at, segment in enumerate(shown):
         label = segment.name.name
         if len(label) > _LONGEST_LABEL:
             label = label[: _LONGEST_LABEL - 1] + "…"
-        width = 7 * len(label)
-        left = x[at] - radius[at] - width if to_the_left[at] else x[at] + radius[at]
-        box = (left, y[at] - 7, left + width + 6, y[at] + 7)
-        if len(boxes) < _N_LABELS and not any(_overlap(box, other) for other in boxes):
-            boxes.append(box)
+        left = x[at] + radius[at]
+        right = left + _LETTER * (len(label) + 1)
+        is_free = all(
+            right <= other_left or other_right <= left or abs(y[at] - height) >= _LINE
+            for other_left, other_right, height in labelled
+        )
+        if is_free and len(labelled) < _N_LABELS:
+            labelled.append((left, right, y[at]))
         else:
             label = ""
-        points.append(
-            {
-                **figures[at],
-                "x": round(float(x[at]), 1),
-                "y": round(float(y[at]), 1),
-                "r": round(float(radius[at]), 1),
-                "label": label,
-                "anchor": "end" if to_the_left[at] else "start",
-                "dx": round(float(radius[at] + 3) * (-1 if to_the_left[at] else 1), 1),
-            }
-        )
+        place = {"x": x[at], "y": y[at], "r": radius[at]}
+        place = {name: round(float(value), 1) for name, value in place.items()}
+        points.append({**figures[at], **place, "label": label})
     return points
-
-
-def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
-    """Whether two boxes (left, top, right, bottom) have a point in common."""
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def _plane(centroids: sp.csr_matrix, seed: int) -> np.ndarray:
@@ -153,10 +143,12 @@ def _plane(centroids: sp.csr_matrix, seed: int) -> np.ndarray:
         angle = 2 * np.pi * np.arange(n) / n
         plane = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     else:
-        size = min(50, n - 1, centroids.shape[1] - 1)
-        reduced = TruncatedSVD(size, random_state=seed).fit_transform(centroids)
+        n_components = min(50, n - 1, centroids.shape[1] - 1)
+        reduced = TruncatedSVD(n_components, random_state=seed).fit_transform(centroids)
         reduced /= np.maximum(np.linalg.norm(reduced, axis=1, keepdims=True), 1e-12)
         tsne = TSNE(perplexity=min(20, (n - 1) / 3), random_state=seed, init="random")
         plane = tsne.fit_transform(reduced)
     low, high = plane.min(axis=0), plane.max(axis=0)
-    return 30 + (plane - low) / np.maximum(high - low, 1e-9) * ([_WIDTH - 60, _HEIGHT - 60])
+    labels = np.array([_LETTER * _LONGEST_LABEL, 0])  # on the right of their circles
+    size = np.array([_WIDTH, _HEIGHT]) - labels - 2 * _MARGIN
+    return _MARGIN + (plane - low) / np.maximum(high - low, 1e-9) * size
