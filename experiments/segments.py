@@ -42,8 +42,12 @@ from celsa_jax.segments import (
     item_terms,
     save_segments,
 )
-from celsa_jax.segments.coherence import compared_columns, metadata_vectors, stability
-from celsa_jax.segments.judge import judge
+from celsa_jax.segments.coherence import (
+    compared_columns,
+    evaluate_segments,
+    metadata_vectors,
+    stability,
+)
 from celsa_jax.segments.report import write_report
 from celsa_jax.segments.terms import EXCLUDED
 from celsa_jax.sparse import Recommender
@@ -115,13 +119,13 @@ def main() -> None:
     segments = found.segments
     _log.info("%d groups, %d segments", len(found.groups.pairs), len(segments))
     recommender = SegmentRecommender(Recommender(embeddings), segments)
-    report = judge(
+    report = evaluate_segments(
         found, rows, metadata_vectors(terms, compared), recommender.candidates, _SEED.value
     )
     report |= table.counts
     report |= {"columns": terms.kinds, "coherence_columns": compared}
-    if found.outcome is not None:
-        report["language_model"] = vars(found.outcome)
+    if found.language_model is not None:
+        report["language_model"] = found.language_model
     if other is not None:
         report["stability"] = stability(rows, other)
     homepages = _homepages(recommender, users)

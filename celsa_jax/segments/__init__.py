@@ -6,8 +6,8 @@ embeddings take the extras `llm` and `sentences`.
 
 from celsa_jax.segments.embedders import SentenceEmbedder, TfidfEmbedder
 from celsa_jax.segments.files import load_merges, load_segments, save_segments
-from celsa_jax.segments.find import Found, find_segments
-from celsa_jax.segments.groups import Groups, extract, inverted_index
+from celsa_jax.segments.find import Segmentation, find_segments
+from celsa_jax.segments.groups import Groups, extract
 from celsa_jax.segments.language_model import LanguageModelNamer
 from celsa_jax.segments.recommend import Activations, Explanation, Row, SegmentRecommender
 from celsa_jax.segments.segments import Segment, Segments
@@ -16,19 +16,18 @@ from celsa_jax.segments.terms import ItemTerms, item_terms
 __all__ = [
     "Activations",
     "Explanation",
-    "Found",
     "Groups",
     "ItemTerms",
     "LanguageModelNamer",
     "Row",
     "Segment",
     "SegmentRecommender",
+    "Segmentation",
     "Segments",
     "SentenceEmbedder",
     "TfidfEmbedder",
     "extract",
     "find_segments",
-    "inverted_index",
     "item_terms",
     "load_merges",
     "load_segments",

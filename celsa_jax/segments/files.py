@@ -14,16 +14,15 @@ from celsa_jax.arrays import read_sparse
 from celsa_jax.data.interactions import lookup
 from celsa_jax.errors import InputError, one_line
 from celsa_jax.files import atomic_path, read_json, write_json
-from celsa_jax.segments.find import Found
+from celsa_jax.segments.find import Segmentation
 from celsa_jax.segments.groups import shown_pair
 from celsa_jax.segments.naming import Name
 from celsa_jax.segments.segments import Segment, Segments
 
 
-def save_segments(folder: pathlib.Path, found: Found) -> None:
+def save_segments(folder: pathlib.Path, segmentation: Segmentation) -> None:
     """Writes `segments.json`, `segment_vectors.npz`, `assignments.csv` and `merges.csv`."""
-    segments = found.segments
-    ids = segments.item_ids
+    segments = segmentation.segments
     write_json(
         folder / "segments.json",
         [
@@ -31,30 +30,36 @@ def save_segments(folder: pathlib.Path, found: Found) -> None:
                 "name": segment.name.name,
                 "terms": list(segment.name.terms),
                 "pairs": [list(pair) for pair in segment.pairs],
-                "items": ids[segment.items].tolist(),
+                "items": segments.item_ids[segment.items].tolist(),
             }
             for segment in segments.segments
         ],
     )
     with atomic_path(folder / "segment_vectors.npz") as temporary, temporary.open("wb") as stream:
         sp.save_npz(stream, segments.vectors)
-    groups, names = found.groups, segments.names
+    groups = segmentation.groups
+    pairs = list(zip(groups.factors.tolist(), groups.signs.tolist(), strict=True))
     with _csv_writer(folder / "assignments.csv") as writer:
         writer.writerow(["item_id", "factor", "sign", "weight", "segment"])
-        factors, signs = groups.factors.tolist(), groups.signs.tolist()
-        rows = zip(ids.tolist(), groups.of_item.tolist(), groups.strength.tolist(), strict=True)
+        rows = zip(segments.item_ids, groups.of_item, groups.strength, strict=True)
         for item, group, strength in rows:
             if group < 0:  # an item without weights
                 writer.writerow([item, "", "", "", ""])
             else:
-                segment = names[found.labels[group]]
-                writer.writerow([item, factors[group], signs[group], f"{strength:.7g}", segment])
+                segment = segments.names[segmentation.labels[group]]
+                writer.writerow([item, *pairs[group], f"{strength:.7g}", segment])
     with _csv_writer(folder / "merges.csv") as writer:
         writer.writerow(["node", "left", "right", "cosine"])
-        nodes = [shown_pair(*pair) for pair in zip(factors, signs, strict=True)]
-        for at, (left, right, cosine) in enumerate(found.tree):
+        nodes = [shown_pair(*pair) for pair in pairs]
+        for at, (left, right, cosine) in enumerate(segmentation.tree):
             nodes.append(f"merge {at}")
             writer.writerow([nodes[-1], nodes[left], nodes[right], cosine])
+
+
+@contextlib.contextmanager
+def _csv_writer(path: pathlib.Path) -> Iterator:
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        yield csv.writer(file, lineterminator="\n")
 
 
 def load_segments(folder: str | pathlib.Path, item_ids: np.ndarray) -> Segments:
@@ -65,27 +70,20 @@ def load_segments(folder: str | pathlib.Path, item_ids: np.ndarray) -> Segments:
         that the catalogue does not have.
     """
     path = pathlib.Path(folder) / "segments.json"
-    with _reading(path):
-        read = [_read_segment(entry) for entry in read_json(path)]
     vectors_path = path.with_name("segment_vectors.npz")
+    with _reading(path):
+        entries = read_json(path)
     with _reading(vectors_path):
         n_segments, n_factors = read_sparse(vectors_path).shape
-    if n_segments != len(read):
+    with _reading(path):
+        segments = tuple(_read_segment(path, entry, item_ids) for entry in entries)
+        _check_pairs([pair for segment in segments for pair in segment.pairs], n_factors)
+    if n_segments != len(segments):
         raise InputError(
-            f"{vectors_path}: {n_segments} vectors for the {len(read)} segments of {path}; "
+            f"{vectors_path}: {n_segments} vectors for the {len(segments)} segments of {path}; "
             "run experiments.segments again"
         )
-    _check_pairs(path, [pair for _, pairs, _ in read for pair in pairs], n_factors)
-    segments = []
-    for name, pairs, ids in read:
-        items = lookup(item_ids, ids)
-        if (items < 0).any():
-            raise InputError(
-                f"{path}: item '{ids[np.argmin(items)]}' is not in the catalogue; "
-                "are the segments of these embeddings?"
-            )
-        segments.append(Segment(name, pairs, items))
-    return Segments(tuple(segments), item_ids, n_factors)
+    return Segments(segments, item_ids, n_factors)
 
 
 def load_merges(folder: str | pathlib.Path, segments: Segments) -> list[np.ndarray]:
@@ -105,6 +103,7 @@ def load_merges(folder: str | pathlib.Path, segments: Segments) -> list[np.ndarr
     """
     path = pathlib.Path(folder) / "merges.csv"
     trees: list[list[tuple]] = [[] for _ in segments.segments]
+    # By its name in the file: the segment of a node, its number there, its number of groups.
     nodes = {
         shown_pair(*pair): (at, leaf, 1)
         for at, segment in enumerate(segments.segments)
@@ -125,16 +124,33 @@ def load_merges(folder: str | pathlib.Path, segments: Segments) -> list[np.ndarr
     return [np.array(tree).reshape(-1, 4) for tree in trees]
 
 
-def _read_segment(entry: dict) -> tuple[Name, tuple[tuple[int, int], ...], np.ndarray]:
-    """Name, pairs and item ids of a segment in JSON; ValueError for values of other kinds."""
-    name, terms, pairs, items = (entry[field] for field in ("name", "terms", "pairs", "items"))
-    lists = isinstance(terms, list) and isinstance(items, list)
-    if not lists or not all(isinstance(text, str) for text in (name, *terms, *items)):
+def _read_segment(path: pathlib.Path, entry: dict, item_ids: np.ndarray) -> Segment:
+    """A segment from its JSON; ValueError for values of other kinds."""
+    name, terms, pairs, ids = (entry[field] for field in ("name", "terms", "pairs", "items"))
+    lists = isinstance(terms, list) and isinstance(ids, list)
+    if not lists or not all(isinstance(text, str) for text in (name, *terms, *ids)):
         raise ValueError("a name, a term or an item that is no text")
     if not all(type(number) is int for pair in pairs for number in pair):
         raise ValueError("a pair that is no two whole numbers")
-    pairs = tuple((factor, sign) for factor, sign in pairs)
-    return Name(name, tuple(terms)), pairs, np.array(items, np.str_)
+    items = lookup(item_ids, np.array(ids, np.str_))
+    if (items < 0).any():
+        raise InputError(
+            f"{path}: item '{ids[np.argmin(items)]}' is not in the catalogue; "
+            "are the segments of these embeddings?"
+        )
+    return Segment(Name(name, tuple(terms)), tuple((f, sign) for f, sign in pairs), items)
+
+
+def _check_pairs(pairs: list[tuple[int, int]], n_factors: int) -> None:
+    """ValueError for a pair that the embeddings cannot have, or one that is there twice."""
+    known = set()
+    for factor, sign in pairs:
+        if not 0 <= factor < n_factors or sign not in (1, -1) or (factor, sign) in known:
+            raise ValueError(
+                f"the pair [{factor}, {sign}] (factors are 0 to {n_factors - 1}, "
+                "signs 1 or -1, each pair is there once)"
+            )
+        known.add((factor, sign))
 
 
 @contextlib.contextmanager
@@ -146,29 +162,6 @@ def _reading(path: pathlib.Path) -> Iterator[None]:
         raise InputError(
             f"{path}: {error.strerror or error}; give the folder that experiments.segments wrote"
         ) from None
-    except InputError:
-        raise
     except (ValueError, KeyError, TypeError) as error:
         problem = one_line(error)
         raise InputError(f"{path}: damaged: {problem}; run experiments.segments again") from None
-
-
-def _check_pairs(path: pathlib.Path, pairs: list[tuple[int, int]], n_factors: int) -> None:
-    """InputError for a pair that the embeddings cannot have, or one that is there twice."""
-    taken = set()
-    for factor, sign in pairs:
-        if not 0 <= factor < n_factors or sign not in (1, -1) or (factor, sign) in taken:
-            raise InputError(
-                f"{path}: damaged: the pair [{factor}, {sign}] (factors are 0 to {n_factors - 1}, "
-                "signs 1 or -1, each pair is there once); run experiments.segments again"
-            )
-        taken.add((factor, sign))
-
-
-@contextlib.contextmanager
-def _csv_writer(path: pathlib.Path) -> Iterator:
-    with (
-        atomic_path(path) as temporary,
-        temporary.open("w", encoding="utf-8", newline="") as stream,
-    ):
-        yield csv.writer(stream, lineterminator="\n")

@@ -9,8 +9,8 @@ import scipy.sparse as sp
 
 from celsa_jax.errors import InputError
 from celsa_jax.segments.embedders import Embedder, TfidfEmbedder
-from celsa_jax.segments.groups import Groups, by_strength, extract, shown_pair
-from celsa_jax.segments.language_model import LanguageModelNamer, Outcome
+from celsa_jax.segments.groups import Groups, extract, members, shown_pair
+from celsa_jax.segments.language_model import LanguageModelNamer
 from celsa_jax.segments.merging import merge_groups
 from celsa_jax.segments.naming import Name, distinct, name_groups
 from celsa_jax.segments.segments import Segment, Segments
@@ -18,26 +18,24 @@ from celsa_jax.segments.terms import ItemTerms
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
-    """What `find_segments` found on its way.
+class Segmentation:
+    """Segments, and how they came about.
 
     Attributes:
       segments: the result.
       groups: before merging, one a (factor, sign) that dominates an item.
-      group_names: [n_groups] their names.
       labels: [n_groups] the segment of each group.
-      tree: the merges (`celsa_jax.segments.merging.Merge`).
+      tree: the merges (`celsa_jax.segments.merging.merge_groups`).
       threshold: the cosine from which on groups were merged.
-      outcome: of the language model, if one was asked.
+      language_model: how many groups it named (`LanguageModelNamer.rename`), if it was asked.
     """
 
     segments: Segments
     groups: Groups
-    group_names: list[Name]
     labels: np.ndarray
     tree: list[tuple[int, int, float]]
     threshold: float
-    outcome: Outcome | None
+    language_model: dict[str, int] | None
 
 
 def find_segments(
@@ -49,7 +47,7 @@ def find_segments(
     embedder: Embedder | None = None,
     threshold: float | None = None,
     namer: LanguageModelNamer | None = None,
-) -> Found:
+) -> Segmentation:
     """Extracts groups, names them from metadata and merges those that mean the same.
 
     Args:
@@ -64,77 +62,75 @@ def find_segments(
     Raises:
       InputError: no item has weights; the embedder has no threshold of its own and none is given;
         ids, terms or titles are of another number of items than the embeddings.
+
+    Example:
+      >>> from celsa_jax.segments import item_terms
+      >>> A = sp.csr_matrix([[1.0, 0, 0], [0, 1, 0], [0, 0, -1]])
+      >>> terms = item_terms({"genres": np.array(["Crime, Nordic", "Crime, Nordic", "Poetry"])})
+      >>> segmentation = find_segments(A, np.array(["a", "b", "c"]), terms)
+      >>> [(segment.name.name, segment.pairs) for segment in segmentation.segments]
+      [('Crime, Nordic', ((0, 1), (1, 1))), ('Poetry', ((2, -1),))]
     """
-    shown = item_ids.tolist() if titles is None else titles
-    given = {"ids": len(item_ids), "terms": terms.matrix.shape[0], "titles": len(shown)}
+    titles = item_ids.tolist() if titles is None else titles
+    given = {"ids": len(item_ids), "terms": terms.matrix.shape[0], "titles": len(titles)}
     for what, n_items in given.items():
         if n_items != embeddings.shape[0]:
             raise InputError(f"{what} of {n_items} items for embeddings of {embeddings.shape[0]}")
     embedder = TfidfEmbedder() if embedder is None else embedder
     threshold = embedder.threshold if threshold is None else threshold
     if threshold is None:
-        raise InputError("this embedder has no default threshold; give --merge_threshold")
+        raise InputError("this embedder has no default merge threshold; give one")
     groups = extract(embeddings)
-    if not len(groups.pairs):
-        raise InputError("no item of the embeddings has weights; there is nothing to segment")
     n_groups = len(groups.pairs)
+    if not n_groups:
+        raise InputError("no item of the embeddings has weights; there is nothing to segment")
     names = name_groups(groups.of_item, n_groups, terms)
-    outcome = None
+    counts = None
     if namer is not None:
-        members = by_strength(groups.of_item, groups.strength, n_groups)
-        examples = [[shown[i] for i in items] for items in members]
-        names, outcome = _renamed(namer, names, examples)
-    named = np.array([bool(name.name) for name in names])
-    merged = merge_groups(
-        embedder.embed([name.text for name in names]), groups.pairs, threshold, named
-    )
-    of_item = np.where(groups.of_item < 0, -1, merged.labels[groups.of_item])
-    of_segment = name_groups(of_item, merged.n_segments, terms)
+        items = members(groups.of_item, n_groups, groups.strength)
+        names, counts = namer.rename(names, [[titles[i] for i in inside] for inside in items])
+    # A group without a name is like no other.
+    named = sp.diags_array(np.array([bool(name.name) for name in names], np.float32))
+    vectors = named @ embedder.embed([name.text for name in names])
+    labels, tree = merge_groups(vectors, groups.factors, threshold)
+    sizes = np.bincount(labels, groups.sizes)
+    rank = np.argsort(np.argsort(-sizes, kind="stable"))  # the largest segment is the first
+    labels = rank[labels]
+    of_item = np.append(labels, -1)[groups.of_item]
+    segment_names = name_groups(of_item, labels.max() + 1, terms)
     if namer is not None:
-        of_segment = _of_largest(names, of_segment, groups.sizes, merged.labels)
-    sizes = np.bincount(of_item[of_item >= 0], minlength=merged.n_segments)
-    order = np.argsort(-sizes, kind="stable")
-    rank = np.argsort(order)
-    labels = rank[merged.labels]
-    items = by_strength(np.where(of_item < 0, -1, rank[of_item]), groups.strength, len(order))
-    pairs = [groups.pairs[labels == at] for at in range(len(order))]
-    named_or_numbered = [
-        of_segment[old] if of_segment[old].name else Name(_unnamed(pair))
-        for old, pair in zip(order, pairs, strict=True)
-    ]
-    all_names = distinct(named_or_numbered, sizes[order])
-    segments = tuple(
-        Segment(name, tuple((int(p) // 2, 1 - 2 * (int(p) % 2)) for p in pair), inside)
-        for name, pair, inside in zip(all_names, pairs, items, strict=True)
+        segment_names = _under_largest(segment_names, names, groups.sizes, labels)
+    segments = _segments(groups, labels, of_item, segment_names)
+    return Segmentation(
+        Segments(segments, item_ids, embeddings.shape[1]),
+        groups,
+        labels,
+        tree,
+        threshold,
+        counts,
     )
-    found = Segments(segments, item_ids, embeddings.shape[1])
-    return Found(found, groups, names, labels, merged.tree, threshold, outcome)
 
 
-def _renamed(
-    namer: LanguageModelNamer, names: list[Name], examples: list[list[str]]
-) -> tuple[list[Name], Outcome]:
-    """A language model's names where metadata gave terms; of bare ids it could say nothing."""
-    known = [at for at, name in enumerate(names) if name.terms]
-    renamed, outcome = namer.rename([names[at] for at in known], [examples[at] for at in known])
-    result = list(names)
-    for at, name in zip(known, renamed, strict=True):
-        result[at] = name
-    return result, outcome
-
-
-def _of_largest(
-    names: list[Name], of_segment: list[Name], sizes: np.ndarray, labels: np.ndarray
+def _under_largest(
+    segment_names: list[Name], group_names: list[Name], sizes: np.ndarray, labels: np.ndarray
 ) -> list[Name]:
     """Each segment under the name of its largest group, with its own terms."""
-    result = list(of_segment)
-    for group in np.lexsort((-np.arange(len(sizes)), sizes)).tolist():  # the largest comes last
-        result[labels[group]] = dataclasses.replace(
-            of_segment[labels[group]], name=names[group].name
-        )
-    return result
+    largest = [inside[np.argmax(sizes[inside])] for inside in members(labels, len(segment_names))]
+    return [
+        dataclasses.replace(name, name=group_names[group].name)
+        for name, group in zip(segment_names, largest, strict=True)
+    ]
 
 
-def _unnamed(pairs: np.ndarray) -> str:
-    """What a segment without metadata is called: "Segment 12+"."""
-    return f"Segment {shown_pair(pairs[0] // 2, 1 - 2 * (pairs[0] % 2))}"
+def _segments(
+    groups: Groups, labels: np.ndarray, of_item: np.ndarray, names: list[Name]
+) -> tuple[Segment, ...]:
+    """Segments of groups and of items; those without a name are called like "Segment 12+"."""
+    signed = list(zip(groups.factors.tolist(), groups.signs.tolist(), strict=True))
+    pairs = [tuple(signed[group] for group in inside) for inside in members(labels, len(names))]
+    names = [
+        name if name.name else Name(f"Segment {shown_pair(*of_segment[0])}")
+        for name, of_segment in zip(names, pairs, strict=True)
+    ]
+    items = members(of_item, len(names), groups.strength)
+    return tuple(map(Segment, distinct(names), pairs, items))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 
 import numpy as np
 import scipy.sparse as sp
@@ -13,7 +12,7 @@ from celsa_jax.sparse.vectors import split_signs
 
 @dataclasses.dataclass(frozen=True)
 class Groups:
-    """A partition of the items that have weights; immutable.
+    """A partition of the items that have weights.
 
     A pair is a (factor, sign), as one number: 2 f for +, 2 f + 1 for -, the columns of
     `celsa_jax.sparse.vectors.split_signs`.
@@ -56,6 +55,11 @@ def extract(embeddings: sp.spmatrix | sp.sparray) -> Groups:
 
     Args:
       embeddings: A, items x factors, sparse; used as float32.
+
+    Example:
+      >>> groups = extract(sp.csr_matrix([[0.6, -0.8], [0.0, 1.0], [0.1, -0.9]]))
+      >>> groups.factors, groups.signs, groups.of_item
+      (array([1, 1]), array([ 1, -1]), array([1, 0, 1]))
     """
     lists = split_signs(sp.csr_matrix(embeddings, dtype=np.float32).sorted_indices())
     lists.eliminate_zeros()
@@ -71,21 +75,22 @@ def extract(embeddings: sp.spmatrix | sp.sparray) -> Groups:
     return Groups(pairs, of_item, strength)
 
 
-def inverted_index(embeddings: sp.spmatrix | sp.sparray) -> sp.csr_matrix:
-    """All items of each (factor, sign), not the dominated alone.
+def members(
+    labels: np.ndarray, n_labels: int, strength: np.ndarray | None = None
+) -> list[np.ndarray]:
+    """The positions under each label 0 ... n_labels - 1, in order or strongest first.
 
-    Returns:
-      CSR [2 n_factors, n_items]: row 2 f holds the items with a positive weight on factor f, row
-      2 f + 1 those with a negative one; values are the sizes |A_if| of the weights.
+    Positions with label -1 are under none; equal strengths stay in order.
     """
-    return split_signs(sp.csr_matrix(embeddings)).T.tocsr()
-
-
-def by_strength(labels: np.ndarray, strength: np.ndarray, n_labels: int) -> list[np.ndarray]:
-    """The positions under each label 0 ... n_labels - 1, strongest first; label -1 is left out.
-
-    Equal strengths are ordered by position.
-    """
-    order = np.lexsort((-strength, labels))
+    order = (
+        np.argsort(labels, kind="stable") if strength is None else np.lexsort((-strength, labels))
+    )
     starts = np.searchsorted(labels[order], np.arange(n_labels + 1))
-    return [order[a:b] for a, b in itertools.pairwise(starts)]
+    return np.split(order, starts)[1:-1]
+
+
+def membership(labels: np.ndarray, n_labels: int) -> sp.csr_matrix:
+    """CSR [n_labels, n] float32: 1 where a position is under a label; label -1 is none."""
+    inside = np.flatnonzero(labels >= 0)
+    ones = np.ones(len(inside), np.float32)
+    return sp.csr_matrix((ones, (labels[inside], inside)), (n_labels, len(labels)))

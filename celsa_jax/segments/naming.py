@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 
 import numpy as np
-import scipy.sparse as sp
 
+from celsa_jax.segments.groups import membership
 from celsa_jax.segments.terms import MARKS, ItemTerms, squeezed
 
 N_TERMS = 10
@@ -52,47 +53,45 @@ def name_groups(labels: np.ndarray, n_groups: int, terms: ItemTerms) -> list[Nam
       n_groups: number of groups.
       terms: of the items.
     """
-    inside = np.flatnonzero(labels >= 0)
-    membership = sp.csr_matrix(
-        (np.ones(len(inside), np.float32), (labels[inside], inside)), (n_groups, len(labels))
-    )
+    in_group = membership(labels, n_groups)
     has_terms = np.diff(terms.matrix.indptr) > 0
-    n_known = membership @ has_terms.astype(np.float32)
+    n_known = in_group @ has_terms.astype(np.float32)
     n_items = np.asarray(terms.matrix.sum(axis=0)).ravel()
     rarity = np.log((has_terms.sum() + 1) / np.maximum(n_items, 1))
-    counts = (membership @ terms.matrix).tocsr()
+    counts = (in_group @ terms.matrix).tocsr()
     names = []
     for group in range(n_groups):
         row = slice(counts.indptr[group], counts.indptr[group + 1])
-        found, count = counts.indices[row], counts.data[row]
+        present, count = counts.indices[row], counts.data[row]
         share = count / max(n_known[group], 1)
-        recurs = count >= 2 if n_known[group] > 1 else n_items[found] >= 2
+        recurs = count >= 2 if n_known[group] > 1 else n_items[present] >= 2
         common = recurs & (share >= LEAST_SHARE)
-        score = share**2 * rarity[found] * np.where(common, 1, _UNCOMMON)
-        best = np.lexsort((found, -score))[: 4 * N_TERMS]
-        n_common = int(common[best].sum())
-        best = best[: n_common or N_TERMS]
-        names.append(_name(found[best], share[best], terms))
+        score = share**2 * rarity[present] * np.where(common, 1, _UNCOMMON)
+        best = np.lexsort((present, -score))[: 4 * N_TERMS]
+        best = best[: common[best].sum() or N_TERMS]
+        chosen = present[best]
+        names.append(
+            _name(terms.labels[chosen].tolist(), terms.columns[chosen].tolist(), share[best])
+        )
     return names
 
 
-def _name(found: np.ndarray, share: np.ndarray, terms: ItemTerms) -> Name:
+def _name(labels: list[str], columns: list[int], share: np.ndarray) -> Name:
     """A name from terms in descending order."""
-    kept = _without_parts(terms.labels[found].tolist(), share)
+    kept = _without_parts(labels, share)
     if not kept:
         return Name("")
-    labels = [terms.labels[found[at]] for at in kept]
-    columns = [terms.columns[found[at]] for at in kept]
+    first, *others = kept
     fits = [
         at
-        for at in range(1, len(kept))
-        if share[kept[at]] >= LEAST_SHARE
-        and not repeats(labels[0], labels[at])
-        and len(f"{labels[0]} {labels[at]}".split()) <= _MOST_WORDS
+        for at in others
+        if share[at] >= LEAST_SHARE
+        and not repeats(labels[first], labels[at])
+        and len(f"{labels[first]} {labels[at]}".split()) <= _MOST_WORDS
     ]
-    second = [at for at in fits if columns[at] != columns[0]] or fits
-    name = ", ".join([labels[0], *(labels[at] for at in second[:1])])
-    return Name(name, tuple(labels[:N_TERMS]), float(share[kept[0]]))
+    second = [at for at in fits if columns[at] != columns[first]] or fits
+    name = ", ".join(labels[at] for at in [first, *second[:1]])
+    return Name(name, tuple(labels[at] for at in kept[:N_TERMS]), float(share[first]))
 
 
 def _without_parts(labels: list[str], share: np.ndarray) -> list[int]:
@@ -116,10 +115,10 @@ def _without_parts(labels: list[str], share: np.ndarray) -> list[int]:
     return kept
 
 
-def repeats(said: str, term: str) -> bool:
-    """Whether a term has a word of what is said already, or one that begins alike."""
-    stems = [{word[:5] for word in _WORD.findall(text.casefold())} for text in (said, term)]
-    return bool(stems[0] & stems[1]) or squeezed(said) in squeezed(term)
+def repeats(name: str, term: str) -> bool:
+    """Whether a term has a word of a name, or one that begins alike."""
+    stems = [{word[:5] for word in _WORD.findall(text.casefold())} for text in (name, term)]
+    return bool(stems[0] & stems[1]) or squeezed(name) in squeezed(term)
 
 
 def printable(text: str) -> str:
@@ -127,21 +126,19 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in text)
 
 
-def distinct(names: list[Name], sizes: np.ndarray) -> list[Name]:
-    """The same names, each only once: the smaller of two namesakes says one term more.
+def distinct(names: list[Name]) -> list[Name]:
+    """The same names, each only once: the later of two namesakes says one term more.
 
     Where no term is left, a number follows: "Fantasy (2)".
     """
     taken: set[str] = set()
-    result = list(names)
-    for at in np.lexsort((np.arange(len(names)), -np.asarray(sizes))).tolist():
-        name = names[at]
+    result = []
+    for name in names:
         longer = [f"{name.name}, {t}" for t in name.terms if not repeats(name.name, t)]
-        numbered = (f"{name.name} ({n})" for n in range(2, len(names) + 2))
-        choices = [name.name, *longer[:3]]
-        chosen = next((c for c in choices if c not in taken), None)
-        if chosen is None:
-            chosen = next(c for c in numbered if c not in taken)
-        taken.add(chosen)
-        result[at] = dataclasses.replace(name, name=chosen)
+        numbered = (f"{name.name} ({n})" for n in itertools.count(2))
+        choices = itertools.chain([name.name], longer[:3], numbered)
+        result.append(
+            dataclasses.replace(name, name=next(text for text in choices if text not in taken))
+        )
+        taken.add(result[-1].name)
     return result

@@ -76,6 +76,17 @@ class SegmentRecommender:
     Args:
       recommender: over the catalogue.
       segments: of the same catalogue.
+
+    Example:
+      >>> from celsa_jax.segments import find_segments, item_terms
+      >>> from celsa_jax.sparse import SparseEmbeddings
+      >>> embeddings = SparseEmbeddings.from_dense(np.array([[0.8, 0.6], [0.6, 0.8], [1, 0]]))
+      >>> terms = item_terms({}, n_items=3)
+      >>> segments = find_segments(embeddings.tocsr(), embeddings.item_ids, terms).segments
+      >>> product = SegmentRecommender(Recommender(embeddings, engine="scipy"), segments)
+      >>> [page] = product.homepage(sp.csr_matrix([[1.0, 0, 0]]), n_items=1)
+      >>> [(row.title, embeddings.item_ids[row.items].tolist()) for row in page]
+      [('Recommended for you', ['1']), ('Segment 0+', ['2'])]
     """
 
     def __init__(self, recommender: Recommender, segments: Segments):
@@ -107,13 +118,13 @@ class SegmentRecommender:
         _check_count("k", k)
         _check_count("n_items", n_items)
         latent = self.recommender.encode(user_items)
-        found = np.full((latent.shape[0], k), -1, np.int32)
-        scores = np.full((latent.shape[0], k), -np.inf, np.float32)
+        best = np.full((latent.shape[0], k), -1, np.int32)
+        best_scores = np.full((latent.shape[0], k), -np.inf, np.float32)
         ranked = self._ranked(sp.csr_matrix(user_items), latent, n_items)
-        for user, (segments, values) in enumerate(ranked):
-            best = segments[:k]
-            found[user, : len(best)], scores[user, : len(best)] = best, values[:k]
-        return found, scores
+        for user, (segments, scores) in enumerate(ranked):
+            n = min(k, len(segments))
+            best[user, :n], best_scores[user, :n] = segments[:n], scores[:n]
+        return best, best_scores
 
     def homepage(
         self,
@@ -162,11 +173,10 @@ class SegmentRecommender:
           InputError: more than one history.
         """
         values = self._latent(user_items, "activations")
-        factors = np.argsort(-np.abs(values), kind="stable")
-        factors = factors[values[factors] != 0]
+        factors = np.argsort(-np.abs(values), kind="stable")[: np.count_nonzero(values)]
         values = values[factors]
-        named = self.recommender.embeddings.factor_ids
-        item_ids = None if named is None else named[factors]
+        factor_ids = self.recommender.embeddings.factor_ids
+        item_ids = None if factor_ids is None else factor_ids[factors]
         return Activations(factors, values, self._owners(factors, values), item_ids)
 
     def explain(self, user_items: sp.spmatrix | sp.sparray, item: int) -> Explanation:
@@ -186,20 +196,14 @@ class SegmentRecommender:
         latent = self._latent(user_items, "explain")
         history = user_items.tocsr().astype(np.float64)
         history.sum_duplicates()
-        entry = self._rows[[item]]
-        parts = latent[entry.indices] * entry.data
-        owner = self._owners(entry.indices, entry.data)
+        weights = self._rows[[item]]
+        parts = latent[weights.indices] * weights.data
+        owners = self._owners(weights.indices, weights.data)
         names = [*self.segments.names, OTHER]  # -1 is the last
-        by_segment = [(names[at], float(parts[owner == at].sum())) for at in np.unique(owner)]
-        similar = self._rows[history.indices] @ entry.T
-        by_history = zip(
-            history.indices.tolist(), (history.data * similar.toarray()[:, 0]).tolist(), strict=True
-        )
-        return Explanation(
-            float(parts.sum()),
-            _by_size(by_segment),
-            _by_size(by_history),
-        )
+        by_segment = [(names[at], float(parts[owners == at].sum())) for at in np.unique(owners)]
+        products = (self._rows[history.indices] @ weights.T).toarray()[:, 0] * history.data
+        by_history = zip(history.indices.tolist(), products.tolist(), strict=True)
+        return Explanation(float(parts.sum()), _by_size(by_segment), _by_size(by_history))
 
     def _latent(self, user_items: sp.spmatrix | sp.sparray, caller: str) -> np.ndarray:
         """[n_factors] float64, x A of one history."""
@@ -243,23 +247,20 @@ class SegmentRecommender:
 
     def _page(self, history, segments, n_rows: int, n_items: int, repeat_items: bool) -> list[Row]:
         items, scores = self.recommender.recommend(history, n_items)
-        found = items[0] >= 0
-        if not found.any():
+        n_left = int((items[0] >= 0).sum())
+        if not n_left:
             return []
-        page = [Row(FOR_YOU, -1, items[0, found], scores[0, found])]
-        used = items[0, found]
+        page = [Row(FOR_YOU, -1, items[0, :n_left], scores[0, :n_left])]
         for segment in segments:
             if len(page) == n_rows:
                 break
             column = slice(*self.candidates.indptr[segment : segment + 2])
             candidates = self.candidates.indices[column]
             if not repeat_items:
-                candidates = np.setdiff1d(candidates, used)
+                candidates = np.setdiff1d(candidates, np.concatenate([row.items for row in page]))
             items, scores = self.recommender.recommend(history, n_items, candidates=candidates)
-            if items[0, -1] < 0:
-                continue
-            page.append(Row(self.segments.names[segment], int(segment), items[0], scores[0]))
-            used = np.concatenate([used, items[0]])
+            if items[0, -1] >= 0:
+                page.append(Row(self.segments.names[segment], int(segment), items[0], scores[0]))
         return page
 
 

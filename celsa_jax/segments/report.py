@@ -13,7 +13,7 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.manifold import TSNE
 
 from celsa_jax.files import write_text
-from celsa_jax.segments.groups import shown_pair
+from celsa_jax.segments.groups import membership, shown_pair
 from celsa_jax.segments.naming import printable
 from celsa_jax.segments.recommend import Row
 from celsa_jax.segments.segments import Segments
@@ -22,7 +22,9 @@ _N_SHOWN = 60
 _N_ITEMS = 8
 _N_ON_MAP = 400
 _N_LABELS = 45
-_WIDTH, _HEIGHT = 1080, 720  # of the map
+_LONGEST_LABEL = 28
+_WIDTH, _HEIGHT, _MARGIN = 1080, 720, 30  # of the map
+_LETTER, _LINE = 7, 14  # width and height of its text
 _BASELINES = (
     ("coherence", "signed groups"),
     ("coherence_kmeans", "k-means"),
@@ -48,7 +50,7 @@ def write_report(
     Args:
       path: the file.
       segments: what is shown.
-      report: of `celsa_jax.segments.judge.judge`.
+      report: of `celsa_jax.segments.coherence.evaluate_segments`.
       embeddings: A, items x factors.
       titles: [n_items] what to call each item.
       homepages: (user id, page) each.
@@ -80,7 +82,7 @@ def write_report(
     text = environment.get_template("report.html.jinja").render(
         report=report,
         bars=[(label, report[name]) for name, label in _BASELINES if report[name] is not None],
-        sizes=_size_classes(np.array([s["size"] for s in report["segments"]])),
+        sizes=_size_classes(np.array([figures["size"] for figures in report["segments"]])),
         map=_map(segments, report["segments"], embeddings, seed),
         width=_WIDTH,
         height=_HEIGHT,
@@ -98,50 +100,39 @@ def _shown(value: object) -> object:
 def _size_classes(sizes: np.ndarray) -> list[tuple[str, int, int]]:
     """Segments by size: 1, 2, 3-4, 5-8, ...: label, number of segments, items in them."""
     classes = np.ceil(np.log2(sizes)).astype(int)
-    result = []
-    for at in range(classes.max() + 1):
-        low, high = 2 ** (at - 1) + 1 if at else 1, 2**at
-        label = str(low) if low == high else f"{low}\u2013{high}"
-        result.append((label, int((classes == at).sum()), int(sizes[classes == at].sum())))
-    return result
+    n_segments, n_items = np.bincount(classes), np.bincount(classes, sizes).astype(int)
+    labels = ["1", "2", *(f"{2 ** (at - 1) + 1}\u2013{2**at}" for at in range(2, len(n_items)))]
+    return list(zip(labels, n_segments.tolist(), n_items.tolist(), strict=False))
 
 
-def _map(segments: Segments, figures: list[dict], embeddings: sp.csr_matrix, seed: int) -> list:
+def _map(
+    segments: Segments, figures: list[dict[str, Any]], embeddings: sp.csr_matrix, seed: int
+) -> list[dict[str, Any]]:
     """The largest segments in the plane: near where their items share factors (t-SNE)."""
-    n_shown = min(_N_ON_MAP, len(segments))
-    shown = segments.segments[:n_shown]
-    items = np.concatenate([segment.items for segment in shown])
-    rows = np.repeat(np.arange(n_shown), [len(segment.items) for segment in shown])
-    members = sp.csr_matrix((np.ones(len(items)), (rows, items)), (n_shown, embeddings.shape[0]))
-    x, y = _plane(members @ embeddings, seed).T
+    shown = segments.segments[:_N_ON_MAP]
+    labels = np.where(segments.of_item < len(shown), segments.of_item, -1)
+    x, y = _plane(membership(labels, len(shown)) @ embeddings, seed).T
+    sizes = [len(segment.items) for segment in shown]
+    radius = np.clip(1.6 * np.sqrt(sizes), 3, 26)
     points = []
-    boxes: list[tuple[float, float, float, float]] = []
+    labelled: list[tuple[float, float, float]] = []  # left, right, height
     for at, segment in enumerate(shown):
-        radius = float(np.clip(1.6 * np.sqrt(len(segment.items)), 3, 26))
         label = segment.name.name
-        label = label if len(label) <= 28 else label[:27] + "…"
-        # The right edge keeps its labels inside.
-        anchor = "end" if x[at] > _WIDTH - 200 else "start"
-        left = x[at] - radius - 7 * len(label) if anchor == "end" else x[at] + radius
-        box = (left, y[at] - 7, left + 7 * len(label) + 6, y[at] + 7)
-        free = not any(
-            box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in boxes
+        if len(label) > _LONGEST_LABEL:
+            label = label[: _LONGEST_LABEL - 1] + "…"
+        left = x[at] + radius[at]
+        right = left + _LETTER * (len(label) + 1)
+        is_free = all(
+            right <= other_left or other_right <= left or abs(y[at] - height) >= _LINE
+            for other_left, other_right, height in labelled
         )
-        if free and len(boxes) < _N_LABELS:
-            boxes.append(box)
+        if is_free and len(labelled) < _N_LABELS:
+            labelled.append((left, right, y[at]))
         else:
             label = ""
-        points.append(
-            {
-                **figures[at],
-                "x": round(float(x[at]), 1),
-                "y": round(float(y[at]), 1),
-                "r": round(radius, 1),
-                "label": label,
-                "anchor": anchor,
-                "dx": round((radius + 3) * (-1 if anchor == "end" else 1), 1),
-            }
-        )
+        place = {"x": x[at], "y": y[at], "r": radius[at]}
+        place = {name: round(float(value), 1) for name, value in place.items()}
+        points.append({**figures[at], **place, "label": label})
     return points
 
 
@@ -152,12 +143,12 @@ def _plane(centroids: sp.csr_matrix, seed: int) -> np.ndarray:
         angle = 2 * np.pi * np.arange(n) / n
         plane = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     else:
-        size = min(50, n - 1, centroids.shape[1] - 1)
-        reduced = TruncatedSVD(size, random_state=seed).fit_transform(centroids)
+        n_components = min(50, n - 1, centroids.shape[1] - 1)
+        reduced = TruncatedSVD(n_components, random_state=seed).fit_transform(centroids)
         reduced /= np.maximum(np.linalg.norm(reduced, axis=1, keepdims=True), 1e-12)
-        plane = TSNE(
-            perplexity=min(20, (n - 1) / 3), random_state=seed, init="random"
-        ).fit_transform(reduced)
+        tsne = TSNE(perplexity=min(20, (n - 1) / 3), random_state=seed, init="random")
+        plane = tsne.fit_transform(reduced)
     low, high = plane.min(axis=0), plane.max(axis=0)
-    scaled = (plane - low) / np.maximum(high - low, 1e-9)
-    return 30 + scaled * (np.array([_WIDTH, _HEIGHT]) - 60)
+    labels = np.array([_LETTER * _LONGEST_LABEL, 0])  # on the right of their circles
+    size = np.array([_WIDTH, _HEIGHT]) - labels - 2 * _MARGIN
+    return _MARGIN + (plane - low) / np.maximum(high - low, 1e-9) * size

@@ -14,8 +14,6 @@ from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, CountVectorizer
 
 from celsa_jax.errors import InputError
 
-DELIMITERS = ("|", ";", ",")
-LONGEST_PHRASE = 3
 # What readers' own shelves are called, not what is on them.
 EXCLUDED = ("to read", "currently reading", "favorites", "favourites", "favorite", "owned")
 _NUMBERING = {"vol", "volume", "volumes", "book", "books", "part", "no", "edition", "series", "set"}
@@ -26,6 +24,8 @@ _WORD = re.compile(rf"\w[\w{MARKS}]*(?:['\u2019.]\w[\w{MARKS}]*)*\.?")  # of tex
 _PIECES = re.compile(rf"[^\w\s'\u2019.&{MARKS}-]+")
 _NOT_COMPARED = re.compile(rf"[^\w+#{MARKS}]+|_+")
 _ABBREVIATIONS = set("ya sf uk us usa tv ii iii iv ww1 ww2 lgbt diy".split())
+_DELIMITERS = ("|", ";", ",")
+_LONGEST_PHRASE = 3
 _SAMPLE = 20_000
 
 
@@ -74,63 +74,92 @@ def item_terms(
 
     Raises:
       InputError: `list_columns` names a column that is not there.
+
+    Example:
+      >>> terms = item_terms({"genres": np.array(["crime|sci-fi", "SciFi"])}, ("genres",))
+      >>> terms.labels.tolist(), terms.matrix.toarray().tolist()
+      (['Crime', 'Sci Fi'], [[1.0, 1.0], [0.0, 1.0]])
     """
     for name in list_columns or ():
         if name not in columns:
             raise InputError(f"list column '{name}' is none of {', '.join(columns)}")
-    matrices, labels, sources, kinds = [], [], [], {}
     n_items = len(next(iter(columns.values()))) if columns else n_items or 0
+    matrices, labels, sources, kinds = [sp.csr_matrix((n_items, 0))], [], [], {}
     for at, (name, cells) in enumerate(columns.items()):
         if list_columns is None:
-            delimiter = list_delimiter(cells)
+            delimiter = _list_delimiter(cells)
         else:
             delimiter = _most_common_delimiter(cells) if name in list_columns else None
         kinds[name] = delimiter or "text"
-        matrix, found = _text_terms(cells) if delimiter is None else _list_terms(cells, delimiter)
+        matrix, of_column = _column_terms(cells, delimiter)
         matrices.append(matrix)
-        labels += found
-        sources += [at] * len(found)
-    stacked = sp.hstack(matrices, format="csr") if matrices else sp.csr_matrix((n_items, 0))
+        labels += of_column
+        sources += [at] * len(of_column)
     phrases = [f" {phrase.casefold()} " for phrase in excluded]
     keep = np.array([not any(p in f" {t.casefold()} " for p in phrases) for t in labels], bool)
     return ItemTerms(
-        stacked[:, keep].astype(np.float32),
+        sp.hstack(matrices, format="csr", dtype=np.float32)[:, keep],
         np.array(labels, object)[keep],
         np.array(sources, np.int64)[keep],
         kinds,
     )
 
 
-def list_delimiter(cells: np.ndarray) -> str | None:
+def _list_delimiter(cells: np.ndarray) -> str | None:
     """The delimiter of a column of lists, or None for a column of text.
 
     A column is one of lists if a delimiter is in at least a tenth of its cells, and splitting by it
     leaves elements of at most four words on average of which at least 40 % are repetitions.
     """
     sample = [cell for cell in cells[: 5 * _SAMPLE].tolist() if cell][:_SAMPLE]
-    for delimiter in DELIMITERS:
+    for delimiter in _DELIMITERS:
         if sum(delimiter in cell for cell in sample) < 0.1 * max(len(sample), 1):
             continue
-        found = [pair for cell in sample for pair in _elements(cell, delimiter).items()]
-        n_words = sum(len(element.split()) for _, element in found)
-        if n_words <= 4 * len(found) and len({key for key, _ in found}) <= 0.6 * len(found):
+        elements = [pair for cell in sample for pair in _elements(cell, delimiter).items()]
+        n_words = sum(len(element.split()) for _, element in elements)
+        n_different = len({key for key, _ in elements})
+        if n_words <= 4 * len(elements) and n_different <= 0.6 * len(elements):
             return delimiter
     return None
 
 
 def _most_common_delimiter(cells: np.ndarray) -> str:
-    counts = [sum(d in cell for cell in cells[:_SAMPLE].tolist()) for d in DELIMITERS]
-    return DELIMITERS[int(np.argmax(counts))] if any(counts) else ","
+    counts = {d: sum(d in cell for cell in cells[:_SAMPLE].tolist()) for d in (",", "|", ";")}
+    return max(counts, key=counts.__getitem__)  # the comma where there is none
 
 
-def _elements(cell: str, delimiter: str) -> dict[str, str]:
+def _column_terms(cells: np.ndarray, delimiter: str | None) -> tuple[sp.csr_matrix, list[str]]:
+    """Of a column: CSR [n_items, n_terms] float32, and how to print each of its terms.
+
+    Args:
+      delimiter: of a column of lists; None for text.
+    """
+    written: dict[str, str] = {}
+
+    def list_terms(cell: str) -> list[str]:
+        elements = _elements(cell, delimiter)
+        for key, element in elements.items():
+            written.setdefault(key, element)
+        return list(elements)
+
+    analyze = list_terms if delimiter else _phrases
+    vectorizer = CountVectorizer(analyzer=analyze, binary=True, dtype=np.float32)
+    try:
+        matrix = vectorizer.fit_transform(cells)
+    except ValueError:  # scikit-learn's word for an empty vocabulary
+        return sp.csr_matrix((len(cells), 0), dtype=np.float32), []
+    keys = vectorizer.get_feature_names_out().tolist()
+    return matrix, [_label(written.get(key, key)) for key in keys]
+
+
+def _elements(cell: str, delimiter: str | None) -> dict[str, str]:
     """The elements of a cell: how a term is compared, to how it is written."""
-    written = _quoted_elements(cell)
-    if written is None:
+    elements = _quoted_elements(cell)
+    if elements is None:
         if cell.startswith("[") and cell.endswith("]"):
             cell = cell[1:-1]
-        written = [part.strip().strip("'\"") for part in cell.split(delimiter)]
-    keyed = {squeezed(element): element for element in written}
+        elements = [part.strip().strip("'\"") for part in cell.split(delimiter)]
+    keyed = {squeezed(element): element for element in elements}
     keyed.pop("", None)
     return keyed
 
@@ -152,44 +181,18 @@ def squeezed(text: str) -> str:
     return _NOT_COMPARED.sub("", text.casefold())
 
 
-def _list_terms(cells: np.ndarray, delimiter: str) -> tuple[sp.csr_matrix, list[str]]:
-    written: dict[str, str] = {}
-
-    def analyze(cell: str) -> list[str]:
-        elements = _elements(cell, delimiter)
-        for key, element in elements.items():
-            if key not in written:
-                written[key] = element
-        return list(elements)
-
-    return _count(cells, analyze, lambda key: _label(written[key]))
-
-
-def _text_terms(cells: np.ndarray) -> tuple[sp.csr_matrix, list[str]]:
-    return _count(cells, _phrases, _label)
-
-
-def _count(cells: np.ndarray, analyze, label) -> tuple[sp.csr_matrix, list[str]]:
-    vectorizer = CountVectorizer(analyzer=analyze, binary=True, dtype=np.float32)
-    try:
-        matrix = vectorizer.fit_transform(cells)
-    except ValueError:  # scikit-learn's word for an empty vocabulary
-        return sp.csr_matrix((len(cells), 0), dtype=np.float32), []
-    return matrix, [label(key) for key in vectorizer.get_feature_names_out().tolist()]
-
-
 def _phrases(text: str) -> list[str]:
     """Words, and runs of words within one piece of punctuation-free text."""
-    found = []
+    phrases = []
     for piece in _PIECES.split(text.casefold().replace("-", " ").replace("_", " ")):
         words = _WORD.findall(piece)
         for first, word in enumerate(words):
             if not _can_end(word):
                 continue
-            for last in range(first, min(first + LONGEST_PHRASE, len(words))):
+            for last in range(first, min(first + _LONGEST_PHRASE, len(words))):
                 if _can_end(words[last]):
-                    found.append(" ".join(words[first : last + 1]))
-    return found
+                    phrases.append(" ".join(words[first : last + 1]))
+    return phrases
 
 
 def _can_end(word: str) -> bool:
