@@ -37,7 +37,7 @@ from celsa_jax.sharding import (
     DATA,
     ITEM,
     Placement,
-    agreed,
+    from_first_process,
     in_any_process,
     is_first_process,
     shaped,
@@ -417,7 +417,7 @@ class TrainingLoop:
             self.bar.update(last - first)
             # As many as take some seconds; the first one compiles, and tells nothing.
             wanted = int(size * _PIECE_SECONDS / (now - began)) if first else size
-            size = agreed(max(1, min(wanted, 2 * size)))
+            size = from_first_process(max(1, min(wanted, 2 * size)))
             first = last
             if self.bar.disable and now - logged > _LOG_SECONDS and first < n_steps:
                 logged = now
