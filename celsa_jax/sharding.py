@@ -83,20 +83,20 @@ def make_placement(config: ConfigDict, n_items: int) -> Placement | None:
     Raises:
       InputError: the mesh does not fit the devices.
     """
-    data, items, there = config.mesh.data, config.mesh.item, jax.device_count()
+    data, items, available = config.mesh.data, config.mesh.item, jax.device_count()
     # The virtual devices of one CPU share its cores; they are for tests, which ask for them.
     virtual = jax.default_backend() == "cpu" and jax.process_count() == 1
     if not items:
-        devices = 1 if virtual else there
+        devices = 1 if virtual else available
         items = max(1, devices // data)
         if devices > 1 and devices % data:
             raise InputError(
                 f"config.mesh.data is {data}, which does not divide the {devices} devices; change "
                 "it, or set config.mesh.item as well"
             )
-    if data * items > there or (jax.process_count() > 1 and data * items != there):
+    if data * items > available or (jax.process_count() > 1 and data * items != available):
         raise InputError(
-            f"config.mesh.data x config.mesh.item is {data} x {items}, but there are {there} "
+            f"config.mesh.data x config.mesh.item is {data} x {items}, but there are {available} "
             "devices; make the product fit, or leave config.mesh.item at 0 for all that are left"
         )
     if data * items == 1:

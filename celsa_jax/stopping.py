@@ -44,7 +44,7 @@ def requested() -> bool:
 def leave(what: str) -> None:
     """Raises Stopped; the log says what there is to go on from."""
     log.info("asked to stop: %s; go on with the same command", what)
-    raise Stopped(128 + _signal)
+    raise Stopped(128 + (_signal or signal.SIGTERM))  # of several processes one may be asked
 
 
 def _watch(reader: int) -> None:

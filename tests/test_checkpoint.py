@@ -148,15 +148,6 @@ def test_a_file_too_few_or_too_many_is_noticed(tmp_path, like, name, caplog, sav
     assert f"damaged ({'it has no SHA256SUMS' if name == 'SHA256SUMS' else 'not as'}" in caplog.text
 
 
-def test_what_orbax_cannot_read_is_named_and_nothing_is_lost(tmp_path, like, save_steps, state):
-    save_steps(tmp_path, [3])
-    with Checkpoints(tmp_path, keep=9) as checkpoints:
-        checkpoints.save(8, {"another": state.weights}, {})
-        with pytest.raises(InputError, match=r"8: its sums are right, but orbax cannot read it"):
-            checkpoints.restore_latest(like)
-        assert checkpoints.steps() == [3, 8]
-
-
 def test_only_what_this_package_has_left_over_is_removed(tmp_path):
     (tmp_path / ".celsa_jax-7.tmp" / "state").mkdir(parents=True)
     (tmp_path / ".celsa_jax-notes.json-0a.tmp").touch()
