@@ -236,6 +236,7 @@ def test_resumed_equals_uninterrupted(whole, tmp_path, kept_epochs, caplog):
     with caplog.at_level(logging.INFO, logger="celsa_jax"):
         train_and_evaluate(config, cut)
     assert f"resumed at step {steps}" in caplog.text
+    assert "compiled: 0 functions" in caplog.text
     for name in ("embeddings.npz", "items.txt"):
         assert (cut / name).read_bytes() == (folder / name).read_bytes()
     timeless = [
