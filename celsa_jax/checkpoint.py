@@ -8,18 +8,23 @@ import json
 import logging
 import os
 import pathlib
-import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-import tensorstore
 
 from celsa_jax.errors import InputError, one_line
-from celsa_jax.files import check_space, remove_left_overs, temporary_beside, write_json, write_text
-from celsa_jax.sharding import agreed, is_first_process, wait_for_all
+from celsa_jax.files import (
+    TEMPORARY,
+    check_space,
+    remove_left_overs,
+    temporary_beside,
+    write_json,
+    write_text,
+)
+from celsa_jax.sharding import from_first_process, is_first_process, wait_for_all
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +45,9 @@ class Checkpoints:
     anything.
     """
 
+    # Not `ocp.CheckpointManager`: one damaged score and it does not start, it removes a checkpoint
+    # file by file under its own name, and sums could only follow after its rename.
+
     def __init__(self, folder: pathlib.Path, keep: int):
         """Takes over a folder, which no other process may write to.
 
@@ -50,7 +58,7 @@ class Checkpoints:
         self._folder = folder.absolute()
         self._keep = keep
         self._writes = is_first_process()
-        # For OCDBT orbax takes JSON of every array from tensorstore, never freed (`_quiet`).
+        # For OCDBT tensorstore hands out JSON that it never frees.
         self._orbax = ocp.Checkpointer(ocp.StandardCheckpointHandler(use_ocdbt=False))
         if self._writes:
             remove_left_overs(self._folder)
@@ -71,13 +79,16 @@ class Checkpoints:
         Raises:
           InputError: it cannot be written; those before it are still there.
         """
-        temporary = self._folder / f".{step}.{agreed(secrets.randbits(31)):x}.tmp"
+        temporary = self._folder / TEMPORARY.format(step)  # the same in every process
         try:
             if self._writes:
                 temporary.mkdir(parents=True)
                 # Where writes fail half-way, tensorstore's threads print tracebacks of their own.
                 check_space(temporary, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
             wait_for_all("checkpoint begun")
+            if jax.process_count() == 1:
+                # For arrays of JAX it does so, too, at every save.
+                state = jax.device_get(state)
             with _quiet():
                 self._orbax.save(temporary / "state", args=ocp.args.StandardSave(state))
             if self._writes:
@@ -86,9 +97,10 @@ class Checkpoints:
                 os.replace(temporary, self._folder / str(step))
             wait_for_all("checkpoint written")
         except Exception as error:  # orbax and tensorstore raise many kinds
+            reason = one_line(error) or type(error).__name__
             raise InputError(
-                f"{self._folder}: checkpoint {step} cannot be written ({_what(error)}); free "
-                "space or mend the folder, and start again with the same command"
+                f"{self._folder}: checkpoint {step} cannot be written ({reason}); free space or "
+                "mend the folder, and start again with the same command"
             ) from error
         finally:
             if self._writes:
@@ -96,14 +108,6 @@ class Checkpoints:
         log.info("checkpoint saved: step %d", step)
         if self._writes:
             self._remove_old()
-
-    def _remove_old(self) -> None:
-        kept = self.steps()[-self._keep :]
-        scores = {s: score for s in self.steps() if (score := self._score(s)) is not None}
-        # Steps without a score (dense ones, say) are not kept for being the best.
-        kept += sorted(scores, key=scores.__getitem__)[-1:]
-        for old in set(self.steps()) - set(kept):
-            self._remove(old)
 
     def restore_latest(self, like: Callable[[dict], State]) -> tuple[int, State, dict] | None:
         """Step, state and notes of the newest sound checkpoint; None where there is none at all.
@@ -115,42 +119,41 @@ class Checkpoints:
         Raises:
           InputError: there are checkpoints, but none is sound.
         """
-        steps = self.steps()
-        waiting = list(steps)
-        while (step := agreed(self._take_sound(waiting))) >= 0:
-            folder = self._folder / str(step)
-            try:
-                notes = json.loads((folder / "notes.json").read_bytes())["notes"]
-                with _quiet():
-                    restored = ocp.args.StandardRestore(like(notes), strict=False)
-                    state = self._orbax.restore(folder / "state", args=restored)
-            except InputError:
-                raise
-            except Exception as error:  # orbax and tensorstore raise many kinds
-                _warn_of(step, error)
-                continue
-            if self._writes:
-                for damaged in (s for s in steps if s > step):
-                    self._remove(damaged)
-            return step, state, notes
-        if agreed(len(steps)):
-            raise InputError(
-                f"{self._folder}: no checkpoint is sound (steps {steps}); "
-                "start again with another --workdir"
-            )
-        return None
+        step = from_first_process(self._newest_sound() if self._writes else -1)
+        if step < 0:
+            if steps := self.steps():
+                raise InputError(
+                    f"{self._folder}: no checkpoint is sound (steps {steps}); start again in "
+                    "another folder"
+                )
+            return None
+        folder = self._folder / str(step)
+        notes = json.loads((folder / "notes.json").read_bytes())["notes"]
+        shapes = ocp.args.StandardRestore(like(notes), strict=False)
+        state = self._orbax.restore(folder / "state", args=shapes)
+        if self._writes:
+            for damaged in (s for s in self.steps() if s > step):
+                self._remove(damaged)
+        return step, state, notes
 
-    def _take_sound(self, steps: list[int]) -> int:
-        """The newest step whose files are sound, taken off a list with those after it, or -1."""
-        while steps and self._writes:  # the first process decides
-            step = steps.pop()
+    def _newest_sound(self) -> int:
+        """The newest step whose files are as their sums say, or -1."""
+        for step in reversed(self.steps()):
             try:
                 check_sums(self._folder / str(step))
-            except (OSError, ValueError) as error:
-                _warn_of(step, error)
-            else:
                 return step
+            except (OSError, ValueError) as error:
+                log.warning("checkpoint %d is damaged (%s); trying an older one", step, error)
         return -1
+
+    def _remove_old(self) -> None:
+        steps = self.steps()
+        # Steps without a score (dense ones, say) are not kept for being the best.
+        scores = {step: score for step in steps if (score := self._score(step)) is not None}
+        best = max(scores, key=scores.__getitem__, default=None)
+        for step in steps[: -self._keep]:
+            if step != best:
+                self._remove(step)
 
     def _score(self, step: int) -> float | None:
         try:
@@ -173,9 +176,7 @@ def steps_in(folder: pathlib.Path) -> list[int]:
 def sums(folder: pathlib.Path, flush: bool = False) -> str:
     """A line for every file below a folder as `sha256sum` writes it, by name.
 
-    Args:
-      folder: any.
-      flush: write the files to disk first.
+    With `flush`, the files are written to disk first.
     """
     lines = []
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / SUMS):
@@ -191,34 +192,20 @@ def check_sums(folder: pathlib.Path) -> None:
     """ValueError unless the files below a folder are exactly those of its SHA256SUMS."""
     if not (folder / SUMS).is_file():
         raise ValueError(f"it has no {SUMS}")
-    stored, found = (folder / SUMS).read_bytes(), sums(folder).encode()
-    if stored != found:
-        lines = set(stored.splitlines()) ^ set(found.splitlines())
+    stored, actual = (folder / SUMS).read_bytes(), sums(folder).encode()
+    if stored != actual:
+        lines = set(stored.splitlines()) ^ set(actual.splitlines())
         names = sorted({line[66:].decode(errors="replace") for line in lines})
         raise ValueError(f"not as {SUMS} says: {', '.join(names)}")
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without orbax's own log, which has the traceback of an error that it raises, too.
-
-    For that log orbax reads tensorstore's metrics at every save, some 15 kB. Tensorstore (up to
-    0.1.86) never frees JSON that it hands out, and many runs in one process would fill the memory.
-    """
+    """Without orbax's log of a save: warnings without need, tracebacks of what it raises too."""
     logger = logging.getLogger("absl")
-    level, metrics = logger.level, tensorstore.experimental_collect_matching_metrics
+    level = logger.level
     logger.setLevel(logging.CRITICAL)
-    tensorstore.experimental_collect_matching_metrics = lambda *_, **__: []
     try:
         yield
     finally:
         logger.setLevel(level)
-        tensorstore.experimental_collect_matching_metrics = metrics
-
-
-def _warn_of(step: int, error: Exception) -> None:
-    log.warning("checkpoint %d is damaged (%s); trying an older one", step, _what(error))
-
-
-def _what(error: Exception) -> str:
-    return one_line(error) or type(error).__name__

@@ -10,17 +10,16 @@ import os
 import pathlib
 import secrets
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from typing import Any
 
-if sys.platform != "win32":
-    import fcntl
+import filelock
 
 from celsa_jax.errors import InputError
 
+TEMPORARY = ".celsa_jax-{}.tmp"  # the names of what is not whole yet
 _UNPACKED = 1 << 28  # bytes that any archive may unpack to
 _RATIO = 200  # above that, times its own size; real data come to less than 50
 
@@ -40,7 +39,7 @@ def atomic_path(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 def temporary_beside(path: pathlib.Path) -> pathlib.Path:
     """A hidden path that no other process uses, on this host or another."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    return path.with_name(TEMPORARY.format(f"{path.name}-{secrets.token_hex(8)}"))
 
 
 def remove_left_overs(folder: pathlib.Path, older_than: float = 0) -> None:
@@ -50,7 +49,7 @@ def remove_left_overs(folder: pathlib.Path, older_than: float = 0) -> None:
       folder: where they are.
       older_than: seconds without a change, where living processes may write there, too.
     """
-    for path in folder.glob(".*.tmp"):
+    for path in folder.glob(TEMPORARY.format("*")):
         with contextlib.suppress(FileNotFoundError):  # another process removed it
             # A clock that went backwards leaves times in the future.
             if older_than and time.time() - path.stat().st_mtime < older_than:
@@ -65,24 +64,21 @@ def remove_left_overs(folder: pathlib.Path, older_than: float = 0) -> None:
 def locked(path: pathlib.Path, *, wait: bool = True) -> Iterator[bool]:
     """Holds the lock on a file; it is free again when the process ends, however it ends.
 
-    A file system without locks is done without; then processes may do the work twice.
-
     Args:
-      path: the file, which is made and stays.
+      path: the file, which is made.
       wait: until no other process holds the lock.
 
     Yields:
-      Whether the work is this process's: without `wait` another may be at it.
+      Whether this process holds it: without `wait` another may.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as stream:
-        mine = True
-        try:
-            if sys.platform != "win32":
-                fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except OSError as error:
-            mine = not isinstance(error, BlockingIOError)
-        yield mine
+    lock = filelock.FileLock(path)
+    with contextlib.suppress(filelock.Timeout):
+        lock.acquire(blocking=wait)
+    try:
+        yield lock.is_locked
+    finally:
+        lock.release()
 
 
 def check_space(folder: pathlib.Path, n_bytes: int) -> None:

@@ -159,7 +159,10 @@ class TrainingLoop:
         step, state, notes = newest
         log.info("resumed at step %d", step)
         self.seconds |= notes["seconds"]
-        if self.placement is not None:  # it may have been saved on another number of devices
+        if self.placement is None:
+            # Bound to no device, as a new state is: for bound ones all would be compiled again.
+            state = jax.device_put(jax.device_get(state))
+        else:  # it may have been saved on another number of devices
             state = without_rows_of_no_item(state, self._form(self._kept_after(notes["epoch"])))
         return state, notes["epoch"], notes["elapsed"]
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import tqdm
 
-from celsa_jax.sharding import agreed, is_first_process
+from celsa_jax.sharding import from_first_process, is_first_process
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class Progress:
             self._bar.update(last - first)
             # As many as take some seconds; the first one compiles, and tells nothing.
             wanted = int(size * _PIECE_SECONDS / (now - began)) if first else size
-            size = agreed(max(1, min(wanted, 2 * size)))
+            size = from_first_process(max(1, min(wanted, 2 * size)))
             first = last
             if self._bar.disable and now - logged > _LOG_SECONDS and first < n_steps:
                 logged = now

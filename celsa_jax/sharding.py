@@ -9,12 +9,8 @@ axis of items.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
-import os
-import sys
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -50,16 +46,11 @@ class Placement:
         share = self.mesh.shape[ITEM]
         return -(-self.n_items // share) * share
 
-    def constrain_state(self, tree: Any) -> Any:
-        """Inside of jit: a state where it lies (`sharding_of`)."""
-        return jax.tree.map(
-            lambda leaf: jax.lax.with_sharding_constraint(leaf, self.sharding_of(leaf)), tree
-        )
-
     def put(self, array: np.ndarray | jax.Array, *axes: str | None) -> jax.Array:
         """An array that every process has, along these axes; each device gets its part alone."""
         array = np.asarray(array)
-        return jax.make_array_from_callback(array.shape, self._along(*axes), array.__getitem__)
+        sharding = NamedSharding(self.mesh, PartitionSpec(*axes))
+        return jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
 
     def put_rows(self, matrix: np.ndarray | jax.Array) -> jax.Array:
         """An array whose first axis lies along `item`."""
@@ -80,12 +71,10 @@ class Placement:
 
         return jax.tree.map(of, tree)
 
-    def sharding_of(self, leaf: Any) -> NamedSharding:
-        """Of a part of the state (`specs`)."""
-        return NamedSharding(self.mesh, self.specs(leaf))
-
-    def _along(self, *axes: str | None) -> NamedSharding:
-        return NamedSharding(self.mesh, PartitionSpec(*axes))
+    def constrain_state(self, tree: Any) -> Any:
+        """Inside of jit: a state where it lies (`specs`)."""
+        shardings = jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), self.specs(tree))
+        return jax.lax.with_sharding_constraint(tree, shardings)
 
 
 def make_placement(config: ConfigDict, n_items: int) -> Placement | None:
@@ -94,21 +83,20 @@ def make_placement(config: ConfigDict, n_items: int) -> Placement | None:
     Raises:
       InputError: the mesh does not fit the devices.
     """
-    data, items = config.mesh.data, config.mesh.item
+    data, items, available = config.mesh.data, config.mesh.item, jax.device_count()
     # The virtual devices of one CPU share its cores; they are for tests, which ask for them.
     virtual = jax.default_backend() == "cpu" and jax.process_count() == 1
-    devices = 1 if virtual else jax.device_count()
     if not items:
+        devices = 1 if virtual else available
         items = max(1, devices // data)
         if devices > 1 and devices % data:
             raise InputError(
                 f"config.mesh.data is {data}, which does not divide the {devices} devices; change "
                 "it, or set config.mesh.item as well"
             )
-    there = jax.device_count()
-    if data * items > there or (jax.process_count() > 1 and data * items != there):
+    if data * items > available or (jax.process_count() > 1 and data * items != available):
         raise InputError(
-            f"config.mesh.data x config.mesh.item is {data} x {items}, but there are {there} "
+            f"config.mesh.data x config.mesh.item is {data} x {items}, but there are {available} "
             "devices; make the product fit, or leave config.mesh.item at 0 for all that are left"
         )
     if data * items == 1:
@@ -129,61 +117,40 @@ def start_processes(coordinator: str, n_processes: int, process: int) -> None:
     Args:
       coordinator: HOST:PORT of process 0, or "auto" where a cluster's environment (Slurm, TPU)
         says all there is to know.
-      n_processes, process: how many there are and which this is; -1 with "auto".
+      n_processes, process: how many there are and which this is, from 0; not used with "auto".
 
     Raises:
       InputError: they do not come together.
     """
-    known: dict[str, Any] = {}
-    if coordinator != "auto":
-        if not 0 <= process < n_processes:
-            raise InputError(
-                f"--processes={n_processes} and --process={process} do not go together; processes "
-                "count from 0"
-            )
-        known = {
-            "coordinator_address": coordinator,
-            "num_processes": n_processes,
-            "process_id": process,
-            "cluster_detection_method": "deactivate",
-        }
     # Its handler of SIGTERM would take the place of ours (`stopping`).
     jax.config.update("jax_enable_preemption_service", False)
     try:
-        jax.distributed.initialize(**known)
+        if coordinator == "auto":
+            jax.distributed.initialize()
+        elif 0 <= process < n_processes:
+            jax.distributed.initialize(
+                coordinator, n_processes, process, cluster_detection_method="deactivate"
+            )
+        else:
+            raise ValueError(f"process {process} of {n_processes}; they count from 0")
     except (RuntimeError, ValueError) as error:
         raise InputError(
-            f"--coordinator={coordinator}: the processes do not come together "
-            f"({str(error).splitlines()[0]}); give HOST:PORT of process 0, --processes and "
-            "--process, or start on a cluster that JAX knows"
+            f"coordinator {coordinator!r}: the processes do not come together "
+            f"({str(error).splitlines()[0]}); give HOST:PORT of process 0, how many processes "
+            "there are and which this is, or start on a cluster that JAX knows"
         ) from error
 
 
 def shaped(tree: Any, placement: Placement | None) -> Any:
     """Shapes and dtypes of a state (`jax.eval_shape`), with where each array is to lie."""
 
-    one = SingleDeviceSharding(jax.devices()[0])
-
     def of(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        where = one if placement is None else placement.sharding_of(leaf)
+        where: jax.sharding.Sharding = SingleDeviceSharding(jax.devices()[0])
+        if placement is not None:
+            where = NamedSharding(placement.mesh, placement.specs(leaf))
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
 
     return jax.tree.map(of, tree)
-
-
-@contextlib.contextmanager
-def alone_on_error() -> Iterator[None]:
-    """Ends a process of several on bad input at once, with its one line.
-
-    The usual way out waits for the others, which wait for this process.
-    """
-    try:
-        yield
-    except InputError as error:
-        if jax.process_count() == 1:
-            raise
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        os._exit(1)
 
 
 def is_first_process() -> bool:
@@ -197,8 +164,8 @@ def wait_for_all(what: str) -> None:
         multihost_utils.sync_global_devices(what)
 
 
-def agreed(value: int) -> int:
-    """What process 0 has, in every process; all must call this."""
+def from_first_process(value: int) -> int:
+    """What the first process has, in every process; all must call this."""
     if jax.process_count() == 1:
         return value
     return int(multihost_utils.broadcast_one_to_all(np.int32(value)))

@@ -49,7 +49,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
     """
     validate(config)
     if config.train.deterministic:
-        runtime.use_deterministic_operations()  # before anything starts a device
+        runtime.check_deterministic()
     if not is_first_process():
         logging.getLogger("celsa_jax").setLevel(logging.WARNING)
     folder = Workdir(workdir, writes=is_first_process())

@@ -6,29 +6,31 @@ import contextlib
 import json
 import logging
 import pathlib
+import shutil
 from collections.abc import Iterator
 
+import filelock
 import numpy as np
 from ml_collections import ConfigDict
 
 from celsa_jax.config import default_config, outcome
 from celsa_jax.errors import InputError
-from celsa_jax.files import locked, read_json, remove_left_overs, write_json, write_text
+from celsa_jax.files import read_json, remove_left_overs, write_json, write_text
 from celsa_jax.sparse.npz import read_item_ids
 
 log = logging.getLogger(__name__)
 
 
 class Workdir:
-    """A folder that holds one run."""
+    """A folder that holds one run.
+
+    Args:
+      path: of the folder; nothing is made yet.
+      writes: whether this process is the one that writes there, of several at one run; in the
+        others all that would write does nothing.
+    """
 
     def __init__(self, path: str | pathlib.Path, writes: bool = True):
-        """Names the files; makes nothing.
-
-        Args:
-          path: of the folder.
-          writes: whether this process is the one that writes there, of several at one run.
-        """
         self.path = pathlib.Path(path)
         self._writes = writes
         self.config = self.path / "config.json"
@@ -43,17 +45,17 @@ class Workdir:
     def check(self, config: ConfigDict) -> None:
         """InputError if the folder holds a run of another configuration."""
         if self.path.exists() and not self.path.is_dir():
-            raise InputError(f"--workdir={self.path} is a file; give a folder")
+            raise InputError(f"{self.path}: is a file; give a folder")
         if not self.config.exists():
             return
         both = (self.stored_config(), config)
-        stored, wanted = (_flat(json.loads(json.dumps(outcome(c)))) for c in both)
+        stored, wanted = (dict(_flat(json.loads(json.dumps(outcome(c))))) for c in both)
         differing = [f for f in {**stored, **wanted} if stored.get(f) != wanted.get(f)]
         if differing:
             field = differing[0]
             raise InputError(
                 f"{self.path}: holds a run with config.{field}={stored.get(field)!r}, not "
-                f"{wanted.get(field)!r} ({len(differing)} fields differ); use another --workdir"
+                f"{wanted.get(field)!r} ({len(differing)} fields differ); use another folder"
             )
 
     def stored_config(self) -> ConfigDict:
@@ -75,26 +77,25 @@ class Workdir:
         if not self._writes:
             yield
             return
-        lock, new = self.path / ".lock", not self.path.exists()
-        with contextlib.ExitStack() as stack:
-            try:
-                mine = stack.enter_context(locked(lock, wait=False))
-            except OSError as error:
-                raise InputError(
-                    f"--workdir={self.path} cannot be written to ({error.strerror or error}); "
-                    "mend that, or use another"
-                ) from None
-            if not mine:
-                raise InputError(
-                    f"--workdir={self.path}: another process is at this run; wait for it, or use "
-                    "another --workdir"
-                )
+        lock, new = filelock.FileLock(self.path / ".lock"), not self.path.exists()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            held = lock.acquire(blocking=False)
+        except filelock.Timeout:
+            raise InputError(
+                f"{self.path}: another process is at this run; wait for it, or use another folder"
+            ) from None
+        except OSError as error:
+            raise InputError(
+                f"{self.path}: cannot be written to ({error.strerror or error}); mend that, or use "
+                "another folder"
+            ) from None
+        with held:
             try:
                 yield
             finally:
-                if new and [*self.path.iterdir()] == [lock]:  # bad input: nothing has begun
-                    lock.unlink()
-                    self.path.rmdir()
+                if new and {path.name for path in self.path.iterdir()} == {".lock"}:
+                    shutil.rmtree(self.path)  # bad input: nothing has begun
 
     def start(self, config: ConfigDict) -> None:
         """Writes the configuration."""
@@ -115,9 +116,7 @@ class Workdir:
 
     def results(self) -> dict | None:
         """The results of a finished run."""
-        if not self._results.exists():
-            return None
-        return _read_object(self._results)
+        return _read_object(self._results) if self._results.exists() else None
 
     def finish(self, results: dict) -> None:
         if self._writes:
@@ -125,13 +124,12 @@ class Workdir:
 
     def log_metrics(self, record: dict) -> None:
         """Appends one line to metrics.jsonl."""
-        if not self._writes:
-            return
-        with self._metrics.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(record) + "\n")
+        if self._writes:
+            with self._metrics.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(record) + "\n")
 
     def cut_metrics(self, step: int, epoch: int) -> None:
-        """Drops what was logged after the checkpoint at `step`, a half-written line included.
+        """Drops what was logged after a checkpoint, a half-written line included.
 
         The log is no part of the training state: a run whose log misses epochs goes on, and says
         so.
@@ -143,16 +141,16 @@ class Workdir:
         if not self._writes:
             return
         kept, epochs = [], set()
-        if self._metrics.exists():
-            for line in self._metrics.read_bytes().splitlines():
-                try:
-                    text = line.decode()  # as JSON, bytes may have a mark of their encoding
-                    record = json.loads(text)
-                    if record["step"] <= step:
-                        epochs.add(record["epoch"])
-                        kept.append(text + "\n")
-                except (ValueError, KeyError, TypeError, RecursionError):
-                    continue
+        content = self._metrics.read_bytes() if self._metrics.exists() else b""
+        for line in content.splitlines():
+            try:
+                text = line.decode()  # as JSON, bytes may have a mark of their encoding
+                record = json.loads(text)
+                if record["step"] <= step:
+                    epochs.add(record["epoch"])
+                    kept.append(text + "\n")
+            except (ValueError, KeyError, TypeError, RecursionError):
+                continue
         if missing := sorted(set(range(1, epoch + 1)) - epochs):
             log.warning("%s: damaged: epochs %s are missing; going on", self._metrics, missing)
         write_text(self._metrics, "".join(kept))
@@ -163,20 +161,19 @@ def _read_object(path: pathlib.Path) -> dict:
         value = read_json(path)
         if not isinstance(value, dict):
             raise ValueError("not an object")
+        return value
     except ValueError as error:
         raise _damaged(path, error) from None
-    return value
 
 
 def _damaged(path: pathlib.Path, error: Exception) -> InputError:
-    return InputError(f"{path}: damaged: {error}; use another --workdir")
+    return InputError(f"{path}: damaged: {error}; use another folder")
 
 
-def _flat(config: dict, prefix: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
+def _flat(config: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """The fields of nested dictionaries, under names with dots."""
     for name, value in config.items():
         if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
+            yield from _flat(value, f"{prefix}{name}.")
         else:
-            flat[prefix + name] = value
-    return flat
+            yield prefix + name, value

@@ -27,8 +27,7 @@ def run(
       required: flags that must be given.
       default_config: what --config is where it is not given.
       arguments: names of what stands on the command line without a flag.
-      resumable: SIGTERM ends the program where it can go on later (`celsa_jax.stopping`), and
-        after Ctrl-C it says that it can.
+      resumable: SIGTERM and Ctrl-C end it where it can go on later (`celsa_jax.stopping`).
     """
     # Not as the flag's default: ml_collections would read that at import, outside of _parse.
     if default_config and not any(a.startswith(("--config=", "-config=")) for a in sys.argv):
@@ -56,8 +55,7 @@ def run(
         except OSError as error:  # a full disk, no permission, a --config that cannot be read
             _fail(str(error))
         except KeyboardInterrupt:
-            advice = "; it resumes with the same command" if resumable else ""
-            print(f"interrupted{advice}", file=sys.stderr)
+            print("interrupted", file=sys.stderr)
             sys.exit(130)
 
     app.run(guarded, flags_parser=parse)

@@ -10,6 +10,8 @@ is started on each of them with a --workdir that all see; docs/scaling.md has th
 from __future__ import annotations
 
 import json
+import os
+import sys
 
 from absl import flags
 
@@ -27,7 +29,9 @@ _PROCESS = flags.DEFINE_integer("process", -1, "Which this is, from 0, unless --
 
 def main() -> None:
     # JAX is imported after the flags are parsed, so that a typo fails at once.
-    from celsa_jax import sharding
+    import jax
+
+    from celsa_jax import runtime, sharding
     from celsa_jax.train import train_and_evaluate
 
     if not runs.WORKDIR.value:
@@ -36,8 +40,17 @@ def main() -> None:
         sharding.start_processes(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     elif _PROCESSES.value != -1 or _PROCESS.value != -1:
         raise InputError("--processes and --process need --coordinator=HOST:PORT")
-    with sharding.alone_on_error():
+    if runs.CONFIG.value.train.deterministic:  # read when JAX starts a GPU
+        flags_of_xla = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags_of_xla} {runtime.DETERMINISTIC}"
+    try:
         results = train_and_evaluate(runs.CONFIG.value, runs.WORKDIR.value)
+    except InputError as error:
+        if jax.process_count() == 1:
+            raise
+        # At its usual end this process would wait for the others, which wait for this one.
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        os._exit(1)
     if sharding.is_first_process():
         print(json.dumps(results))
 

@@ -86,10 +86,10 @@ def test_saves_leave_nothing_in_memory(tmp_path, save_steps):
         gc.collect()
         return sum(type(thing) is list for thing in gc.get_objects())
 
-    save_steps(tmp_path, range(3))
+    save_steps(tmp_path, range(2))
     before = lists()
-    save_steps(tmp_path, range(3, 8))
-    assert lists() - before < 5 * 5  # it was 24 a save
+    save_steps(tmp_path, range(2, 5))
+    assert lists() - before < 10  # tensorstore's statistics would be 10 lists a save
 
 
 def test_sha256sum_reads_the_sums(tmp_path, save_steps):
@@ -148,12 +148,12 @@ def test_a_file_too_few_or_too_many_is_noticed(tmp_path, like, name, caplog, sav
     assert f"damaged ({'it has no SHA256SUMS' if name == 'SHA256SUMS' else 'not as'}" in caplog.text
 
 
-def test_what_orbax_cannot_read_is_damaged_too(tmp_path, like, caplog, save_steps, state):
-    save_steps(tmp_path, [3])
-    with Checkpoints(tmp_path, keep=9) as checkpoints:
-        checkpoints.save(8, {"another": state.weights}, {})
-        assert checkpoints.restore_latest(like)[0] == 3
-    assert "checkpoint 8 is damaged" in caplog.text
+def test_only_what_this_package_has_left_over_is_removed(tmp_path):
+    (tmp_path / ".celsa_jax-7.tmp" / "state").mkdir(parents=True)
+    (tmp_path / ".celsa_jax-notes.json-0a.tmp").touch()
+    (tmp_path / ".mine.tmp").touch()
+    with Checkpoints(tmp_path, keep=1):
+        assert [path.name for path in tmp_path.iterdir()] == [".mine.tmp"]
 
 
 def test_one_that_cannot_be_written_leaves_the_others(

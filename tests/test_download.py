@@ -223,7 +223,7 @@ def test_a_member_in_fewer_folders_is_meant(tmp_path):
 
 
 def test_left_overs_of_the_killed_are_removed(server, tmp_path):
-    (tmp_path / ".ratings.csv.0.tmp").touch()
+    (tmp_path / ".celsa_jax-ratings.csv-0.tmp").touch()
     fetch(archive(server), tmp_path)
     assert_unpacked(tmp_path)
 

@@ -1,7 +1,9 @@
 """Faults of runs that take days, on the real program: it goes on and ends with the same bits."""
 
+import itertools
 import json
 import os
+import runpy
 import shutil
 import signal
 import time
@@ -11,6 +13,9 @@ import pytest
 from launch import program, start
 
 from celsa_jax import stopping
+from celsa_jax.errors import InputError
+from celsa_jax.train import train_and_evaluate
+from celsa_jax.workdir import Workdir
 
 CONFIG = """
 from celsa_jax.config import default_config
@@ -28,15 +33,17 @@ def get_config():
 """
 # Kills the process in place of the n-th call of a function.
 KILL_AT = """
-import importlib, os, signal
-module = importlib.import_module({module!r})
-function, calls = getattr(module, {name!r}), []
+import os, pkgutil, signal
+module, _, names = {where!r}.partition(":")
+*owners, name = names.split(".")
+owner, calls = pkgutil.resolve_name(".".join([module, *owners])), []
+function = getattr(owner, name)
 def killed(*arguments, **options):
     calls.append(1)
     if len(calls) == {n}:
         os.kill(os.getpid(), signal.SIGKILL)
     return function(*arguments, **options)
-setattr(module, {name!r}, killed)
+setattr(owner, name, killed)
 """
 # Holds the second epoch up until there is a file.
 HELD = """
@@ -59,12 +66,6 @@ import ctypes
 version = (ctypes.c_uint32 * 2)(0x20080522, 0)
 assert ctypes.CDLL(None).capset(version, (ctypes.c_uint32 * 6)()) == 0
 """
-BACKWARDS = """
-import itertools, time
-begin, call = time.time(), itertools.count()
-time.time = lambda: begin - 60.0 * next(call)
-time.time_ns = lambda: int(1e9 * time.time())
-"""
 
 
 class Runs:
@@ -81,7 +82,7 @@ class Runs:
         assert done.returncode == 0, done.stderr
         self.log = done.stderr
         # Killed while the third of five checkpoints was written.
-        code = KILL_AT.format(module="celsa_jax.checkpoint", name="sums", n=3)
+        code = KILL_AT.format(where="celsa_jax.checkpoint:sums", n=3)
         assert self.run(folder / "half", code=code).returncode == -signal.SIGKILL
         assert steps(folder / "half") == [3, 6]
 
@@ -98,13 +99,23 @@ class Runs:
         """A run with checkpoints of two of its five epochs."""
         return shutil.copytree(self.folder / "half", workdir)
 
+    def as_library(self, workdir, **fields):
+        """The same run by a call, with other values of some fields."""
+        config = runpy.run_path(str(self.config))["get_config"]()
+        config.update_from_flattened_dict(fields)
+        return train_and_evaluate(config, workdir)
+
+    def assert_alike(self, workdir):
+        """It has the bits of the undisturbed run, and nothing that is not whole."""
+        for name in ("embeddings.npz", "items.txt", "factors.txt", "split.npz"):
+            assert (workdir / name).read_bytes() == (self.folder / "whole" / name).read_bytes()
+        assert not list(workdir.rglob(".*.tmp"))
+
     def assert_ends_alike(self, workdir, *flags, **options):
         """The same command goes on to the bits of the undisturbed run; returns its log."""
         done = self.run(workdir, *flags, **options)
         assert done.returncode == 0, done.stderr
-        for name in ("embeddings.npz", "items.txt", "factors.txt", "split.npz"):
-            assert (workdir / name).read_bytes() == (self.folder / "whole" / name).read_bytes()
-        assert not list(workdir.rglob(".*.tmp"))
+        self.assert_alike(workdir)
         return done.stderr
 
 
@@ -124,20 +135,22 @@ def assert_one_line(done, *parts):
 
 def wait_for(process, text):
     """Until a line of its log has a text."""
+    seen = []
     for line in process.stderr:
+        seen.append(line)
         if text in line:
             return
-    raise AssertionError(f"it ended without {text!r}")
+    raise AssertionError(f"it ended without {text!r}: {seen}")
 
 
-def end_in_second_epoch(process, released):
-    """SIGTERM, and when it was noticed the epoch goes on; the log from then on."""
+def end_in_second_epoch(process, released, number):
+    """A signal, and when it was noticed the epoch goes on; the log from then on."""
     wait_for(process, "held up")
-    process.send_signal(signal.SIGTERM)
-    wait_for(process, "asked to stop (SIGTERM)")
+    process.send_signal(number)
+    wait_for(process, f"asked to stop ({number.name})")
     released.touch()
     _, log = process.communicate()
-    assert process.returncode == 128 + signal.SIGTERM, log
+    assert process.returncode == 128 + number, log
     assert "Traceback" not in log
     return log
 
@@ -161,29 +174,26 @@ def test_the_log_says_once_what_was_run_and_what_it_took(runs):
     assert "damaged" not in runs.log
 
 
-@pytest.mark.parametrize(
-    ("module", "name", "n"),
-    [
-        ("celsa_jax.checkpoint", "write_json", 2),
-        ("celsa_jax.checkpoint", "write_text", 3),
-        ("celsa_jax.checkpoint.Checkpoints", "_remove", 1),
-        ("celsa_jax.loop", "prune", 2),
-        ("celsa_jax.sparse.npz", "write_sealed", 1),
-        ("celsa_jax.workdir", "write_json", 1),
-    ],
-    ids=["saving", "saving its sums", "dropping", "pruning", "exporting", "finishing"],
-)
-def test_killed(runs, tmp_path, module, name, n):
-    code = KILL_AT.format(module=module, name=name, n=n)
-    if module.endswith("Checkpoints"):
-        code = code.replace(
-            f"importlib.import_module({module!r})",
-            "importlib.import_module('celsa_jax.checkpoint').Checkpoints",
-        )
-    assert runs.run(tmp_path / "w", code=code).returncode == -signal.SIGKILL
-    assert not (tmp_path / "w" / "results.json").exists()
-    log = runs.assert_ends_alike(tmp_path / "w")
-    assert "resumed at step" in log
+def test_killed_again_and_again(runs, tmp_path):
+    """In every place where files are written, each time from what the kill before has left."""
+    workdir, resumed = tmp_path / "w", None
+    for where, n, goes_on_at in (
+        ("celsa_jax.checkpoint:write_json", 2, 3),
+        ("celsa_jax.loop:prune", 1, 3),
+        ("celsa_jax.checkpoint:sums", 3, 6),  # its first call checks those of step 3
+        ("celsa_jax.checkpoint:Checkpoints._remove", 1, 9),
+        ("celsa_jax.sparse.npz:write_sealed", 1, 15),
+        ("celsa_jax.workdir:write_json", 1, 15),
+    ):
+        done = runs.run(workdir, code=KILL_AT.format(where=where, n=n))
+        assert done.returncode == -signal.SIGKILL, (where, done.stderr)
+        assert not (workdir / "results.json").exists()
+        assert steps(workdir)[-1] == goes_on_at
+        assert resumed is None or f"resumed at step {resumed}" in done.stderr
+        assert "damaged" not in done.stderr
+        resumed = goes_on_at
+    log = runs.assert_ends_alike(workdir)
+    assert "resumed at step 15" in log
     assert "damaged" not in log
 
 
@@ -207,26 +217,31 @@ def test_sigterm_leaves_a_checkpoint(runs, tmp_path):
     workdir, released = tmp_path / "w", tmp_path / "released"
     flags = "--config.checkpoint.every_epochs=9", "--config.eval.every_epochs=0"
     process = runs.start(workdir, *flags, code=HELD.format(path=str(released)))
-    log = end_in_second_epoch(process, released)
+    log = end_in_second_epoch(process, released, signal.SIGTERM)
     assert "asked to stop: checkpoint at step 6; go on" in log
     assert steps(workdir) == [6]
     assert "resumed at step 6" in runs.assert_ends_alike(workdir, *flags)
 
 
-def test_sigterm_in_an_epoch_that_is_too_long(runs, tmp_path):
-    assert stopping._EPOCH_SECONDS + stopping._LEAVING_SECONDS < 30
+@pytest.mark.parametrize("asked", [[signal.SIGTERM], [signal.SIGINT, signal.SIGINT]], ids=str)
+def test_stopped_in_an_epoch_that_is_too_long(runs, tmp_path, asked):
+    """It leaves when the time is over, or on a second Ctrl-C."""
+    assert stopping._SECONDS < 30
     code = HELD.replace("epoch == 1", "True").format(path=str(tmp_path / "never"))
-    code += "import celsa_jax.stopping as s\ns._EPOCH_SECONDS = 0.5\n"
+    code += f"import celsa_jax.stopping as s\ns._SECONDS = {0.5 if len(asked) == 1 else 1e6}\n"
     process = runs.start(runs.half(tmp_path / "w"), code=code)
     wait_for(process, "resumed at step 6")
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(asked[0])
+    wait_for(process, f"asked to stop ({asked[0].name})")
+    for number in asked[1:]:
+        process.send_signal(number)
     _, log = process.communicate()
-    assert process.returncode == 128 + signal.SIGTERM
-    assert "the run resumes from its newest checkpoint" in log
+    assert process.returncode == 128 + asked[0]
+    assert "the run resumes from its newest" in log
     assert steps(tmp_path / "w") == [3, 6]
 
 
-def test_sigterm_ends_a_sweep_and_is_no_failure_of_a_run(runs, tmp_path):
+def test_ctrl_c_ends_a_sweep_and_is_no_failure_of_a_run(runs, tmp_path):
     sweep, workdir, released = tmp_path / "sweep.py", tmp_path / "w", tmp_path / "released"
     sweep.write_text(
         "import runpy\nfrom celsa_jax.sweeps.grid import make_sweep\n"
@@ -238,53 +253,41 @@ def test_sigterm_ends_a_sweep_and_is_no_failure_of_a_run(runs, tmp_path):
     )
     flags = f"--config={sweep}", f"--workdir={workdir}"
     process = start("sweep", *flags, code=HELD.format(path=str(released)))
-    assert "failed" not in end_in_second_epoch(process, released)
+    assert "failed" not in end_in_second_epoch(process, released, signal.SIGINT)
     assert not list(workdir.glob("runs/*/result.json"))
     (checkpoints,) = workdir.glob("models/*/checkpoints")
     assert steps(checkpoints.parent)[-1] == 6
 
 
-def test_a_damaged_checkpoint(runs, tmp_path):
+def test_a_damaged_checkpoint_and_truncated_metrics(runs, tmp_path, caplog):
     workdir = runs.half(tmp_path / "w")
     files = [path for path in (workdir / "checkpoints" / "6").rglob("*") if path.is_file()]
     path = max(files, key=lambda path: path.stat().st_size)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    log = runs.assert_ends_alike(workdir)
-    assert "checkpoint 6 is damaged (not as SHA256SUMS says: state/" in log
-    assert "resumed at step 3" in log
-
-
-def test_truncated_metrics(runs, tmp_path):
-    workdir = runs.half(tmp_path / "w")
-    content = (workdir / "metrics.jsonl").read_bytes()
-    (workdir / "metrics.jsonl").write_bytes(content[: content.index(b"\n") + 20])
-    log = runs.assert_ends_alike(workdir)
-    assert f"{workdir / 'metrics.jsonl'}: damaged: epochs [2] are missing; going on" in log
-    assert len((workdir / "metrics.jsonl").read_text().splitlines()) == 4
+    metrics = workdir / "metrics.jsonl"
+    metrics.write_bytes(metrics.read_bytes()[:20])
+    with caplog.at_level("INFO", logger="celsa_jax"):
+        runs.as_library(workdir)
+    runs.assert_alike(workdir)
+    assert "checkpoint 6 is damaged (not as SHA256SUMS says: state/" in caplog.text
+    assert "resumed at step 3" in caplog.text
+    assert f"{metrics}: damaged: epochs [1] are missing; going on" in caplog.text
+    assert [json.loads(line)["epoch"] for line in metrics.open()] == [2, 3, 4, 5]
 
 
 def test_two_processes_in_one_workdir(runs, tmp_path):
-    workdir, released = tmp_path / "w", tmp_path / "released"
-    first = runs.start(workdir, code=HELD.format(path=str(released)))
-    wait_for(first, "held up")
-    assert_one_line(runs.run(workdir), "another process is at this run")
-    released.touch()
-    first.communicate()
-    assert first.returncode == 0
-    assert "holds a finished run" in runs.assert_ends_alike(workdir)
+    with Workdir(tmp_path / "w").locked():
+        assert_one_line(runs.run(tmp_path / "w"), "another process is at this run")
+    assert not (tmp_path / "w").exists()  # nothing had begun
 
 
-@pytest.mark.parametrize(
-    ("n_bytes", "said"),
-    [
-        (500, ["File too large"]),
-        (3_000, ["checkpoint 3 cannot be written", "free space"]),
-    ],
-    ids=["the configuration does not fit", "a checkpoint does not fit"],
-)
-def test_a_quota(runs, tmp_path, n_bytes, said):
-    assert_one_line(runs.run(tmp_path / "w", code=QUOTA.format(n=n_bytes)), *said)
-    runs.assert_ends_alike(tmp_path / "w")
+def test_a_quota(runs, tmp_path):
+    workdir = tmp_path / "w"
+    done = runs.run(workdir, code=QUOTA.format(n=500))
+    assert_one_line(done, "File too large")
+    done = runs.run(workdir, code=QUOTA.format(n=3_000))
+    assert_one_line(done, "checkpoint 3 cannot be written", "free space")
+    runs.assert_ends_alike(workdir)
 
 
 def test_a_read_only_workdir(runs, tmp_path):
@@ -293,31 +296,40 @@ def test_a_read_only_workdir(runs, tmp_path):
     workdir.chmod(0o555)
     done = runs.run(workdir, code=AS_A_USER)
     workdir.chmod(0o755)
-    assert_one_line(done, f"--workdir={workdir} cannot be written to (Permission denied)")
-    runs.assert_ends_alike(workdir)
+    assert_one_line(done, f"{workdir}: cannot be written to (Permission denied)")
     # A finished one can still be read there.
-    workdir.chmod(0o555)
-    done = runs.run(workdir, code=AS_A_USER)
-    workdir.chmod(0o755)
+    finished = shutil.copytree(runs.folder / "whole", tmp_path / "finished")
+    finished.chmod(0o555)
+    done = runs.run(finished, code=AS_A_USER)
+    finished.chmod(0o755)
     assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == json.loads((finished / "results.json").read_text())
 
 
-def test_a_clock_that_goes_backwards(runs, tmp_path):
+def test_a_clock_that_goes_backwards(runs, tmp_path, caplog, monkeypatch):
     workdir = runs.half(tmp_path / "w")
     assert list(workdir.rglob(".*.tmp"))  # what was being written when it was killed
-    later = time.time() + 1e7
+    later, calls = time.time() + 1e7, itertools.count()
     for path in workdir.rglob("*"):
         os.utime(path, (later, later))
-    assert "resumed at step 6" in runs.assert_ends_alike(workdir, code=BACKWARDS)
+    monkeypatch.setattr(time, "time", lambda: later - 60.0 * next(calls))
+    monkeypatch.setattr(time, "time_ns", lambda: int(1e9 * time.time()))
+    with caplog.at_level("INFO", logger="celsa_jax"):
+        runs.as_library(workdir)
+    runs.assert_alike(workdir)
+    assert "resumed at step 6" in caplog.text
 
 
-def test_a_data_file_that_changed(runs, tmp_path):
-    workdir, content = runs.half(tmp_path / "w"), runs.data.read_text()
+def test_data_or_a_configuration_that_changed(runs, tmp_path):
+    workdir = runs.half(tmp_path / "w")
+    with pytest.raises(InputError, match=r"config\.train\.learning_rate=0\.01, not 0\.02"):
+        runs.as_library(workdir, **{"train.learning_rate": 0.02})
+    content = runs.data.read_text()
     runs.data.write_text(content + "u0,new\n")
-    done = runs.run(workdir)
+    with pytest.raises(InputError, match=r"split\.npz: the data have changed since"):
+        runs.as_library(workdir)
     runs.data.write_text(content)
-    assert_one_line(done, "split.npz: the data have changed since")
-    runs.assert_ends_alike(workdir)
+    assert steps(workdir) == [3, 6]
 
 
 def test_the_stress_program():
@@ -327,11 +339,4 @@ def test_the_stress_program():
     flips, memory = report["flips"], report["memory"]
     assert (flips["flips"], flips["loaded"], flips["errors_not_one_line"]) == (20, 0, 0)
     assert flips["files"] > 10
-    assert memory["max_mib"] > 0
-
-
-def test_a_configuration_that_changed(runs, tmp_path):
-    workdir = runs.half(tmp_path / "w")
-    done = runs.run(workdir, "--config.train.learning_rate=0.02")
-    assert_one_line(done, "holds a run with config.train.learning_rate=0.01, not 0.02")
-    assert steps(workdir) == [3, 6]
+    assert memory["runs"] > 0

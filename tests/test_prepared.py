@@ -231,13 +231,13 @@ def test_several_that_prepare_at_once_agree(config, reads, monkeypatch):
 
 def test_left_overs_of_the_killed_are_removed_in_time(config, tmp_path):
     parent = tmp_path / "data" / "prepared"
-    for name, age in ((".old.tmp", 2 * 24 * 3600), (".new.tmp", 60)):
+    for name, age in ((".celsa_jax-old.tmp", 2 * 24 * 3600), (".celsa_jax-new.tmp", 60)):
         (parent / name).mkdir(parents=True)
         (parent / name / "indices.npy").touch()
         moment = time.time() - age
         os.utime(parent / name, (moment, moment))
     folder = load_dataset(config).folder
-    assert {p.name for p in parent.iterdir()} == {".new.tmp", folder.name}
+    assert {p.name for p in parent.iterdir()} == {".celsa_jax-new.tmp", folder.name}
 
 
 def test_ids_are_kept_as_they_are(tmp_path):

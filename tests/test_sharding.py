@@ -288,9 +288,12 @@ def test_an_error_in_one_process(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--coordinator=localhost:1", "--processes=2", "--process=2"], "processes count from 0"),
+        (
+            ["--coordinator=localhost:1", "--processes=2", "--process=2"],
+            "process 2 of 2; they count from 0",
+        ),
         (["--processes=2"], "--processes and --process need --coordinator"),
-        (["--coordinator=auto"], "--coordinator=auto: the processes do not come together"),
+        (["--coordinator=auto"], "coordinator 'auto': the processes do not come together"),
     ],
 )
 def test_processes_that_cannot_meet(tmp_path, flags, said):

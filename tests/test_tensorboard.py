@@ -1,6 +1,5 @@
 import json
 import shutil
-import struct
 
 import numpy as np
 import pytest
@@ -42,52 +41,6 @@ def logged(workdir):
     }
 
 
-def fields(message):
-    """Numbers and values of the fields of a protocol buffer, as it lies on disk."""
-
-    def varint():
-        nonlocal at
-        value = shift = 0
-        while True:
-            byte = message[at]
-            at += 1
-            value |= (byte & 127) << shift
-            shift += 7
-            if byte < 128:
-                return value
-
-    at = 0
-    while at < len(message):
-        number, kind = divmod(varint(), 8)
-        if kind == 0:
-            value = varint()
-        else:
-            size = {1: 8, 5: 4}.get(kind) or varint()
-            value, at = message[at : at + size], at + size
-        yield number, value
-
-
-def events(path):
-    """The events of a file of TFRecords: a length and its checksum, a message and its checksum."""
-    content, at = path.read_bytes(), 0
-    while at < len(content):
-        (size,) = struct.unpack_from("<Q", content, at)
-        yield dict(fields(content[at + 12 : at + 12 + size])), content[at + 12 : at + 12 + size]
-        at += 16 + size
-
-
-def read_by_hand(path):
-    found = {}
-    for event, message in events(path):
-        for number, summary in fields(message):
-            if number == 5:
-                for _, value in fields(summary):
-                    value = dict(fields(value))
-                    (number,) = struct.unpack("<f", value[2])
-                    found.setdefault(value[1].decode(), {})[event[2]] = number
-    return found
-
-
 def shown(folder):
     """What TensorBoard shows of a folder; it has no step twice."""
     accumulator = EventAccumulator(str(folder)).Reload()
@@ -107,11 +60,9 @@ def assert_same(found, wanted):
 
 
 def test_scalars_are_the_numbers_of_the_metrics(run):
-    (path,) = (run / "tensorboard").iterdir()
     wanted = logged(run)
     assert wanted.keys() > {"epoch", "k", "loss", "users_per_s", "ndcg@100"}
     assert list(wanted["loss"]) == [4, 8, 12]
-    assert_same(read_by_hand(path), wanted)
     assert_same(shown(run / "tensorboard"), wanted)
 
 
@@ -135,8 +86,7 @@ def test_epochs_that_are_trained_again_are_shown_once(config, run, tmp_path):
 def test_a_line_is_on_disk_at_once_and_nothing_of_what_is_undefined(tmp_path):
     with scalars(tmp_path, 0) as log:
         log({"step": 3, "loss": 0.5, "ndcg@100": None})
-        (path,) = tmp_path.iterdir()
-        assert read_by_hand(path) == {"loss": {3: 0.5}}
+        assert shown(tmp_path) == {"loss": {3: 0.5}}
 
 
 def test_the_switch_makes_no_other_run(small_config, small_run):

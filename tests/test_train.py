@@ -1,10 +1,7 @@
 import json
 import logging
-import os
 import pathlib
 import shutil
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 from flax import nnx
+from launch import program
 
 from celsa_jax import runtime, starts
 from celsa_jax.config import default_config
@@ -238,6 +236,7 @@ def test_resumed_equals_uninterrupted(whole, tmp_path, kept_epochs, caplog):
     with caplog.at_level(logging.INFO, logger="celsa_jax"):
         train_and_evaluate(config, cut)
     assert f"resumed at step {steps}" in caplog.text
+    assert "compiled: 0 functions" in caplog.text
     for name in ("embeddings.npz", "items.txt"):
         assert (cut / name).read_bytes() == (folder / name).read_bytes()
     timeless = [
@@ -424,39 +423,26 @@ def test_a_damaged_file_of_the_run_is_named(small_config, copied, name):
         train_and_evaluate(small_config, copied)
 
 
-def test_deterministic_operations_are_asked_for_before_a_gpu_starts(monkeypatch):
-    monkeypatch.setenv("XLA_FLAGS", "--a=1")
+def test_deterministic_operations_must_be_asked_for_before_a_gpu_starts(
+    small_config, tmp_path, monkeypatch
+):
+    small_config.train.deterministic = True
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(runtime.xla_bridge, "backends_are_initialized", lambda: True)
-    with pytest.raises(InputError, match=r"too late.*XLA_FLAGS=--xla_gpu_deterministic_ops=true"):
-        runtime.use_deterministic_operations()
-    monkeypatch.setattr(runtime.xla_bridge, "backends_are_initialized", lambda: False)
-    runtime.use_deterministic_operations()
-    assert os.environ["XLA_FLAGS"] == "--a=1 --xla_gpu_deterministic_ops=true"
-    # With them the GPU may have started.
-    monkeypatch.setattr(runtime.xla_bridge, "backends_are_initialized", lambda: True)
-    runtime.use_deterministic_operations()
-    assert os.environ["XLA_FLAGS"].count("deterministic") == 1
+    said = r"deterministic: on a GPU, .* XLA_FLAGS=--xla_gpu_deterministic_ops=true before"
+    with pytest.raises(InputError, match=said):
+        train_and_evaluate(small_config, tmp_path / "w")
+    assert not (tmp_path / "w").exists()
+    monkeypatch.setenv("XLA_FLAGS", "--a=1 --xla_gpu_deterministic_ops=true")
+    runtime.check_deterministic()
 
 
-def test_a_run_asks_for_them_before_it_starts_a_device(tmp_path):
+def test_the_program_asks_for_them(tmp_path):
     code = (
-        "import celsa_jax.runtime as runtime, celsa_jax.train as train\n"
-        "from celsa_jax.config import default_config\n"
-        "from celsa_jax.errors import InputError\n"
-        "started = runtime.xla_bridge.backends_are_initialized\n"
-        "runtime.use_deterministic_operations = lambda: print('started:', started())\n"
-        "config = default_config()\n"
-        "config.train.deterministic = True\n"
-        "config.data.path = 'missing.csv'\n"
-        "try:\n"
-        f"    train.train_and_evaluate(config, {str(tmp_path / 'w')!r})\n"
-        "except InputError:\n"
-        "    print('started:', started())\n"
+        "import celsa_jax.train as t, os\nt.train_and_evaluate = lambda *_: os.environ['XLA_FLAGS']"
     )
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["started:", "False", "started:", "True"]
+    flags = "--config=configs/synthetic.py", "--config.train.deterministic"
+    done = program("train", *flags, f"--workdir={tmp_path}", code=code)
+    assert json.loads(done.stdout).split()[-1] == "--xla_gpu_deterministic_ops=true"
 
 
 def test_a_profile(small_config, tmp_path):
