@@ -138,7 +138,7 @@ def test_a_run_does_not_go_on_with_other_data(timed_config, timed_file, tmp_path
     train_and_evaluate(timed_config, tmp_path / "run")
     (tmp_path / "run" / "results.json").unlink()
     timed_file.write_text(timed_file.read_text().replace(",a7,", ",c7,"))
-    with pytest.raises(InputError, match="the data have changed since: use another --workdir"):
+    with pytest.raises(InputError, match="the data have changed since; use another folder"):
         train_and_evaluate(timed_config, tmp_path / "run")
 
 
