@@ -67,6 +67,12 @@ class Interactions:
 
         Returns:
           The interactions and the number of repeated pairs left out.
+
+        Example:
+          >>> codes, ids = np.array([0, 1, 1]), np.array(["b", "a"])
+          >>> data, n_repeated = Interactions.from_pairs(codes, codes, ids, ids)
+          >>> data.user_ids.tolist(), data.nnz, n_repeated
+          (['a', 'b'], 2, 1)
         """
         users, user_ids = _sorted_codes(users, user_ids)
         items, item_ids = _sorted_codes(items, item_ids)

@@ -241,20 +241,16 @@ class _Counted:
         return self._n_ends + (self._last != b"\n")
 
 
-def _present(path: str | AnyPath, found: list[str], columns: Columns) -> list[str]:
+def _present(path: str | AnyPath, file_names: list[str], columns: Columns) -> list[str]:
     """Which columns to read of those that a file has."""
-    names = [columns.user, columns.item, *([columns.time] if columns.time else [])]
-    if columns.rating in found or columns.rating != Columns.rating:
-        names.append(columns.rating)
-    else:
-        log.info(
-            "%s: no column '%s' (%s); every row counts, whatever min_rating is",
-            path,
-            columns.rating,
-            shown_columns(found),
-        )
-    check_columns(path, found, names)
-    return names
+    is_rated = columns.rating in file_names or columns.rating != Columns.rating
+    names = [columns.user, columns.item, columns.time, columns.rating if is_rated else None]
+    present = [name for name in names if name is not None]
+    check_columns(path, file_names, present)
+    if not is_rated:
+        shown = f"{path}: no column '{columns.rating}' ({shown_columns(file_names)})"
+        log.info("%s; every row counts, whatever min_rating is", shown)
+    return present
 
 
 def _is_number(text: str) -> bool:

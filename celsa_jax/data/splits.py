@@ -131,6 +131,12 @@ def split_users(
       seed: of the draw.
       trained_on: ids of users that are to train again, drawn or not: those whom the weights of
         a warm start know already.
+
+    Example:
+      >>> from celsa_jax.data.synthetic import synthetic
+      >>> interactions, _, _ = synthetic(n_users=20, n_items=10, n_segments=2)
+      >>> split_users(interactions, n_val=3, n_test=5, seed=0).train.n_users
+      12
     """
     n_users = interactions.n_users
     for name, value in (("n_val_users", n_val), ("n_test_users", n_test)):
