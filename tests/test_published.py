@@ -239,7 +239,7 @@ rows = st.tuples(
 
 @given(
     movies=st.lists(st.lists(rows, max_size=8), min_size=1, max_size=12),
-    block=st.integers(60, 200),  # bytes, of which the longest line takes 15
+    block=st.integers(20, 80),  # bytes, of which the longest line takes 17
     newline=st.sampled_from(["\n", "\r\n"]),
     ends=st.booleans(),
 )

@@ -73,7 +73,7 @@ def _parsed(path: AnyPath) -> tuple[pa.Table, list[str], np.ndarray]:
     with open_data(path) as stream, arrow_errors(path):
         table = pa.csv.read_csv(
             _ThreeFields(stream),
-            read_options=pa.csv.ReadOptions(column_names=list(_TYPES), block_size=BLOCK),
+            read_options=pa.csv.ReadOptions(column_names=list(_TYPES), block_size=3 * BLOCK),
             parse_options=pa.csv.ParseOptions(quote_char=False, ignore_empty_lines=False),
             convert_options=pa.csv.ConvertOptions(column_types=_TYPES, null_values=[""]),
         )

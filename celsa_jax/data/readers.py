@@ -243,14 +243,15 @@ class _Counted:
 
 def _present(path: str | AnyPath, file_names: list[str], columns: Columns) -> list[str]:
     """Which columns to read of those that a file has."""
+    names = [columns.user, columns.item, *([columns.time] if columns.time else [])]
     is_rated = columns.rating in file_names or columns.rating != Columns.rating
-    names = [columns.user, columns.item, columns.time, columns.rating if is_rated else None]
-    present = [name for name in names if name is not None]
-    check_columns(path, file_names, present)
+    if is_rated:
+        names.append(columns.rating)
+    check_columns(path, file_names, names)
     if not is_rated:
         shown = f"{path}: no column '{columns.rating}' ({shown_columns(file_names)})"
         log.info("%s; every row counts, whatever min_rating is", shown)
-    return present
+    return names
 
 
 def _is_number(text: str) -> bool:
