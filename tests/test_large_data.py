@@ -64,6 +64,7 @@ def test_a_streamed_run_is_that_of_resident_chunks(small_config, tmp_path, monke
     """And no more than three chunks are on the device: one is put there while the one before it is
     trained on, and another has just been."""
     small_config.train.chunk_users = 64
+    small_config.mesh.item = 1  # device
     events, put, steps = [], jax.device_put, loop.train_steps
 
     def put_noted(value, *rest):
@@ -96,6 +97,7 @@ def test_a_streamed_run_is_that_of_resident_chunks(small_config, tmp_path, monke
 
 def test_a_run_by_time(timed_config, timed_file, tmp_path):
     """It predicts what comes later, resumes, and does not go on with other data."""
+    timed_config.mesh.item = 1  # device
     results = train_and_evaluate(timed_config, tmp_path / "run")
     assert results["folds"] == "temporal"
     assert results["test"]["n_users"] == results["test"]["n_user_folds"] == 60
