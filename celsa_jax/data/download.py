@@ -17,7 +17,7 @@ import tqdm
 
 from celsa_jax.data.tables import check_member, open_archive
 from celsa_jax.errors import InputError, one_line
-from celsa_jax.files import atomic_path, remove_left_overs
+from celsa_jax.files import atomic_path, check_space, remove_left_overs
 
 log = logging.getLogger(__name__)
 
@@ -150,6 +150,7 @@ def _continue(archive: Archive, part: pathlib.Path) -> bool:
         ):
             part.unlink()  # another place than what was asked for: from the beginning, then
             return False
+        check_space(part.parent, response.length or 0)
         before = arrived if resumed else 0
         total = response.length and response.length + before
         shown = {"desc": archive.name, "total": total, "initial": before}
