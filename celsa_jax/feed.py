@@ -84,7 +84,9 @@ class Feed:
         return jnp.asarray(array) if self._placement is None else self._placement.put(array)
 
     def _put_chunk(self, chunk: Chunk) -> Chunk:
-        return Chunk(*map(self.put, chunk))
+        if self._placement is None:
+            return jax.device_put(chunk)
+        return Chunk(*map(self._placement.put, chunk))
 
     def _epoch(self, epoch: int) -> list[tuple[Chunk, jax.Array]]:
         """The chunks of an epoch in their order, each with its batches."""

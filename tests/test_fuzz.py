@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from celsa_jax.data import download, netflix
 from celsa_jax.data.readers import read_ratings
 from celsa_jax.data.splits import read_split
-from celsa_jax.data.tables import as_folder, read_text_columns
+from celsa_jax.data.tables import read_text_columns, unzipped
 from celsa_jax.errors import InputError
 from celsa_jax.segments import load_segments
 from celsa_jax.sparse import load_embeddings
@@ -133,7 +133,7 @@ def test_archives_that_hold_a_bomb_two_of_a_name_or_ways_out(tmp_path):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("../u.data", "")
         archive.writestr("u.item", "")
-    assert_refused(as_folder, path, r"holds '\.\./u\.data', which leads out of it")
+    assert_refused(unzipped, path, r"holds '\.\./u\.data', which leads out of it")
 
 
 def test_an_archive_cannot_write_outside_of_the_target(tmp_path):

@@ -61,24 +61,10 @@ def test_chunks_give_what_resident_data_give_in_the_same_order(random_matrix):
 
 
 def test_a_streamed_run_is_that_of_resident_chunks(small_config, tmp_path, monkeypatch):
+    """And no more than three chunks are on the device: one is put there while the one before it is
+    trained on, and another has just been."""
     small_config.train.chunk_users = 64
-    streamed = train_and_evaluate(small_config, tmp_path / "streamed")
-
-    def resident(self, epoch, block):
-        steps = np.split(np.arange(self.steps_per_epoch), 4)
-        for at, (chunk, batches) in zip(steps, self._epoch(epoch), strict=True):
-            yield at, jax.device_put(chunk), self._blocks(batches, block)
-
-    monkeypatch.setattr(feed.Feed, "on_device", resident)
-    assert train_and_evaluate(small_config, tmp_path / "resident")["test"] == streamed["test"]
-    a, b = (load_embeddings(tmp_path / n / "embeddings.npz")[0] for n in ("streamed", "resident"))
-    np.testing.assert_array_equal(a.toarray(), b.toarray())
-    assert streamed["step"] == 3 * 4  # four chunks of 57 or 58 users, a step each
-
-
-def test_no_more_than_three_chunks_are_on_the_device(small_config, tmp_path, monkeypatch):
-    """One is put there while the one before it is trained on, and another has just been."""
-    small_config.train.update(chunk_users=40, n_epochs=1, n_final_epochs=0)
+    small_config.mesh.item = 1  # device
     events, put, steps = [], jax.device_put, loop.train_steps
 
     def put_noted(value, *rest):
@@ -90,15 +76,27 @@ def test_no_more_than_three_chunks_are_on_the_device(small_config, tmp_path, mon
         events.append("trained")
         return steps(*arguments, **options)
 
-    monkeypatch.setattr(jax, "device_put", put_noted)
-    monkeypatch.setattr(loop, "train_steps", steps_noted)
-    train_and_evaluate(small_config, tmp_path)
-    n_chunks = events.count("put")
-    assert n_chunks == 6
-    assert events == ["put"] + ["put", "trained"] * (n_chunks - 1) + ["trained"]
+    with monkeypatch.context() as patched:
+        patched.setattr(jax, "device_put", put_noted)
+        patched.setattr(loop, "train_steps", steps_noted)
+        streamed = train_and_evaluate(small_config, tmp_path / "streamed")
+    assert streamed["step"] == 3 * 4  # four chunks of 57 or 58 users, a step each
+    assert events == (["put"] + ["put", "trained"] * 3 + ["trained"]) * 3
+
+    def resident(self, epoch, block):
+        steps = np.split(np.arange(self.steps_per_epoch), 4)
+        for at, (chunk, batches) in zip(steps, self._epoch(epoch), strict=True):
+            yield at, jax.device_put(chunk), self._blocks(batches, block)
+
+    monkeypatch.setattr(feed.Feed, "on_device", resident)
+    assert train_and_evaluate(small_config, tmp_path / "resident")["test"] == streamed["test"]
+    a, b = (load_embeddings(tmp_path / n / "embeddings.npz")[0] for n in ("streamed", "resident"))
+    np.testing.assert_array_equal(a.toarray(), b.toarray())
 
 
-def test_a_run_by_time_predicts_what_comes_later(timed_config, tmp_path):
+def test_a_run_by_time(timed_config, timed_file, tmp_path):
+    """It predicts what comes later, resumes, and does not go on with other data."""
+    timed_config.mesh.item = 1  # device
     results = train_and_evaluate(timed_config, tmp_path / "run")
     assert results["folds"] == "temporal"
     assert results["test"]["n_users"] == results["test"]["n_user_folds"] == 60
@@ -122,22 +120,12 @@ def test_a_run_by_time_predicts_what_comes_later(timed_config, tmp_path):
         recalls.append(np.isin(items[late], best).sum() / min(20, late.sum()))
     assert results["test"]["recall@20"] == pytest.approx(np.mean(recalls), abs=1e-6)
 
-
-def test_a_run_by_time_resumes(timed_config, tmp_path):
-    whole = train_and_evaluate(timed_config, tmp_path / "run")
     (tmp_path / "run" / "results.json").unlink()
-    assert train_and_evaluate(timed_config, tmp_path / "run")["test"] == whole["test"]
+    assert train_and_evaluate(timed_config, tmp_path / "run")["test"] == results["test"]
 
-
-@pytest.mark.parametrize("split", ["users", "temporal"])
-def test_a_run_does_not_go_on_with_other_data(timed_config, timed_file, tmp_path, split):
-    """The same users, one item under another name."""
-    if split == "users":
-        timed_config.data.update(split=split, val_from="", test_from="", time_column="x")
-    train_and_evaluate(timed_config, tmp_path / "run")
     (tmp_path / "run" / "results.json").unlink()
-    timed_file.write_text(timed_file.read_text().replace(",a7,", ",c7,"))
-    with pytest.raises(InputError, match="the data have changed since: use another --workdir"):
+    timed_file.write_text(timed_file.read_text().replace(",a7,", ",c7,"))  # the same users
+    with pytest.raises(InputError, match="the data have changed since; use another folder"):
         train_and_evaluate(timed_config, tmp_path / "run")
 
 
@@ -162,48 +150,30 @@ def test_prepare_data_reports_what_it_kept(tmp_path):
     rows += ["d,1,5", "a,1,5"]
     (tmp_path / "r.csv").write_text("user_id,item_id,rating\n" + "\n".join(rows) + "\n")
     given = ["--dataset=file", f"--source={tmp_path}/r.csv", f"--data_dir={tmp_path}/data"]
-    for _ in range(2):
-        done = program("prepare_data", *given, code=WITHOUT_JAX)
-        assert done.returncode == 0, done.stderr
-        report = json.loads(done.stdout.splitlines()[-1])
-        assert report.pop("seconds") > 0
-        folder = report.pop("folder")
-        assert report == {
-            "users": 3,
-            "items": 6,
-            "interactions": 18,
-            "dropped": {
-                "below_min_rating": 3,
-                "repeated_pairs": 1,
-                "users_with_too_few": 1,
-                "rows_of_those_users": 1,
-            },
-            "rows": 23,
-            "items_with_metadata": 0,
-            "times": False,
-        }
-    assert "prepared data: " + folder in done.stderr
+    done = program("prepare_data", *given, code=WITHOUT_JAX)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report.pop("seconds") > 0
     config = default_config().data
     config.update(name="file", path=f"{tmp_path}/r.csv", data_dir=f"{tmp_path}/data")
-    assert str(load_dataset(config).folder) == folder
+    assert report.pop("folder") == str(load_dataset(config).folder)
+    assert report == {
+        "users": 3,
+        "items": 6,
+        "interactions": 18,
+        "dropped": {
+            "below_min_rating": 3,
+            "repeated_pairs": 1,
+            "users_with_too_few": 1,
+            "rows_of_those_users": 1,
+        },
+        "rows": 23,
+        "items_with_metadata": 0,
+        "times": False,
+    }
 
 
-@pytest.mark.parametrize(
-    ("given", "parts"),
-    [
-        ([], ["give --dataset=... and --data_dir=..."]),
-        (["--dataset=file", "--data_dir={at}"], ["config.data.path is empty"]),
-        (["--dataset=netflicks", "--data_dir={at}"], ["netflicks", "ml-20m"]),
-        (
-            ["--dataset=ml-20m", "--data_dir={at}", "--source={at}/none.zip"],
-            ["none.zip: no such file or folder"],
-        ),
-        (
-            ["--dataset=ml-20m", "--data_dir={at}", "--user_column=u"],
-            ["--user_column is for --dataset=file"],
-        ),
-    ],
-)
-def test_prepare_data_names_what_is_wrong(tmp_path, given, parts):
-    given = [flag.format(at=tmp_path) for flag in given]
-    assert_fails(program("prepare_data", *given, code=WITHOUT_JAX), *parts)
+def test_prepare_data_names_what_is_wrong(tmp_path):
+    given = ["--dataset=ml-20m", f"--data_dir={tmp_path}", "--user_column=u"]
+    done = program("prepare_data", *given, code=WITHOUT_JAX)
+    assert_fails(done, "--user_column is for --dataset=file")

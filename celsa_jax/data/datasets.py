@@ -17,7 +17,7 @@ from celsa_jax.data.download import fetch
 from celsa_jax.data.interactions import Interactions
 from celsa_jax.data.readers import Columns, Ratings, read_ratings
 from celsa_jax.data.synthetic import PlantedSegments, synthetic
-from celsa_jax.data.tables import AnyPath, as_folder, find_optional, read_text_columns
+from celsa_jax.data.tables import AnyPath, as_file, find_optional, read_text_columns, unzipped
 from celsa_jax.errors import InputError
 from celsa_jax.files import locked
 
@@ -70,6 +70,13 @@ def load_dataset(config: ConfigDict, seed: int = 0) -> Dataset:
     Args:
       config: the section `data` (see `celsa_jax.config.default_config`).
       seed: for synthetic data.
+
+    Example:
+      >>> from celsa_jax.config import default_config
+      >>> config = default_config().data
+      >>> config.name, config.synthetic.n_users = "synthetic", 100
+      >>> load_dataset(config).interactions.n_users
+      100
     """
     if config.name not in DATASETS:
         raise InputError(
@@ -79,23 +86,20 @@ def load_dataset(config: ConfigDict, seed: int = 0) -> Dataset:
         raise InputError(f"config.data.items_path is not used with data.name={config.name}")
     known = DATASETS[config.name]
     if known is None:
-        return _synthetic(config, seed)
+        interactions, metadata, truth = synthetic(**config.synthetic, seed=seed)
+        return Dataset(interactions, metadata, _sizes(interactions), truth)
     parent = data_folder(config) / "prepared"
     source = _source(config, known)
     # Which metadata were given cannot be told without reading them.
     if source is None and not config.items_path:
         folder = prepared.find(parent, config.name, _settings(config, as_folder=True))
         if folder and (stored := prepared.load(folder)):
-            log.info("prepared data: %s", folder)
             return Dataset(*stored, folder=folder)
-    if source is None:
-        source = _fetched(config, known)
-    place = _place(source, known)
+    source = source or _fetched(config, known)
+    place, files = _place_and_files(source, known, config)
     settings = _settings(config, as_folder=place.is_dir())
-    files = _files(source, place, known, config)
     folder = parent / f"{config.name}-{prepared.fingerprint(files, settings)}"
     if stored := prepared.load(folder):
-        log.info("prepared data: %s", folder)
         return Dataset(*stored, folder=folder)
     ratings, metadata = known.read(place, config)
     interactions, counts = filter_ratings(
@@ -148,9 +152,15 @@ def filter_ratings(
         "dropped_repeated_pairs": repeated,
         "dropped_users_with_too_few": int((~enough).sum()),
         "dropped_rows_of_those_users": interactions.nnz - kept.nnz,
-        "users": kept.n_users,
-        "items": kept.n_items,
-        "interactions": kept.nnz,
+        **_sizes(kept),
+    }
+
+
+def _sizes(interactions: Interactions) -> dict[str, int]:
+    return {
+        "users": interactions.n_users,
+        "items": interactions.n_items,
+        "interactions": interactions.nnz,
     }
 
 
@@ -159,16 +169,18 @@ def _settings(config: ConfigDict, as_folder: bool) -> dict[str, object]:
     fields = ["name", "min_rating", "min_user_interactions"]
     if config.name == "file":
         fields += ["user_column", "item_column", "rating_column", "title_column"]
-    settings = {field: config[field] for field in fields}
-    settings |= {"as_folder": as_folder, "own_metadata": bool(config.items_path)}
-    if config.name == "file":
-        settings["time_column"] = _time_column(config)
-    return settings
+    return {
+        **{field: config[field] for field in fields},
+        "as_folder": as_folder,
+        "own_metadata": bool(config.items_path),
+        "time_column": _time_column(config),
+    }
 
 
 def _time_column(config: ConfigDict) -> str | None:
     """Times of the user's own files are read where they are needed."""
-    return config.time_column if config.split == "temporal" else None
+    own = config.name == "file" and config.split == "temporal"
+    return config.time_column if own else None
 
 
 def _source(config: ConfigDict, known: Published) -> pathlib.Path | None:
@@ -187,8 +199,8 @@ def _source(config: ConfigDict, known: Published) -> pathlib.Path | None:
 def _fetched(config: ConfigDict, known: Published) -> pathlib.Path:
     folder = data_folder(config) / config.name
     where = (
-        f"put it (or {', '.join(known.files)} out of it) into {folder}{os.sep}, or name it with "
-        "--source (experiments.prepare_data) or --config.data.path"
+        f"put it (or {', '.join(known.files)} out of it) into {folder}{os.sep}, or give its path "
+        "as config.data.path"
     )
     if known.fetch is None:
         raise InputError(
@@ -203,36 +215,31 @@ def _fetched(config: ConfigDict, known: Published) -> pathlib.Path:
     except (InputError, OSError) as error:
         raise InputError(
             f"{config.name} could not be downloaded: {error}. {known.advice} by hand and {where}; "
-            "--config.data.name=synthetic needs no network"
+            "config.data.name=synthetic needs no network"
         ) from None
     return folder
 
 
-def _place(source: pathlib.Path, known: Published) -> AnyPath:
-    """What to read: a file, a folder or an archive; of a publisher's file, the folder it is in."""
+def _place_and_files(
+    source: pathlib.Path, known: Published, config: ConfigDict
+) -> tuple[AnyPath, list[pathlib.Path]]:
+    """What to read, a file, a folder or an archive; and the files that it consists of."""
     if not source.exists():
         raise InputError(f"{source}: no such file" + (" or folder" if known.files else ""))
-    place = as_folder(source) if known.files else source
-    if known.alone or place.is_dir():
-        return place
-    if not any(find_optional(source.parent, name) == source for name in known.files):
-        raise InputError(f"{source}: not {known.files[0]}; give the publisher's folder or archive")
-    return source.parent
-
-
-def _files(
-    source: pathlib.Path, place: AnyPath, known: Published, config: ConfigDict
-) -> list[pathlib.Path]:
-    """The files that the prepared form comes from."""
+    place = unzipped(source) if known.files else source
+    if not (known.alone or place.is_dir()):  # of a publisher's file, the folder that it is in
+        place = source.parent
+        if not any(find_optional(place, name) == source for name in known.files):
+            problem = f"not {known.files[0]}; give the publisher's folder or archive"
+            raise InputError(f"{source}: {problem}")
     files = [source]
     if isinstance(place, pathlib.Path) and place.is_dir():
-        found = (find_optional(place, name) for name in known.files)
-        files = [path for path in found if isinstance(path, pathlib.Path)]
+        paths = (find_optional(place, name) for name in known.files)
+        files = [path for path in paths if isinstance(path, pathlib.Path)]
     if config.items_path:
+        as_file(config.items_path)  # or an InputError
         files.append(pathlib.Path(config.items_path))
-        if not files[-1].exists():
-            raise InputError(f"{files[-1]}: no such file")
-    return files
+    return place, files
 
 
 def _file(path: AnyPath, config: ConfigDict) -> tuple[Ratings, dict[str, np.ndarray]]:
@@ -246,24 +253,15 @@ def _file(path: AnyPath, config: ConfigDict) -> tuple[Ratings, dict[str, np.ndar
     return read_ratings(path, columns), {"item_id": table[names[0]], "title": table[names[1]]}
 
 
-def _synthetic(config: ConfigDict, seed: int) -> Dataset:
-    interactions, metadata, truth = synthetic(**config.synthetic, seed=seed)
-    counts = {
-        "users": interactions.n_users,
-        "items": interactions.n_items,
-        "interactions": interactions.nnz,
-    }
-    return Dataset(interactions, metadata, counts, truth)
-
-
-def _movielens(name: str, read: Callable[[AnyPath], movielens.Read]) -> Published:
+def _movielens(
+    name: str, read: Callable[[AnyPath], tuple[Ratings, dict[str, np.ndarray]]]
+) -> Published:
     archive = movielens.ARCHIVES[name]
-    size = f" ({archive.size / 1e6:.0f} MB)" if archive.size else ""
     return Published(
         lambda path, config: read(path),
         archive.members[:2],
         movielens.fetch_ml_100k if name == "ml-100k" else functools.partial(fetch, archive),
-        f"Download {archive.url}{size}",
+        f"Download {archive.url}",
     )
 
 

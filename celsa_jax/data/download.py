@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import http.client
 import logging
-import os
 import pathlib
 import shutil
 import socket
@@ -18,13 +17,12 @@ import tqdm
 
 from celsa_jax.data.tables import check_member, open_archive
 from celsa_jax.errors import InputError, one_line
-from celsa_jax.files import atomic_path, remove_left_overs
+from celsa_jax.files import atomic_path, check_space, remove_left_overs
 
 log = logging.getLogger(__name__)
 
 _TIMEOUT = 30  # seconds without a byte
-_ATTEMPTS = 4
-_WAIT = 1.0  # seconds before the second attempt, twice as long before each further one
+_WAITS = (1, 2, 4)  # seconds before a second attempt, and further ones
 _BLOCK = 1 << 20
 
 
@@ -35,13 +33,11 @@ class Archive:
     Attributes:
       url: its address.
       members: the files wanted, by their last names.
-      size: in bytes; None where the publisher does not say.
       sha256: of its bytes, hexadecimal; None where it is not known.
     """
 
     url: str
     members: tuple[str, ...]
-    size: int | None = None
     sha256: str | None = None
 
     @property
@@ -53,16 +49,24 @@ def fetch(archive: Archive, folder: pathlib.Path) -> None:
     """Downloads an archive and unpacks its members into a folder.
 
     What arrived stays beside them as `NAME.part` until it is whole, so that a download that
-    breaks off goes on where it stopped, in this process or the next.
+    breaks off goes on where it stopped, in this process or the next. (Pooch begins anew, and
+    unpacks whatever an archive holds.)
 
     Raises:
-      InputError: no network, the server's refusal, a wrong size or checksum, a broken archive.
+      InputError: no network, the server's refusal, a wrong checksum, a broken archive.
     """
     folder.mkdir(parents=True, exist_ok=True)
     remove_left_overs(folder)
     part = folder / f"{archive.name}.part"
     _download(archive, part)
-    _check(archive, part)
+    with part.open("rb") as stream:
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    if archive.sha256 not in (None, sha256):
+        part.unlink()
+        raise InputError(
+            f"{archive.url}: what came has the SHA-256 {sha256}, not {archive.sha256}; removed, "
+            "start again"
+        )
     unpack(part, archive.members, folder)
     part.unlink()
 
@@ -75,12 +79,12 @@ def unpack(path: pathlib.Path, members: tuple[str, ...], folder: pathlib.Path) -
     """
     try:
         with open_archive(path) as archive:
-            sources = [_member(path, archive.namelist(), name) for name in members]
-            for found in sources:
-                check_member(path, archive, found)
-            for name, found in reversed(list(zip(members, sources, strict=True))):
+            sources = {name: _member(path, archive.namelist(), name) for name in members}
+            for member in sources.values():
+                check_member(path, archive, member)
+            for name, member in reversed(sources.items()):
                 with (
-                    archive.open(found) as source,
+                    archive.open(member) as source,
                     atomic_path(folder / name) as temporary,
                     temporary.open("wb") as target,
                 ):
@@ -91,43 +95,42 @@ def unpack(path: pathlib.Path, members: tuple[str, ...], folder: pathlib.Path) -
 
 
 def _member(path: pathlib.Path, names: list[str], wanted: str) -> str:
-    found = [n for n in names if pathlib.PurePosixPath(n).name == wanted]
-    found = [n for n in found if not n.startswith("__MACOSX") and not n.endswith("/")]
-    fewest = min((n.count("/") for n in found), default=0)
-    found = [n for n in found if n.count("/") == fewest]
-    if len(found) != 1:
-        raise InputError(f"{path}: has {len(found)} members called {wanted}, not one")
-    return found[0]
+    of_name = [n for n in names if pathlib.PurePosixPath(n).name == wanted]
+    of_name = [n for n in of_name if not n.startswith("__MACOSX") and not n.endswith("/")]
+    fewest = min((n.count("/") for n in of_name), default=0)
+    shallow = [n for n in of_name if n.count("/") == fewest]
+    if len(shallow) != 1:
+        raise InputError(f"{path}: has {len(shallow)} members called {wanted}, not one")
+    return shallow[0]
 
 
 def _download(archive: Archive, part: pathlib.Path) -> None:
-    for attempt in range(_ATTEMPTS):
+    """Appends to `part` what is missing of an archive; InputError after several attempts."""
+    for wait in (*_WAITS, None):
         try:
             if _continue(archive, part):
                 return
             problem = "the connection broke off"
         except urllib.error.HTTPError as error:
-            if error.code < 500 and error.code not in (408, 429):
-                raise InputError(f"{archive.url}: {error.code} {error.reason}") from None
             problem = f"{error.code} {error.reason}"
+            if error.code < 500 and error.code not in (408, 429):
+                break
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)
             problem = one_line(reason) or type(error).__name__
             if isinstance(reason, socket.gaierror):
-                raise InputError(f"{archive.url}: no network? ({problem})") from None
-        if attempt + 1 < _ATTEMPTS:
+                problem = f"no network? ({problem})"
+                break
+        if wait is not None:
             log.info("%s: %s; trying again", archive.url, problem)
-            time.sleep(_WAIT * 2**attempt)
-    arrived = part.stat().st_size if part.exists() else 0
-    kept = f"; {arrived} bytes are kept for the next attempt" if arrived else ""
+            time.sleep(wait)
+    kept = f"; {part.stat().st_size} bytes are kept for the next attempt" if part.exists() else ""
     raise InputError(f"{archive.url}: {problem}{kept}")
 
 
 def _continue(archive: Archive, part: pathlib.Path) -> bool:
     """Appends what is missing; whether all is there."""
     arrived = part.stat().st_size if part.exists() else 0
-    if archive.size is not None and arrived == archive.size:
-        return True
     request = urllib.request.Request(archive.url, headers={"User-Agent": "celsa_jax"})
     if arrived:
         request.add_header("Range", f"bytes={arrived}-")
@@ -142,43 +145,18 @@ def _continue(archive: Archive, part: pathlib.Path) -> bool:
         return False
     with response:
         resumed = response.status == 206
-        sent = response.headers.get("Content-Range", "")
-        if resumed and not sent.startswith(f"bytes {arrived}-"):
+        if resumed and not response.headers.get("Content-Range", "").startswith(
+            f"bytes {arrived}-"
+        ):
             part.unlink()  # another place than what was asked for: from the beginning, then
             return False
-        total = response.length and response.length + arrived * resumed
-        _check_room(part, response.length or 0)
-        bar = tqdm.tqdm(
-            desc=archive.name,
-            total=total,
-            initial=arrived * resumed,
-            unit="B",
-            unit_scale=True,
-            disable=None,  # on a terminal alone
-        )
-        with part.open("ab" if resumed else "wb") as stream, bar:
-            while block := response.read(_BLOCK):
-                stream.write(block)
-                bar.update(len(block))
+        check_space(part.parent, response.length or 0)
+        before = arrived if resumed else 0
+        total = response.length and response.length + before
+        shown = {"desc": archive.name, "total": total, "initial": before}
+        with (
+            part.open("ab" if resumed else "wb") as stream,
+            tqdm.tqdm.wrapattr(stream, "write", **shown, disable=None) as target,  # on a terminal
+        ):
+            shutil.copyfileobj(response, target, _BLOCK)
     return total is None or part.stat().st_size == total
-
-
-def _check_room(part: pathlib.Path, n_bytes: int) -> None:
-    free = shutil.disk_usage(part.parent).free
-    if n_bytes > free:
-        raise InputError(f"{part.parent}: {n_bytes} bytes to download, {free} bytes free")
-
-
-def _check(archive: Archive, part: pathlib.Path) -> None:
-    """InputError for a file that is not the publisher's; it is removed."""
-    with part.open("rb") as stream:
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-    size = os.path.getsize(part)
-    if archive.size is not None and size != archive.size:
-        problem = f"has {size} bytes, not the {archive.size} of the publisher's file"
-    elif archive.sha256 is not None and sha256 != archive.sha256:
-        problem = f"has the SHA-256 {sha256}, not {archive.sha256}"
-    else:
-        return
-    part.unlink()
-    raise InputError(f"{archive.url}: what came {problem}; removed, start again")

@@ -67,6 +67,12 @@ class Interactions:
 
         Returns:
           The interactions and the number of repeated pairs left out.
+
+        Example:
+          >>> codes, ids = np.array([0, 1, 1]), np.array(["b", "a"])
+          >>> data, n_repeated = Interactions.from_pairs(codes, codes, ids, ids)
+          >>> data.user_ids.tolist(), data.nnz, n_repeated
+          (['a', 'b'], 2, 1)
         """
         users, user_ids = _sorted_codes(users, user_ids)
         items, item_ids = _sorted_codes(items, item_ids)
@@ -117,14 +123,10 @@ class Interactions:
         return Interactions(matrix, self.user_ids[rows], self.item_ids, times)
 
     def take_entries(self, kept: np.ndarray) -> Interactions:
-        """The same users and items with some of the stored entries alone.
-
-        Args:
-          kept: [nnz] bool.
-        """
-        starts = np.concatenate([[0], np.cumsum(kept)])[self.matrix.indptr]
-        data = np.ones(int(kept.sum()), np.float32)
-        matrix = sp.csr_matrix((data, self.matrix.indices[kept], starts), self.matrix.shape)
+        """The same users and items with some of the stored entries alone; `kept` is [nnz] bool."""
+        matrix = self.matrix.copy()
+        matrix.data = kept.astype(np.float32)
+        matrix.eliminate_zeros()
         times = None if self.times is None else self.times[kept]
         return Interactions(matrix, self.user_ids, self.item_ids, times)
 
@@ -137,23 +139,19 @@ class Interactions:
         Returns:
           CSR [n_users, n] float32 of ones, column indices sorted.
         """
-        column = lookup(item_ids, self.item_ids)[self.matrix.indices]
-        known = column >= 0
-        starts = np.concatenate([[0], np.cumsum(known)])[self.matrix.indptr]
-        data = np.ones(int(known.sum()), np.float32)
-        matrix = sp.csr_matrix((data, column[known], starts), (self.n_users, len(item_ids)))
+        entries = (self.matrix.data, self.matrix.indices, self.matrix.indptr)
+        # An empty column stands behind the last: that of items that nobody here has.
+        wider = sp.csr_matrix(entries, shape=(self.n_users, self.n_items + 1))
+        matrix = wider[:, lookup(self.item_ids, item_ids)]
         matrix.sort_indices()
         return matrix
 
     def drop_unused_items(self) -> Interactions:
         """The same users over the items that at least one of them has."""
-        used = np.bincount(self.matrix.indices, minlength=self.n_items) > 0
+        used = self.matrix.getnnz(axis=0) > 0
         if used.all():
             return self
-        place = (np.cumsum(used) - 1).astype(self.matrix.indices.dtype)
-        entries = (self.matrix.data, place[self.matrix.indices], self.matrix.indptr)
-        matrix = sp.csr_matrix(entries, shape=(self.n_users, int(used.sum())))
-        return Interactions(matrix, self.user_ids, self.item_ids[used], self.times)
+        return Interactions(self.matrix[:, used], self.user_ids, self.item_ids[used], self.times)
 
 
 def lookup(ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:

@@ -7,7 +7,12 @@ import dataclasses
 import numpy as np
 
 from celsa_jax.data.interactions import lookup
-from celsa_jax.data.tables import column_names, read_text_columns, shown_columns
+from celsa_jax.data.tables import (
+    check_columns,
+    column_names,
+    read_text_columns,
+    shown_columns,
+)
 from celsa_jax.errors import InputError
 
 
@@ -57,88 +62,80 @@ def read_metadata(
     """
     text_columns = list(dict.fromkeys(text_columns))
     if not paths and text_columns:
-        raise InputError(
-            f"--text_columns={','.join(text_columns)}: of which table? Give --metadata"
-        )
+        raise InputError(f"text columns {','.join(text_columns)}: no metadata file to read them of")
     if not paths:
         return Metadata({}, {"items_with_metadata": 0, "items_without_metadata": len(item_ids)})
     if len(id_columns) not in (1, len(paths)):
         raise InputError(f"{len(id_columns)} id columns for {len(paths)} metadata files")
     if not text_columns:
-        raise InputError("no text columns; name those to read, --text_columns=title,genres")
+        raise InputError("no text columns; name those to read, title and genres for instance")
     if len(id_columns) == 1:
         id_columns = id_columns * len(paths)
-    sources = _sources(paths, id_columns, text_columns, encoding)
     columns = {name: np.full(len(item_ids), "", object) for name in text_columns}
     n_outside = n_repeated = 0
     items_by_table = {}
-    for path, id_column, wanted in zip(paths, id_columns, sources, strict=True):
-        table = read_text_columns(
-            path, [id_column, *(n for n in wanted if n != id_column)], encoding
-        )
+    names_by_path = _columns_to_read(paths, id_columns, text_columns, encoding)
+    for path, id_column, names in zip(paths, id_columns, names_by_path, strict=True):
+        table = read_text_columns(path, list(dict.fromkeys([id_column, *names])), encoding)
         ids = table[id_column].astype(np.str_)
-        at = lookup(item_ids, ids)
-        rows = np.flatnonzero(at >= 0)
-        if not len(rows):
+        positions = lookup(item_ids, ids)
+        cells = _cells(path, ids, positions, {name: table[name] for name in names})
+        if not cells:
             theirs, ours = (", ".join(some[:3].tolist()) for some in (ids, item_ids))
             raise InputError(
                 f"{path}: no item of the catalogue in column '{id_column}' (it has {theirs} ..., "
-                f"the catalogue {ours} ...); is --id_column right?"
+                f"the catalogue {ours} ...); is that the column of item ids?"
             )
-        n_outside += len(ids) - len(rows)
-        for name in wanted:
-            table[name][rows] = [" ".join(cell.split()) for cell in table[name][rows].tolist()]
-        first = _first_rows(path, ids, rows, {name: table[name] for name in wanted})
-        items_by_table[str(path)] = len(first)
-        n_repeated += len(rows) - len(first)
-        for name in wanted:
-            columns[name][at[first]] = table[name][first]
-    known = np.zeros(len(item_ids), bool)
-    for cells in columns.values():
-        known |= cells != ""
+        for position, row in cells.items():
+            for name, cell in zip(names, row, strict=True):
+                columns[name][position] = cell
+        n_inside = int((positions >= 0).sum())
+        n_outside += len(ids) - n_inside
+        n_repeated += n_inside - len(cells)
+        items_by_table[str(path)] = len(cells)
+    n_known = int(np.logical_or.reduce([cells != "" for cells in columns.values()]).sum())
     counts = {
         "metadata_rows_outside_catalogue": n_outside,
         "metadata_rows_repeated": n_repeated,
         "items_by_table": items_by_table,
-        "items_with_metadata": int(known.sum()),
-        "items_without_metadata": int((~known).sum()),
+        "items_with_metadata": n_known,
+        "items_without_metadata": len(item_ids) - n_known,
     }
     return Metadata(columns, counts)
 
 
-def _sources(
+def _columns_to_read(
     paths: list[str], id_columns: list[str], text_columns: list[str], encoding: str
 ) -> list[list[str]]:
-    """Which of the text columns to read from which table."""
-    found = [column_names(path, encoding) for path in paths]
-    for path, names, id_column in zip(paths, found, id_columns, strict=True):
-        if id_column not in names:
-            raise InputError(
-                f"{path}: no column '{id_column}' of --id_column ({shown_columns(names)})"
-            )
+    """Which of the text columns are those of which table."""
+    names_by_path = [column_names(path, encoding) for path in paths]
+    for path, names, id_column in zip(paths, names_by_path, id_columns, strict=True):
+        check_columns(path, names, [id_column])
     for name in text_columns:
-        n_tables = sum(name in names for names in found)
+        n_tables = sum(name in names for names in names_by_path)
         if n_tables != 1:
-            shown = "; ".join(
-                f"{p}: {shown_columns(names)}" for p, names in zip(paths, found, strict=True)
-            )
+            tables = zip(paths, names_by_path, strict=True)
+            shown = "; ".join(f"{path}: {shown_columns(names)}" for path, names in tables)
             problem = "no metadata file has" if not n_tables else "several metadata files have"
-            raise InputError(f"{problem} the column '{name}' of --text_columns ({shown})")
-    return [[name for name in text_columns if name in names] for names in found]
+            raise InputError(f"{problem} the column '{name}' ({shown})")
+    return [[name for name in text_columns if name in names] for names in names_by_path]
 
 
-def _first_rows(
-    path: str, ids: np.ndarray, rows: np.ndarray, table: dict[str, np.ndarray]
-) -> np.ndarray:
-    """Those of the rows that are first of their id; InputError where another says otherwise."""
-    _, first, inverse = np.unique(ids[rows], return_index=True, return_inverse=True)
-    first = rows[first]
-    others = first[inverse]
-    for row, other in zip(rows[rows != others], others[rows != others], strict=True):
-        for name, cells in table.items():
-            if cells[row] != cells[other]:
+def _cells(
+    path: str, ids: np.ndarray, positions: np.ndarray, table: dict[str, np.ndarray]
+) -> dict[int, tuple[str, ...]]:
+    """The cells of each item by its position in the catalogue, which is -1 outside of it."""
+    first_rows: dict[int, int] = {}
+    cells: dict[int, tuple[str, ...]] = {}
+    for row, position in enumerate(positions.tolist()):
+        if position < 0:
+            continue
+        own = tuple(" ".join(column[row].split()) for column in table.values())
+        first = first_rows.setdefault(position, row)
+        for name, cell, known in zip(table, own, cells.setdefault(position, own), strict=True):
+            if cell != known:
                 raise InputError(
-                    f"{path}: rows {other + 1} and {row + 1} are both of item '{ids[row]}' but "
+                    f"{path}: rows {first + 1} and {row + 1} are both of item '{ids[row]}' but "
                     f"differ in column '{name}'; keep one row an item"
                 )
-    return first
+    return cells

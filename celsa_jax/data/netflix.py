@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Iterator
+from typing import IO
 
 import numpy as np
 import pyarrow as pa
@@ -17,10 +17,12 @@ import pyarrow.csv
 
 from celsa_jax.data.readers import Ratings, codes, seconds_of
 from celsa_jax.data.tables import (
+    BLOCK,
     AnyPath,
+    arrow_errors,
     find,
     find_optional,
-    latin_lines,
+    latin_rows,
     open_data,
     text_table,
 )
@@ -29,127 +31,101 @@ from celsa_jax.errors import InputError, one_line
 PAGE = "https://www.kaggle.com/datasets/netflix-inc/netflix-prize-data"
 FILES = tuple(f"combined_data_{part}.txt" for part in (1, 2, 3, 4))
 TITLES = "movie_titles.csv"
-_BLOCK = 1 << 26
-_NEWLINE, _COLON = ord("\n"), ord(":")
 _TYPES = {
     "user": pa.dictionary(pa.int32(), pa.string()),
     "rating": pa.int8(),
     "date": pa.date32(),
 }
-_ROW = re.compile(rb"[^,:\s\x80-\xff]+,[1-5],\d{4}-\d\d-\d\d\r?")
-_HEADER = re.compile(rb"(\d+):\r?")
+_ROW = re.compile(rb"[^,:\s\x80-\xff]+,[1-5],\d{4}-\d\d-\d\d\r?\n?")
+_HEADER = re.compile(rb"\d+:\r?\n?")
 
 
 def read_netflix(folder: AnyPath) -> tuple[Ratings, dict[str, np.ndarray]]:
     """Ratings, and titles and years, of a folder or archive with all four files of ratings."""
-    tables, movies, lengths = [], [], []
-    for name in FILES:
-        path = find(folder, name)
-        movie = None
-        for block, first_line in _blocks(path):
-            table, in_block, n_rows = _read_block(path, block, first_line, movie)
-            tables.append(table)
-            movies += in_block
-            lengths += n_rows
-            movie = in_block[-1]
-    where = f"{folder}/combined_data_*.txt"
-    if not sum(lengths):
+    tables, movies, lengths = zip(*(_read_file(find(folder, name)) for name in FILES), strict=True)
+    where, table = f"{folder}/combined_data_*.txt", pa.concat_tables(tables)
+    if not table.num_rows:
         raise InputError(f"{where}: no ratings; are the files empty?")
-    table = pa.concat_tables(tables)
-    item_ids, items = np.unique(np.array(movies), return_inverse=True)
+    item_ids, items = np.unique(np.concatenate(movies), return_inverse=True)
     users, user_ids = codes(where, table["user"], "user")
     ratings = Ratings(
         users,
-        np.repeat(items.astype(np.int32), lengths),
+        np.repeat(items.astype(np.int32), np.concatenate(lengths)),
         user_ids,
         item_ids,
         table["rating"].to_numpy(),
         seconds_of(where, table["date"], "date"),
     )
-    return ratings, _read_titles(find_optional(folder, TITLES))
+    titles = find_optional(folder, TITLES)
+    return ratings, {} if titles is None else _read_titles(titles)
 
 
-def _blocks(path: AnyPath) -> Iterator[tuple[bytes, int]]:
-    """Blocks of whole lines, each with the number of its first line."""
-    line = 1
-    with open_data(path) as stream:
-        while block := stream.read(_BLOCK):
-            block += stream.readline()
-            if line == 1:
-                block = block.removeprefix(codecs.BOM_UTF8)
-            yield block, line
-            line += block.count(b"\n")
-
-
-def _read_block(
-    path: AnyPath, block: bytes, first_line: int, movie: str | None
-) -> tuple[pa.Table, list[str], list[int]]:
-    """The rows of a block, the movies that they are of, and how many rows each of them has.
-
-    Args:
-      path, first_line: for error messages.
-      block: whole lines.
-      movie: whose rows come before the first header, if any do.
-    """
-    if not block.isascii():
-        _explain(path, block, first_line, movie)
-    content = np.frombuffer(block, np.uint8)
-    ends = np.flatnonzero(content == _NEWLINE)
-    if not block.endswith(b"\n"):
-        ends = np.append(ends, len(block))
-    headers = np.searchsorted(ends, np.flatnonzero(content == _COLON))
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    movies = [] if movie is None else [movie]
-    for at in headers.tolist():
-        if header := _HEADER.fullmatch(block[starts[at] : ends[at]]):
-            movies.append(header[1].decode())
-        else:
-            _explain(path, block, first_line, movie)
-    edges = np.concatenate([[-1], headers, [len(ends)]])
-    lengths = (np.diff(edges) - 1).tolist()
-    if movie is None and lengths.pop(0):
-        _explain(path, block, first_line, movie)
+def _read_file(path: AnyPath) -> tuple[pa.Table, list[str], np.ndarray]:
+    """The rows of a file, the movies that they are of, and how many rows each of them has."""
     try:
+        return _parsed(path)
+    except InputError:
+        _explain(path)
+        raise
+
+
+def _parsed(path: AnyPath) -> tuple[pa.Table, list[str], np.ndarray]:
+    with open_data(path) as stream, arrow_errors(path):
         table = pa.csv.read_csv(
-            pa.BufferReader(block),
-            read_options=pa.csv.ReadOptions(column_names=list(_TYPES), block_size=1 << 24),
-            parse_options=pa.csv.ParseOptions(
-                invalid_row_handler=lambda row: "skip" if row.text.endswith(":") else "error"
-            ),
-            convert_options=pa.csv.ConvertOptions(column_types=_TYPES, null_values=[]),
+            _ThreeFields(stream),
+            read_options=pa.csv.ReadOptions(column_names=list(_TYPES), block_size=3 * BLOCK),
+            parse_options=pa.csv.ParseOptions(quote_char=False, ignore_empty_lines=False),
+            convert_options=pa.csv.ConvertOptions(column_types=_TYPES, null_values=[""]),
         )
-    except pa.ArrowInvalid as error:
-        _explain(path, block, first_line, movie)
-        raise InputError(f"{path}: {one_line(error)}") from None
-    low, high = pc.min_max(table["rating"]).as_py().values()
-    if table.num_rows != sum(lengths) or (table.num_rows and not 1 <= low <= high <= 5):
-        _explain(path, block, first_line, movie)
-    return table, movies, lengths
+    is_header = table["rating"].is_null().to_numpy()
+    headers = table["user"].filter(is_header).cast(pa.string()).to_pylist()
+    rows = table.filter(~is_header)
+    low, high = pc.min_max(rows["rating"]).as_py().values()
+    if (
+        not is_header[:1].all()
+        or not all(_HEADER.fullmatch(header.encode()) for header in headers)
+        or rows["date"].null_count
+        or table["date"].null_count != len(headers)
+        or (rows.num_rows and not 1 <= low <= high <= 5)
+    ):
+        raise InputError(f"{path}: not in the form of the Netflix Prize")
+    lengths = np.diff(np.flatnonzero(np.append(is_header, True))) - 1
+    return rows, [header.removesuffix(":") for header in headers], lengths
 
 
-def _explain(path: AnyPath, block: bytes, first_line: int, movie: str | None) -> None:
+class _ThreeFields:
+    """A stream for Arrow where a line `MOVIE:` has three fields as others do, two of them empty."""
+
+    closed = False
+
+    def __init__(self, stream: IO[bytes]):
+        self._stream = stream
+
+    def read(self, size: int) -> bytes:
+        return self._stream.read(size // 3).replace(b":", b":,,")
+
+
+def _explain(path: AnyPath) -> None:
     """Raises an InputError that names the first line at fault."""
-    for number, line in enumerate(block.split(b"\n"), first_line):
-        if header := _HEADER.fullmatch(line):
-            movie = header[1].decode()
-        elif not _ROW.fullmatch(line) and (line or number < first_line + block.count(b"\n")):
-            shown = one_line(line.decode("utf-8", "replace"))
-            raise InputError(
-                f"{path}: line {number}: '{shown}' is neither 'MOVIE:' nor 'USER,RATING,DATE' "
-                "with a rating from 1 to 5 and a date such as 2005-09-06"
-            )
-        elif line and movie is None:
-            raise InputError(f"{path}: line {number}: a rating before any line 'MOVIE:'")
+    has_movie = False
+    with open_data(path) as stream:
+        for number, line in enumerate(stream, 1):
+            line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+            has_movie = has_movie or bool(_HEADER.fullmatch(line))
+            if not _ROW.fullmatch(line) and not _HEADER.fullmatch(line):
+                shown = one_line(line.decode("utf-8", "replace"))
+                raise InputError(
+                    f"{path}: line {number}: '{shown}' is neither 'MOVIE:' nor 'USER,RATING,DATE' "
+                    "with a rating from 1 to 5 and a date such as 2005-09-06"
+                )
+            if not has_movie:
+                raise InputError(f"{path}: line {number}: a rating before any line 'MOVIE:'")
 
 
-def _read_titles(path: AnyPath | None) -> dict[str, np.ndarray]:
+def _read_titles(path: AnyPath) -> dict[str, np.ndarray]:
     """Titles have commas but no quotes, and are Latin-1."""
-    if path is None:
-        return {}
-    rows = []
-    for where, line in latin_lines(path):
-        fields = line.split(",", 2)
-        if len(fields) != 3:
-            raise InputError(f"{where}: not movie, year and title")
-        rows.append((fields[0], fields[2], "" if fields[1] == "NULL" else fields[1]))
-    return text_table(path, ("item_id", "title", "year"), rows)
+    rows = [
+        (movie, title, "" if year == "NULL" else year)
+        for movie, year, title in latin_rows(path, ",", 3, in_last=True)
+    ]
+    return text_table(("item_id", "title", "year"), rows)

@@ -7,12 +7,14 @@ size, time of change, first and last bytes) and for everything that decides what
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
 import pathlib
 import shutil
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -24,7 +26,7 @@ from celsa_jax.files import read_json, remove_left_overs, temporary_beside
 
 log = logging.getLogger(__name__)
 
-_FORMAT = 1
+_FORMAT = 2
 _ABANDONED = 24 * 3600  # seconds after which nobody is writing any more
 _SAMPLE = 1 << 16  # bytes from either end of a source
 
@@ -70,7 +72,7 @@ def save(
         info = {
             "settings": settings,
             "counts": counts,
-            "sizes": {name: len(array) for name, array in arrays.items()},
+            "arrays": _forms(arrays),
             "metadata": {name: column.tolist() for name, column in metadata.items()},
         }
         (temporary / "info.json").write_text(json.dumps(info), encoding="utf-8")
@@ -88,7 +90,7 @@ def load(
 ) -> tuple[Interactions, dict[str, np.ndarray], dict[str, int]] | None:
     """Interactions (mapped, read-only), metadata and counts; None if it is not there.
 
-    What is damaged is removed, as if it had not been there.
+    What is damaged is removed, as if it had not been there; bits are not compared.
 
     Raises:
       InputError: it is there, but cannot be read now.
@@ -97,16 +99,20 @@ def load(
         return None
     try:
         info = _info(folder)
-        sizes = info["sizes"].items()
-        arrays = {name: _mapped(folder / f"{name}.npy", size) for name, size in sizes}
-        indices, indptr = arrays["indices"], arrays["indptr"]
-        shape = (len(arrays["user_ids"]), len(arrays["item_ids"]))
-        _check(arrays)
-        matrix = sp.csr_matrix((np.ones(len(indices), np.float32), indices, indptr), shape=shape)
-        matrix.has_canonical_format = True
+        arrays: dict[str, Any] = {
+            name: read_arrays(folder / f"{name}.npy", mapped=True) for name in info["arrays"]
+        }
+        if (forms := _forms(arrays)) != info["arrays"]:
+            raise ValueError(f"arrays are {forms}, not {info['arrays']}")
         user_ids, item_ids = (np.array(arrays[name]) for name in ("user_ids", "item_ids"))
+        indices = arrays["indices"]
+        entries = (np.ones(len(indices), np.float32), indices, arrays["indptr"])
+        matrix = sp.csr_matrix(entries, shape=(len(user_ids), len(item_ids)))
+        matrix.check_format(full_check=True)
+        matrix.has_canonical_format = True
         interactions = Interactions(matrix, user_ids, item_ids, arrays.get("times"))
         metadata = {name: np.array(column, object) for name, column in info["metadata"].items()}
+        log.info("prepared data: %s", folder)
         return interactions, metadata, info["counts"]
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError) as error:
         log.warning("%s is damaged (%s); preparing again", folder, one_line(error))
@@ -116,27 +122,8 @@ def load(
         raise InputError(f"{folder}: cannot be read: {error.strerror or error}") from None
 
 
-def _mapped(path: pathlib.Path, size: int) -> np.ndarray:
-    array = read_arrays(path, mapped=True)
-    if not isinstance(array, np.ndarray) or len(array) != size:
-        raise ValueError(f"{path.name} has {len(array)} entries, not {size}")
-    return array
-
-
-def _check(arrays: dict[str, np.ndarray]) -> None:
-    """ValueError unless the arrays fit one another; bits are not compared."""
-    kinds = {name: (array.dtype.kind, array.ndim) for name, array in arrays.items()}
-    wanted = {"indptr": "i", "indices": "i", "user_ids": "U", "item_ids": "U"}
-    wanted |= {"times": "i"} if "times" in arrays else {}
-    if kinds != {name: (kind, 1) for name, kind in wanted.items()}:
-        raise ValueError(f"arrays of the wrong kinds: {kinds}")
-    indptr, indices, n_items = arrays["indptr"], arrays["indices"], len(arrays["item_ids"])
-    if len(indptr) != len(arrays["user_ids"]) + 1 or indptr[0] or indptr[-1] != len(indices):
-        raise ValueError("the rows do not fit the entries")
-    if (indptr[1:] < indptr[:-1]).any() or (
-        len(indices) and not 0 <= indices.min() <= indices.max() < n_items
-    ):
-        raise ValueError("an entry outside of the matrix")
+def _forms(arrays: dict[str, np.ndarray]) -> dict[str, list]:
+    return {name: [array.dtype.str, *array.shape] for name, array in arrays.items()}
 
 
 def _info(folder: pathlib.Path) -> dict:
@@ -152,17 +139,15 @@ def find(parent: pathlib.Path, name: str, settings: dict[str, object]) -> pathli
     Raises:
       InputError: there are several, of different sources.
     """
-    found = []
+    fitting = []
     for folder in sorted(parent.glob(f"{name}-{'[0-9a-f]' * 16}")):
-        try:
-            info = _info(folder)
-        except (OSError, ValueError):
-            continue
-        if info.get("settings") == settings:
-            found.append(folder)
-    if len(found) > 1:
+        with contextlib.suppress(OSError, ValueError):  # not one of them, then
+            if _info(folder).get("settings") == settings:
+                fitting.append(folder)
+    if len(fitting) > 1:
+        names = ", ".join(folder.name for folder in fitting)
         raise InputError(
-            f"{parent}: {len(found)} prepared data sets fit ({', '.join(f.name for f in found)}); "
-            "name the source with --config.data.path, or delete those you do not want"
+            f"{parent}: {len(fitting)} prepared data sets fit ({names}); name the source as "
+            "config.data.path, or delete those you do not want"
         )
-    return found[0] if found else None
+    return fitting[0] if fitting else None

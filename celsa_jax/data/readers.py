@@ -1,7 +1,7 @@
 """Readers for interaction files: CSV, TSV, parquet and SciPy `.npz`, plain, `.gz` or `.zip`.
 
-Ids are text exactly as written: '007' is not '7'. The fast path is PyArrow; when it refuses a
-text file, the file is read once more, slowly, to name the line that is at fault.
+Ids are text exactly as written: '007' is not '7'. PyArrow reads text files; what it refuses, or may
+have read wrongly, Python's `csv` goes through, slowly, to name the line that is at fault.
 """
 
 from __future__ import annotations
@@ -9,15 +9,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import functools
 import io
 import logging
 import math
 import re
+from collections.abc import Generator
 from typing import IO
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv
 
 from celsa_jax.arrays import read_sparse
@@ -26,7 +27,6 @@ from celsa_jax.data.tables import (
     DELIMITERS,
     AnyPath,
     arrow_errors,
-    as_path,
     check_columns,
     column_names,
     csv_rows,
@@ -44,6 +44,15 @@ log = logging.getLogger(__name__)
 # An id goes into fixed-width NumPy text, so one runaway id would cost every row its width.
 MAX_ID_LENGTH = 256
 _END_OF_TIME = 2.0**63  # seconds that int64 cannot hold
+_IDS = pa.dictionary(pa.int32(), pa.string())
+_NUMBER = re.compile(r"[ \t]*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?[ \t]*")
+_SECONDS = re.compile(r"[ \t]*-?[0-9]{1,18}[ \t]*")
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([ T][0-9]{2}:[0-9]{2}(:[0-9]{2})?)?")
+_TIMES = {
+    pa.int64(): "whole number of seconds, as the first one is",
+    pa.float64(): "number of seconds, as the first one is",
+    pa.timestamp("s"): "number of seconds and no ISO date (2015-03-31 or 2015-03-31 23:59:59)",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,205 +103,179 @@ def read_ratings(
       names: the columns of a text file without a header.
       delimiter: between the fields of a text file, where its name does not tell.
     """
-    path = as_path(path)
-    if delimiter is not None:
-        return _read_text(path, columns, delimiter, names)
     kind = kind_of(path)
-    if kind == ".npz":
+    if delimiter is None and kind == ".npz":
         return _read_npz(path)
-    if kind == ".parquet":
+    if delimiter is None and kind == ".parquet":
         return _read_parquet(path, columns)
-    if kind not in DELIMITERS:
+    if (delimiter := delimiter or DELIMITERS.get(kind)) is None:
         raise InputError(
             f"{path}: unknown kind of file '{kind}'; use .csv, .tsv, .parquet or .npz, "
             "plain or with .gz or .zip behind"
         )
-    return _read_text(path, columns, DELIMITERS[kind], names)
+    return _read_text(path, columns, delimiter, names)
 
 
 def _read_text(
-    path: AnyPath, columns: Columns, delimiter: str, given_names: list[str] | None
+    path: str | AnyPath, columns: Columns, delimiter: str, given_names: list[str] | None
 ) -> Ratings:
     names = given_names or header(path, delimiter)
-    wanted = _wanted(path, names, columns)
-    text = pa.dictionary(pa.int32(), pa.string())
-    types = {columns.user: text, columns.item: text}
-    if columns.rating in wanted:
-        types[columns.rating] = pa.float64()
-    if columns.time:
-        types[columns.time] = _time_type(path, names.index(columns.time), delimiter, given_names)
-    form = (path, types, delimiter, given_names)
-    explained = False
-
-    def explain() -> int:
-        nonlocal explained
-        explained = True
-        return _explain(path, types, columns, delimiter, names, given_names is None)
-
+    file = _TextFile(path, delimiter, names, given_names is None, columns)
     try:
-        table, quoted = _arrow_table(*form)
+        table, is_clear = file.read()
+        if is_clear:
+            return _from_table(path, table, columns)
     except InputError:
-        explain()
-        table, quoted = _arrow_table(*form, multiline=True)  # it may be that and no fault
-    # A quote may open a text of several lines, or take the rows below it in.
-    if quoted and _is_doubtful(path, table.num_rows + (given_names is None)):
-        n_rows = explain()
-        if n_rows != table.num_rows:
-            raise InputError(
-                f"{path}: {table.num_rows} rows were read of {n_rows}; mend its quotes"
+        pass  # the check says what is at fault, and where
+    n_rows = file.check()
+    table, _ = file.read(multiline=True)
+    if n_rows != table.num_rows:
+        raise InputError(f"{path}: {table.num_rows} rows were read of {n_rows}; mend its quotes")
+    return _from_table(path, table, columns)
+
+
+@dataclasses.dataclass(frozen=True)
+class _TextFile:
+    """A CSV or TSV file, and what to read of it.
+
+    Attributes:
+      path, delimiter: where it is, and what is between its fields.
+      names: of all its columns.
+      has_header: whether they are its first row.
+      columns: those to read.
+    """
+
+    path: str | AnyPath
+    delimiter: str
+    names: list[str]
+    has_header: bool
+    columns: Columns
+
+    def read(self, multiline: bool = False) -> tuple[pa.Table, bool]:
+        """What Arrow reads, and whether that is clear: a quote can take the rows below it in.
+
+        Args:
+          multiline: texts in quotes may have several lines, for which Arrow takes longer.
+        """
+        with open_data(self.path) as stream, arrow_errors(self.path):
+            counted = _Counted(stream)
+            table = pa.csv.read_csv(
+                counted,
+                read_options=pa.csv.ReadOptions(
+                    block_size=BLOCK, column_names=None if self.has_header else self.names
+                ),
+                parse_options=pa.csv.ParseOptions(
+                    delimiter=self.delimiter, newlines_in_values=multiline
+                ),
+                convert_options=pa.csv.ConvertOptions(
+                    include_columns=list(self._types), column_types=self._types, null_values=[]
+                ),
             )
-    try:
-        return _from_table(path, table, columns)
-    except InputError:
-        if not explained:
-            explain()
-        raise
+        a_line_each = counted.n_lines == table.num_rows + self.has_header
+        return table, not counted.n_quotes or (a_line_each and counted.n_quotes % 2 == 0)
+
+    def check(self) -> int:
+        """Raises an InputError that names the first line at fault; without one, counts the rows."""
+        n_rows = 0
+        for line, row in self._rows():
+            if problem := self._problem(row):
+                raise InputError(f"{self.path}: line {line}: {problem}")
+            n_rows += 1
+        return n_rows
+
+    def _rows(self) -> Generator[tuple[int, list[str]]]:
+        rows = csv_rows(self.path, self.delimiter)
+        if self.has_header:
+            next(rows)
+        return rows
+
+    @functools.cached_property
+    def _types(self) -> dict[str, pa.DataType]:
+        """Of the columns to read; of times by the first one, seconds or ISO dates."""
+        columns, time = self.columns, self.columns.time
+        names = _present(self.path, self.names, columns)
+        types = {columns.user: _IDS, columns.item: _IDS, columns.rating: pa.float64()}
+        if time:
+            at = self.names.index(time)
+            with contextlib.closing(self._rows()) as rows:
+                first = next((row[at] for _, row in rows if len(row) > at), "0")
+            number = pa.int64() if _SECONDS.fullmatch(first) else pa.float64()
+            types[time] = number if _is_number(first) else pa.timestamp("s")
+        return {name: types[name] for name in names}
+
+    def _problem(self, row: list[str]) -> str:
+        """What is wrong with a row; "" where nothing is."""
+        if len(row) != len(self.names):
+            return f"{len(row)} fields where there should be {len(self.names)}"
+        if sum(map(len, row)) > BLOCK:
+            return f"is longer than {BLOCK} characters"
+        for name, kind in self._types.items():
+            cell = row[self.names.index(name)]
+            if kind == _IDS and (fault := id_fault(cell)):
+                return f"the {'user' if name == self.columns.user else 'item'} id {fault}"
+            if name == self.columns.rating and not _is_number(cell):
+                return f"the rating '{one_line(cell)}' is not a finite number"
+            if name == self.columns.time and not _is_time(cell, kind):
+                return f"the time '{one_line(cell)}' is no {_TIMES[kind]}"
+        return ""
 
 
-def _wanted(path: AnyPath, found: list[str], columns: Columns) -> list[str]:
-    """Which columns to read of those that a file has."""
-    names = [columns.user, columns.item, *([columns.time] if columns.time else [])]
-    rated = columns.rating in found or columns.rating != Columns.rating
-    check_columns(path, found, [*names, columns.rating] if rated else names)
-    if rated:
-        return [*names, columns.rating]
-    log.info(
-        "%s: no column '%s' (%s); every row counts, whatever min_rating is",
-        path,
-        columns.rating,
-        shown_columns(found),
-    )
-    return names
+class _Counted:
+    """A stream for Arrow that counts its lines and the quotes in them."""
 
-
-class _Noting:
-    """A stream for Arrow that notes whether there are quotes in it."""
+    closed = False
 
     def __init__(self, stream: IO[bytes]):
-        self._stream, self.quoted, self.closed = stream, False, False
+        self._stream, self._last = stream, b"\n"
+        self._n_ends = self.n_quotes = 0
 
     def read(self, size: int) -> bytes:
         block = self._stream.read(size)
-        self.quoted = self.quoted or b'"' in block
+        self._n_ends += block.count(b"\n")
+        self.n_quotes += block.count(b'"')
+        self._last = block[-1:] or self._last
         return block
 
-
-def _arrow_table(
-    path: AnyPath,
-    types: dict[str, pa.DataType],
-    delimiter: str,
-    given_names: list[str] | None,
-    multiline: bool = False,
-) -> tuple[pa.Table, bool]:
-    """The columns of a text file, and whether there are quotes in it."""
-    with open_data(path) as stream, arrow_errors(path):
-        noting = _Noting(stream)
-        table = pa.csv.read_csv(
-            noting,
-            read_options=pa.csv.ReadOptions(block_size=BLOCK, column_names=given_names),
-            parse_options=pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=multiline),
-            convert_options=pa.csv.ConvertOptions(
-                include_columns=list(types), column_types=types, null_values=[]
-            ),
-        )
-    return table, noting.quoted
+    @property
+    def n_lines(self) -> int:
+        return self._n_ends + (self._last != b"\n")
 
 
-def _is_doubtful(path: AnyPath, n_rows: int) -> bool:
-    """Whether a file has other than `n_rows` lines, or quotes that are not all in pairs."""
-    n_lines, n_quotes, last = 0, 0, b"\n"
-    with open_data(path) as stream:
-        while block := stream.read(BLOCK):
-            n_lines += block.count(b"\n")
-            n_quotes += block.count(b'"')
-            last = block[-1:]
-    return n_lines + (last != b"\n") != n_rows or n_quotes % 2 == 1
-
-
-def _time_type(
-    path: AnyPath, at: int, delimiter: str, given_names: list[str] | None
-) -> pa.DataType:
-    """What the times of a file are, by the first of them: seconds, or ISO dates and times."""
-    with contextlib.closing(csv_rows(path, delimiter)) as rows:
-        if given_names is None:
-            next(rows, None)
-        first = next((row[at] for _, row in rows if len(row) > at), "0")
-    if first.lstrip("-").isdecimal():
-        return pa.int64()
-    return pa.float64() if _is_number(first) else pa.timestamp("s")
-
-
-def _explain(
-    path: AnyPath,
-    types: dict[str, pa.DataType],
-    columns: Columns,
-    delimiter: str,
-    names: list[str],
-    skip_header: bool,
-) -> int:
-    """Raises an InputError that names the first line at fault; without one, counts the rows."""
-    rows, n_rows = csv_rows(path, delimiter), 0
-    if skip_header:
-        next(rows)
-    for line, row in rows:
-        if problem := _problem(row, names, types, columns):
-            raise InputError(f"{path}: line {line}: {problem}")
-        n_rows += 1
-    return n_rows
-
-
-def _problem(
-    row: list[str], names: list[str], types: dict[str, pa.DataType], columns: Columns
-) -> str:
-    if len(row) != len(names):
-        return f"{len(row)} fields where there should be {len(names)}"
-    if sum(map(len, row)) > BLOCK:
-        return f"is longer than {BLOCK} characters"
-    for name, what in ((columns.user, "user"), (columns.item, "item")):
-        if fault := _id_fault(row[names.index(name)]):
-            return f"the {what} id {fault}"
-    if columns.rating in types:
-        rating = row[names.index(columns.rating)]
-        if not _is_number(rating):
-            return f"the rating '{one_line(rating)}' is not a finite number"
-    if columns.time:
-        time = row[names.index(columns.time)]
-        if not _is_time(time, types[columns.time]):
-            return f"the time '{one_line(time)}' is no {_TIME_NAMES[types[columns.time]]}"
-    return ""
-
-
-_TIME_NAMES = {
-    pa.int64(): "whole number of seconds, as the first one is",
-    pa.float64(): "number of seconds, as the first one is",
-    pa.timestamp("s"): "number of seconds and no ISO date (2015-03-31 or 2015-03-31 23:59:59)",
-}
-
-
-_NUMBER = re.compile(r"[ \t]*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?[ \t]*")
-_SECONDS = re.compile(r"-?[0-9]{1,18}")
-DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([ T][0-9]{2}:[0-9]{2}(:[0-9]{2})?)?")
-
-
-def _is_time(text: str, kind: pa.DataType) -> bool:
-    if pa.types.is_floating(kind):
-        return _is_number(text) and abs(float(text)) < _END_OF_TIME
-    if pa.types.is_integer(kind) and _SECONDS.fullmatch(text):
-        return True
-    try:
-        if DATE.fullmatch(text) and pa.types.is_timestamp(kind):
-            return bool(datetime.datetime.fromisoformat(text))
-        # Arrow has the last word, but asked for every row it would take minutes.
-        return bool(pa.array([text]).cast(kind))
-    except ValueError:  # ArrowInvalid is one
-        return False
+def _present(path: str | AnyPath, file_names: list[str], columns: Columns) -> list[str]:
+    """Which columns to read of those that a file has."""
+    names = [columns.user, columns.item, *([columns.time] if columns.time else [])]
+    is_rated = columns.rating in file_names or columns.rating != Columns.rating
+    if is_rated:
+        names.append(columns.rating)
+    check_columns(path, file_names, names)
+    if not is_rated:
+        shown = f"{path}: no column '{columns.rating}' ({shown_columns(file_names)})"
+        log.info("%s; every row counts, whatever min_rating is", shown)
+    return names
 
 
 def _is_number(text: str) -> bool:
     return bool(_NUMBER.fullmatch(text)) and math.isfinite(float(text))
 
 
-def _id_fault(text: str | None) -> str:
+def _is_time(text: str, kind: pa.DataType) -> bool:
+    if pa.types.is_integer(kind):
+        return bool(_SECONDS.fullmatch(text))
+    if pa.types.is_floating(kind):
+        return _is_number(text) and abs(float(text)) < _END_OF_TIME
+    return is_date(text)
+
+
+def is_date(text: str) -> bool:
+    """Whether a text is an ISO date (2015-03-31), alone or with a time (2015-03-31 23:59:59)."""
+    try:
+        return bool(_DATE.fullmatch(text) and datetime.datetime.fromisoformat(text))
+    except ValueError:
+        return False
+
+
+def id_fault(text: str) -> str:
+    """What keeps a text from being an id; "" where nothing does."""
     if not text:
         return "is empty"
     if "\n" in text or "\r" in text:
@@ -306,64 +289,55 @@ def _id_fault(text: str | None) -> str:
     return ""
 
 
-def _read_parquet(path: AnyPath, columns: Columns) -> Ratings:
-    wanted = _wanted(path, column_names(path), columns)
-    with open_data(path) as stream:
-        table = parquet_table(path, stream, wanted)
-    with arrow_errors(path):
-        return _from_table(path, _typed(path, table, columns), columns)
-
-
-def _typed(path: AnyPath, table: pa.Table, columns: Columns) -> pa.Table:
-    """The table with ids as text and ratings as numbers."""
-    for name in (columns.user, columns.item):
+def _read_parquet(path: str | AnyPath, columns: Columns) -> Ratings:
+    table = parquet_table(path, _present(path, column_names(path), columns))
+    for at, name in enumerate(table.column_names):
         column = table[name]
-        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-        if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or _is_large(kind)):
-            raise InputError(f"{path}: column '{name}' is {kind}; ids must be text or integers")
-        text = column.cast(pa.string()).dictionary_encode()
-        table = table.set_column(table.column_names.index(name), name, text)
-    if columns.rating in table.column_names:
-        at = table.column_names.index(columns.rating)
-        try:
-            table = table.set_column(at, columns.rating, table[columns.rating].cast(pa.float64()))
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise InputError(f"{path}: column '{columns.rating}': {one_line(error)}") from None
-    return table
+        with arrow_errors(f"{path}: column '{name}'"):
+            if name in (columns.user, columns.item):
+                table = table.set_column(at, name, _id_column(path, column, name))
+            elif name == columns.rating:
+                table = table.set_column(at, name, column.cast(pa.float64()))
+    return _from_table(path, table, columns)
 
 
-def _is_large(kind: pa.DataType) -> bool:
-    return pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+def _id_column(path: str | AnyPath, column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    if not (pa.types.is_integer(kind) or is_text or pa.types.is_string_view(kind)):
+        raise InputError(f"{path}: column '{name}' is {kind}; ids must be text or integers")
+    return column.cast(pa.string()).dictionary_encode()
 
 
-def _from_table(path: AnyPath, table: pa.Table, columns: Columns) -> Ratings:
+def _from_table(path: str | AnyPath, table: pa.Table, columns: Columns) -> Ratings:
     if not table.num_rows:
         raise InputError(f"{path}: no rows behind the header")
+    for name in filter(None, (columns.user, columns.item, columns.time)):
+        problem = f"column '{name}' is null; every row needs a value"
+        _check_all(path, table[name].is_valid().to_numpy(), problem)
     users, user_ids = codes(path, table[columns.user], columns.user)
     items, item_ids = codes(path, table[columns.item], columns.item)
     ratings = None
     if columns.rating in table.column_names:
-        column = table[columns.rating]
-        ratings = column.fill_null(math.nan).to_numpy()
-        if not (finite := np.isfinite(ratings)).all():
-            row = np.argmin(finite) + 1
-            raise InputError(f"{path}: row {row}: the rating is not a finite number")
+        ratings = table[columns.rating].fill_null(math.nan).to_numpy()
+        _check_all(path, np.isfinite(ratings), "the rating is not a finite number")
     times = seconds_of(path, table[columns.time], columns.time) if columns.time else None
     return Ratings(users, items, user_ids, item_ids, ratings, times)
 
 
+def _check_all(path: object, is_right: np.ndarray, problem: str) -> None:
+    """InputError that names the first row, from 1, where it is not."""
+    if not is_right.all():
+        raise InputError(f"{path}: row {np.argmin(is_right) + 1}: {problem}")
+
+
 def seconds_of(path: object, column: pa.ChunkedArray, name: str) -> np.ndarray:
-    """[n_rows] int64 seconds since 1970 of a column of numbers, dates or times."""
+    """[n_rows] int64 seconds since 1970 of a column of numbers, dates or times without nulls."""
     kind = column.type
-    if column.null_count:
-        row = pc.index(pc.is_null(column), True).as_py() + 1
-        raise InputError(f"{path}: row {row}: column '{name}' is null; every row needs a time")
     if pa.types.is_floating(kind):
         values = column.to_numpy()
-        if not (finite := np.isfinite(values)).all():
-            raise InputError(f"{path}: row {np.argmin(finite) + 1}: the time is not finite")
-        if not (fits := np.abs(values) < _END_OF_TIME).all():
-            raise InputError(f"{path}: row {np.argmin(fits) + 1}: the time is out of range")
+        _check_all(path, np.isfinite(values), "the time is not finite")
+        _check_all(path, np.abs(values) < _END_OF_TIME, "the time is out of range")
         return np.floor(values).astype(np.int64)
     if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
         column = column.cast(pa.timestamp("s"), safe=False)
@@ -373,28 +347,20 @@ def seconds_of(path: object, column: pa.ChunkedArray, name: str) -> np.ndarray:
 
 
 def codes(path: object, column: pa.ChunkedArray, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """[n_rows] int32 codes of a column of ids, and the ids, NumPy text."""
-    if column.null_count:
-        row = pc.index(pc.is_null(column), True).as_py() + 1
-        raise InputError(f"{path}: row {row}: column '{name}' is null; every row needs an id")
-    encoded = column.combine_chunks()
-    if isinstance(encoded, pa.ChunkedArray):  # an empty or a many-chunk dictionary column
-        encoded = encoded.unify_dictionaries().combine_chunks()
+    """[n_rows] int32 codes of a dictionary column without nulls, and the ids, NumPy text."""
+    encoded = column.unify_dictionaries().combine_chunks()
     rows, ids = encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
     for code, text in enumerate(ids):
-        if (fault := _id_fault(text)) and (rows == code).any():
-            row = np.argmax(rows == code) + 1
-            raise InputError(f"{path}: row {row}: the id in column '{name}' {fault}")
+        if fault := id_fault(text):
+            _check_all(path, rows != code, f"the id in column '{name}' {fault}")
     return rows.astype(np.int32, copy=False), np.asarray(ids, np.str_)
 
 
-def _read_npz(path: AnyPath) -> Ratings:
+def _read_npz(path: str | AnyPath) -> Ratings:
     """A users x items matrix; positions are the ids. Values that are not all 1 are ratings."""
     try:
         with open_data(path) as stream:
             matrix = read_sparse(io.BytesIO(stream.read()), path).tocoo()
-    except InputError:
-        raise
     except ValueError as error:
         raise InputError(
             f"{path}: not a SciPy sparse matrix (scipy.sparse.save_npz): {error}"

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from celsa_jax.arrays import read_arrays, write_arrays
 from celsa_jax.data.interactions import Interactions, lookup
-from celsa_jax.data.readers import DATE
+from celsa_jax.data.readers import is_date
 from celsa_jax.errors import InputError
 from celsa_jax.seals import check_seal, write_sealed
 
@@ -94,7 +94,7 @@ def make_split(
         if earlier is not None and split.val_from is not None:
             _check_earlier(earlier, split.val_from)
     elif config.val_from or config.test_from:
-        raise InputError("config.data.val_from and test_from take --config.data.split=temporal")
+        raise InputError("config.data.val_from and test_from take config.data.split=temporal")
     else:
         split = split_users(interactions, *sizes, seed, known)
     if known is not None:
@@ -104,13 +104,12 @@ def make_split(
 
 def _check_earlier(earlier: dict[str, np.ndarray], val_from: int) -> None:
     """InputError if a run may have been trained on what happened from `val_from` on."""
-    if "from" not in earlier:
-        problem = "was split by user, and has seen what is to be predicted"
-    elif (until := int(earlier["from"][0])) > val_from:
-        problem = f"was trained until {np.datetime64(until, 's')}, and this run is judged from "
-        problem += f"{np.datetime64(val_from, 's')} on"
-    else:
-        return
+    problem = "was split by user, and has seen what is to be predicted"
+    if "from" in earlier:
+        until, start = (np.datetime64(int(t), "s") for t in (earlier["from"][0], val_from))
+        if until <= start:
+            return
+        problem = f"was trained until {until}, and this run is judged from {start} on"
     raise InputError(
         f"config.train.init_from: that run {problem}; begin at a run that was trained on what "
         "came before"
@@ -132,6 +131,12 @@ def split_users(
       seed: of the draw.
       trained_on: ids of users that are to train again, drawn or not: those whom the weights of
         a warm start know already.
+
+    Example:
+      >>> from celsa_jax.data.synthetic import synthetic
+      >>> interactions, _, _ = synthetic(n_users=20, n_items=10, n_segments=2)
+      >>> split_users(interactions, n_val=3, n_test=5, seed=0).train.n_users
+      12
     """
     n_users = interactions.n_users
     for name, value in (("n_val_users", n_val), ("n_test_users", n_test)):
@@ -176,51 +181,45 @@ def split_by_time(
     if times is None:
         raise InputError(
             "config.data.split is temporal, but the data have no times (goodbooks, synthetic and "
-            ".npz have none); use --config.data.split=users, or a table of your own with "
+            ".npz have none); use config.data.split=users, or a table of your own with "
             "config.data.time_column"
         )
     test_start = seconds("test_from", test_from)
     val_start = seconds("val_from", val_from) if val_from else test_start
     if val_start > test_start:
         raise InputError(f"config.data.val_from={val_from} is after test_from={test_from}")
-    train = _with_users(interactions.take_entries(~interactions.since(val_start)))
+    train = interactions.take_entries(~interactions.since(val_start))
     if not train.nnz:
         first, last = np.array([times.min(), times.max()], "datetime64[s]")
         raise InputError(
             f"nothing happened before {val_from or test_from}; the data are from {first} to {last}"
         )
-    judged = []
-    for name, start, end, n_users in (
-        ("val_from", val_start, test_start, n_val),
-        ("test_from", test_start, None, n_test),
-    ):
-        known = interactions if end is None else interactions.take_entries(~interactions.since(end))
-        lengths = known.matrix.getnnz(axis=1)
-        n_held_out = known.take_entries(known.since(start)).matrix.getnnz(axis=1)
-        usable = np.flatnonzero((n_held_out > 0) & (n_held_out < lengths))
-        if not len(usable) and n_users and start != end:
-            raise InputError(f"config.data.{name}: no user has interactions before and after it")
-        if len(usable) > n_users:
-            usable = np.sort(np.random.default_rng(seed).choice(usable, n_users, replace=False))
-        judged.append(known.take_users(usable))
-    val, test = judged
-    return Split(train.drop_unused_items(), val, test, val_start, test_start)
+    train = train.take_users(np.diff(train.matrix.indptr) > 0).drop_unused_items()
+    known = interactions.take_entries(~interactions.since(test_start))
+    val = _with_a_future(known, "val_from", val_start, n_val * (val_start < test_start), seed)
+    test = _with_a_future(interactions, "test_from", test_start, n_test, seed)
+    return Split(train, val, test, val_start, test_start)
 
 
-def _with_users(interactions: Interactions) -> Interactions:
-    return interactions.take_users(np.diff(interactions.matrix.indptr) > 0)
+def _with_a_future(
+    interactions: Interactions, field: str, start: int, n_users: int, seed: int
+) -> Interactions:
+    """At most `n_users` of the users with interactions before `start` and from then on."""
+    lengths = interactions.matrix.getnnz(axis=1)
+    n_held_out = interactions.take_entries(interactions.since(start)).matrix.getnnz(axis=1)
+    usable = np.flatnonzero((n_held_out > 0) & (n_held_out < lengths))
+    if not len(usable) and n_users:
+        raise InputError(f"config.data.{field}: no user has interactions before and after it")
+    if len(usable) > n_users:
+        usable = np.sort(np.random.default_rng(seed).choice(usable, n_users, replace=False))
+    return interactions.take_users(usable)
 
 
 def seconds(field: str, text: str) -> int:
     """Seconds since 1970 of a date, or a date and a time, of `config.data`."""
-    try:
-        if not DATE.fullmatch(text):
-            raise ValueError
-        return int(np.datetime64(text, "s").astype(np.int64))
-    except ValueError:
-        raise InputError(
-            f"config.data.{field} is '{text}'; give a date such as 2015-03-31"
-        ) from None
+    if not is_date(text):
+        raise InputError(f"config.data.{field} is '{text}'; give a date such as 2015-03-31")
+    return int(np.datetime64(text, "s").astype(np.int64))
 
 
 def load_split(path: pathlib.Path, interactions: Interactions) -> Split:
@@ -229,17 +228,14 @@ def load_split(path: pathlib.Path, interactions: Interactions) -> Split:
     parts = {name: lookup(interactions.user_ids, ids) for name, ids in read_parts(path).items()}
     n_listed = sum(map(len, parts.values()))
     if any((rows < 0).any() for rows in parts.values()) or n_listed != interactions.n_users:
-        raise InputError(
-            f"{path}: the users of the split are not those of the data; "
-            "the data have changed since: use another --workdir"
-        )
+        raise InputError(f"{path}: the data have changed since; use another folder")
     return _split(interactions, **parts)
 
 
 def check_data(path: pathlib.Path, interactions: Interactions) -> None:
     """InputError if the split was made of other data."""
     if not same_data(read_split(path), interactions.digest()):
-        raise InputError(f"{path}: the data have changed since: use another --workdir")
+        raise InputError(f"{path}: the data have changed since; use another folder")
 
 
 def same_data(stored: dict[str, np.ndarray], digest: str) -> bool:
@@ -248,11 +244,7 @@ def same_data(stored: dict[str, np.ndarray], digest: str) -> bool:
 
 
 def read_parts(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """External user ids of the parts `train`, `val` and `test` of a split by user.
-
-    Raises:
-      InputError: no split file, or one of a split by time.
-    """
+    """User ids of `train`, `val` and `test` of a split file; InputError where it is by time."""
     stored = read_split(path)
     if "from" in stored:
         raise InputError(
@@ -274,15 +266,13 @@ def read_split(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         check_seal(path)
         stored = read_arrays(path)
-        if not isinstance(stored, dict) or (absent := [p for p in _PARTS if p not in stored]):
-            raise ValueError("one array" if isinstance(stored, np.ndarray) else f"no {absent[0]}")
+        if not isinstance(stored, dict) or not stored.keys() >= set(_PARTS):
+            raise ValueError(f"it needs {', '.join(_PARTS)}")
         for name, array in stored.items():
             kind, shape = {"from": ("i", (2,)), "digest": ("U", ())}.get(name, ("U", (array.size,)))
             if array.dtype.kind != kind or array.shape != shape:
                 raise ValueError(f"{name} is {array.dtype} of shape {array.shape}")
         return stored
-    except InputError:
-        raise
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: damaged, or not a split file: {error}") from None
 

@@ -18,7 +18,6 @@ from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
@@ -27,8 +26,9 @@ from celsa_jax.files import check_unpacked
 
 BLOCK = 1 << 24  # bytes that are parsed at once, and the longest row
 csv.field_size_limit(BLOCK)
-AnyPath = pathlib.Path | zipfile.Path  # a file, or a member of an archive
-DAMAGED = (  # what reading an archive raises
+AnyPath = pathlib.Path | zipfile.Path  # a file or folder, or one in an archive
+DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t", ".inter": "\t", ".item": "\t"}
+_DAMAGED = (  # what reading an archive raises
     zipfile.BadZipFile,
     gzip.BadGzipFile,
     EOFError,
@@ -37,52 +37,78 @@ DAMAGED = (  # what reading an archive raises
     NotImplementedError,  # a zip with a compression that Python lacks
     RuntimeError,  # an encrypted zip
 )
-_BUFFER = 1 << 20
-DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t", ".inter": "\t", ".item": "\t"}
 
 
-def as_path(path: str | AnyPath) -> AnyPath:
-    """A path that was given as text; a member of an archive stays one."""
-    return pathlib.Path(path) if isinstance(path, str) else path
+def unzipped(path: str | AnyPath) -> AnyPath:
+    """What a path leads to: of a zip the one file in it, or the folder that was packed into it.
+
+    Raises:
+      InputError: the zip is damaged, or holds a name that leads out of it.
+    """
+    path = pathlib.Path(path) if isinstance(path, str) else path
+    if isinstance(path, zipfile.Path) or path.suffix != ".zip" or not path.is_file():
+        return path
+    with open_archive(path) as archive:
+        names = _file_names(archive)
+    if len(names) == 1:
+        return zipfile.Path(path, names[0])
+    if out := [n for n in names if n.startswith("/") or ".." in n.split("/")]:
+        raise InputError(f"{path}: holds '{out[0]}', which leads out of it; unpack it by hand")
+    tops = {name.partition("/")[0] for name in names}
+    return zipfile.Path(path, f"{tops.pop()}/" if len(tops) == 1 else "")
+
+
+def _file_names(archive: zipfile.ZipFile) -> list[str]:
+    names = archive.namelist()
+    return [n for n in names if not n.endswith("/") and not n.startswith("__MACOSX")]
+
+
+def as_file(path: str | AnyPath) -> AnyPath:
+    """The file that a path leads to; InputError where that is none, or a zip of several."""
+    inside = unzipped(path)
+    if inside.is_file():
+        return inside
+    if isinstance(inside, zipfile.Path):
+        n_files = len(_file_names(inside.root))
+        raise InputError(f"{path}: holds {n_files} files; give a zip with one, or unpack it")
+    raise InputError(f"{path}: {'is a folder' if inside.is_dir() else 'no such file'}")
+
+
+def kind_of(path: str | AnyPath) -> str:
+    """The suffix that tells the format of a file, looking behind .gz and into .zip."""
+    file = as_file(path)
+    if file.suffix == ".gz" and isinstance(file, pathlib.Path):
+        return pathlib.Path(file.stem).suffix.lower()
+    return file.suffix.lower()
 
 
 @contextlib.contextmanager
-def open_data(path: AnyPath) -> Iterator[IO[bytes]]:
-    """The bytes of a file, of a .gz, of the only member of a .zip, or of a member.
+def open_data(path: str | AnyPath) -> Iterator[IO[bytes]]:
+    """The bytes of a file, of a .gz, of the only file in a .zip, or of one in an archive.
 
     Raises:
       InputError: it cannot be read, or unpacks to far more than real data do.
     """
+    file = as_file(path)
     try:
-        if not path.is_file():
-            raise InputError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}")
-        if isinstance(path, zipfile.Path):
-            check_member(path, path.root, path.at)
-            with path.open("rb") as stream:
+        if isinstance(file, zipfile.Path):
+            check_member(path, file.root, file.at)
+        with file.open("rb") as stream:
+            if isinstance(file, pathlib.Path) and file.suffix == ".gz":
+                yield io.BufferedReader(_Unpacked(file, stream), 1 << 20)
+            else:
                 yield stream
-        elif path.suffix == ".gz":
-            with gzip.open(path) as stream:
-                yield io.BufferedReader(_Bounded(path, stream), _BUFFER)
-        elif path.suffix == ".zip":
-            with open_archive(path) as archive:
-                name = _only_member(path, archive)
-                check_member(path, archive, name)
-                with archive.open(name) as stream:
-                    yield stream
-        else:
-            with path.open("rb") as stream:
-                yield stream
-    except DAMAGED as error:
+    except _DAMAGED as error:
         raise InputError(f"{path}: damaged archive: {one_line(error)}") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
-class _Bounded(io.RawIOBase):
+class _Unpacked(io.RawIOBase):
     """What a .gz unpacks to, until it is too much."""
 
-    def __init__(self, path: pathlib.Path, stream: io.BufferedIOBase):
-        self._path, self._stream = path, stream
+    def __init__(self, path: pathlib.Path, packed: IO[bytes]):
+        self._path, self._stream = path, gzip.GzipFile(fileobj=packed)
         self._n_packed, self._n_bytes = path.stat().st_size, 0
 
     def readable(self) -> bool:
@@ -95,10 +121,31 @@ class _Bounded(io.RawIOBase):
         return n_read
 
 
-def check_member(path: AnyPath, archive: zipfile.ZipFile, name: str) -> None:
+def check_member(path: str | AnyPath, archive: zipfile.ZipFile, name: str) -> None:
     """InputError for a member that unpacks to too much; zipfile reads no more than announced."""
     n_packed = pathlib.Path(str(archive.filename)).stat().st_size
     check_unpacked(path, archive.getinfo(name).file_size, n_packed)
+
+
+@contextlib.contextmanager
+def open_archive(path: pathlib.Path) -> Iterator[zipfile.ZipFile]:
+    """A zip to read; InputError where it is damaged or has two members of one name."""
+    try:
+        archive = zipfile.ZipFile(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except Exception as error:  # zipfile raises many kinds
+        raise InputError(f"{path}: damaged archive: {one_line(error)}") from None
+    with archive:
+        for name, count in collections.Counter(archive.namelist()).most_common(1):
+            if count > 1:  # zipfile would read the last alone
+                raise InputError(f"{path}: holds {count} files called {name}; unpack the right one")
+        try:
+            yield archive
+        except (*_DAMAGED, OSError) as error:
+            if isinstance(error, OSError) and error.errno != errno.EINVAL:  # a place before 0
+                raise
+            raise InputError(f"{path}: damaged archive: {one_line(error)}") from None
 
 
 def find(folder: AnyPath, name: str) -> AnyPath:
@@ -117,75 +164,18 @@ def find_optional(folder: AnyPath, name: str) -> AnyPath | None:
 
 
 def _names(folder: AnyPath, name: str) -> list[str]:
-    names = [name]
-    if isinstance(folder, pathlib.Path):
-        names += [f"{name}.zip", f"{name}.gz"]
-        if name.endswith(".csv"):
-            names.append(name.removesuffix(".csv") + ".zip")
-    return names
-
-
-def as_folder(path: pathlib.Path) -> AnyPath:
-    """What a path holds: a zip of several files is like the folder packed into it."""
-    if path.suffix != ".zip" or not path.is_file():
-        return path
-    with open_archive(path) as archive:
-        names = [n for n in archive.namelist() if not n.startswith("__MACOSX")]
-        if sum(not name.endswith("/") for name in names) == 1:
-            return path
-    if out := [n for n in names if n.startswith("/") or ".." in n.split("/")]:
-        raise InputError(f"{path}: holds '{out[0]}', which leads out of it; unpack it by hand")
-    tops = {name.partition("/")[0] for name in names}
-    return zipfile.Path(path, f"{tops.pop()}/" if len(tops) == 1 else "")
-
-
-@contextlib.contextmanager
-def open_archive(path: pathlib.Path) -> Iterator[zipfile.ZipFile]:
-    """A zip to read; InputError where it is damaged or has two members of one name."""
-    try:
-        archive = zipfile.ZipFile(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except Exception as error:  # zipfile raises many kinds
-        raise InputError(f"{path}: damaged archive: {one_line(error)}") from None
-    with archive:
-        counts = collections.Counter(archive.namelist())
-        for name, count in counts.most_common(1):
-            if count > 1:  # zipfile would read the last alone
-                raise InputError(f"{path}: holds {count} files called {name}; unpack the right one")
-        try:
-            yield archive
-        except (*DAMAGED, OSError) as error:
-            if isinstance(error, OSError) and error.errno != errno.EINVAL:  # a place before 0
-                raise
-            raise InputError(f"{path}: damaged archive: {one_line(error)}") from None
-
-
-def _only_member(path: AnyPath, archive: zipfile.ZipFile) -> str:
-    names = [n for n in archive.namelist() if not n.endswith("/") and not n.startswith("__MACOSX")]
-    if len(names) != 1:
-        raise InputError(f"{path}: holds {len(names)} files; give a zip with one, or unpack it")
-    return names[0]
-
-
-def kind_of(path: AnyPath) -> str:
-    """The suffix that tells the format, looking behind .gz and into .zip."""
-    if path.suffix == ".gz":
-        return pathlib.Path(path.stem).suffix.lower()
-    if path.suffix == ".zip" and isinstance(path, pathlib.Path):
-        if not path.is_file():
-            raise InputError(f"{path}: no such file")
-        with open_archive(path) as archive:
-            return pathlib.Path(_only_member(path, archive)).suffix.lower()
-    return path.suffix.lower()
+    if isinstance(folder, zipfile.Path):
+        return [name]
+    shorter = [name.removesuffix(".csv") + ".zip"] if name.endswith(".csv") else []
+    return [name, f"{name}.zip", f"{name}.gz", *shorter]
 
 
 def csv_rows(
-    path: AnyPath, delimiter: str, encoding: str = "utf-8"
+    path: str | AnyPath, delimiter: str, encoding: str = "utf-8"
 ) -> Generator[tuple[int, list[str]]]:
     """Each row of a CSV or TSV file, but for empty lines, and the number of its last line.
 
-    What is not UTF-8 comes as surrogates, for whom it concerns.
+    What is not UTF-8 comes as surrogates, for the reader of that column to refuse (`is_broken`).
 
     Raises:
       InputError: an unknown encoding, text that is not of another one, or quotes that do not
@@ -215,17 +205,12 @@ def is_broken(text: str) -> bool:
     return any("\udc80" <= c <= "\udcff" for c in text)
 
 
-def column_names(path: str | AnyPath, encoding: str = "utf-8") -> list[str]:
-    """The columns of a CSV, TSV or parquet file."""
-    path = as_path(path)
-    kind = _table_kind(path)
-    if kind == ".parquet":
-        with open_data(path) as stream:
-            return _parquet_file(path, stream).schema_arrow.names
-    return header(path, DELIMITERS[kind], encoding)
+def _wrong_encoding(path: str | AnyPath, encoding: str, line: int | None = None) -> InputError:
+    where = f" (line {line})" if line else ""
+    return InputError(f"{path}: is not {encoding.upper()}; name its encoding, say latin-1{where}")
 
 
-def header(path: AnyPath, delimiter: str, encoding: str = "utf-8") -> list[str]:
+def header(path: str | AnyPath, delimiter: str, encoding: str = "utf-8") -> list[str]:
     """Column names of a CSV or TSV file."""
     with contextlib.closing(csv_rows(path, delimiter, encoding)) as rows:
         _, names = next(rows, (0, None))
@@ -236,48 +221,44 @@ def header(path: AnyPath, delimiter: str, encoding: str = "utf-8") -> list[str]:
     return names
 
 
-def check_columns(path: AnyPath, found: list[str], required: list[str]) -> None:
-    """InputError unless each of the required columns is once among those found.
+def column_names(path: str | AnyPath, encoding: str = "utf-8") -> list[str]:
+    """The columns of a CSV, TSV or parquet file."""
+    kind = _table_kind(path)
+    if kind != ".parquet":
+        return header(path, DELIMITERS[kind], encoding)
+    with open_data(path) as stream, arrow_errors(path):
+        return _parquet_file(path, stream).schema_arrow.names
 
-    It names the file, the first column at fault, and the columns that there are.
-    """
+
+def _table_kind(path: str | AnyPath) -> str:
+    kind = kind_of(path)
+    if kind not in (".parquet", *DELIMITERS):
+        raise InputError(f"{path}: unknown kind of file '{kind}'; use .csv, .tsv or .parquet")
+    return kind
+
+
+def check_columns(path: str | AnyPath, names: list[str], required: list[str]) -> None:
+    """InputError unless each of the required columns is once among `names`, those of a file."""
     for name in required:
-        if found.count(name) != 1:
-            problem = "no" if name not in found else "more than one"
+        if names.count(name) != 1:
+            problem = "no" if name not in names else "more than one"
             raise InputError(
-                f"{path}: {problem} column '{name}' ({shown_columns(found)}); "
-                "name the columns to read with config.data.*_column or the --*_column flags"
+                f"{path}: {problem} column '{name}' ({shown_columns(names)}); "
+                "name those to read, as user_column for instance"
             )
 
 
 def shown_columns(names: list[str]) -> str:
     """The columns of a file, for an error message."""
-    if len(names) == 1 and (found := [mark for mark in ";|\t," if mark in names[0]]):
-        marks = {"\t": "tabs", ",": "commas"}
-        return (
-            f"its one column is '{one_line(names[0])}': separated by "
-            f"{marks.get(found[0], repr(found[0]))}? A .csv needs commas, a .tsv tabs"
-        )
+    if len(names) == 1:
+        for mark, shown in ((";", "';'"), ("|", "'|'"), ("\t", "tabs"), (",", "commas")):
+            if mark in names[0]:
+                return (
+                    f"its one column is '{one_line(names[0])}': separated by {shown}? "
+                    "A .csv needs commas, a .tsv tabs"
+                )
     shown = ", ".join(one_line(name) for name in names[:12])
     return f"columns: {shown}" + (f", ... {len(names)} in all" if len(names) > 12 else "")
-
-
-def latin_lines(path: AnyPath) -> Iterator[tuple[str, str]]:
-    """Each line of a Latin-1 text, and "FILE: line N"; lines end with \\n or \\r\\n alone."""
-    with open_data(path) as stream:
-        lines = stream.read().removeprefix(codecs.BOM_UTF8).decode("latin-1").split("\n")
-    for number, line in enumerate(lines[:-1] if not lines[-1] else lines, 1):
-        yield f"{path}: line {number}", line.removesuffix("\r")
-
-
-def text_table(
-    path: AnyPath, names: tuple[str, ...], rows: Sequence[tuple[str, ...]]
-) -> dict[str, np.ndarray]:
-    """Text columns of the rows read from a file; InputError where there are none."""
-    if not rows:
-        raise InputError(f"{path}: the file is empty")
-    columns = zip(*rows, strict=True)
-    return {n: np.array(c, object) for n, c in zip(names, columns, strict=True)}
 
 
 def read_text_columns(
@@ -287,102 +268,103 @@ def read_text_columns(
 
     Numbers become their text, nulls "", and lists (parquet) their elements with | between.
     """
-    path = as_path(path)
     kind = _table_kind(path)
     if kind == ".parquet":
-        with open_data(path) as stream:
-            table = parquet_table(path, stream, names)
-        return {n: _as_text(path, n, table[n]) for n in names}
-    rows = csv_rows(path, DELIMITERS[kind], encoding)
-    found = header(path, DELIMITERS[kind], encoding)
-    check_columns(path, found, names)
-    next(rows)
-    places = [found.index(name) for name in names]
+        table = parquet_table(path, names)
+        return {name: _as_text(path, name, table[name]) for name in names}
+    file_names = header(path, DELIMITERS[kind], encoding)
+    check_columns(path, file_names, names)
+    places = [file_names.index(name) for name in names]
     cells = []
+    rows = csv_rows(path, DELIMITERS[kind], encoding)
+    next(rows)
     for line, row in rows:
-        if len(row) != len(found):
+        if len(row) != len(file_names):
             raise InputError(
-                f"{path}: line {line}: {len(row)} fields where there should be {len(found)}"
+                f"{path}: line {line}: {len(row)} fields where there should be {len(file_names)}"
             )
         cells.append([row[at] for at in places])
         if any(map(is_broken, cells[-1])):
             raise _wrong_encoding(path, encoding, line)
-    columns = zip(*cells, strict=True) if cells else [[]] * len(names)
-    return {n: np.array(c, object) for n, c in zip(names, columns, strict=True)}
+    return text_table(names, cells)
 
 
-def _table_kind(path: AnyPath) -> str:
-    kind = kind_of(path)
-    if kind not in (".parquet", *DELIMITERS):
-        raise InputError(f"{path}: unknown kind of file '{kind}'; use .csv, .tsv or .parquet")
-    return kind
-
-
-def _as_text(path: AnyPath, name: str, column: pa.ChunkedArray) -> np.ndarray:
-    try:
-        if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
-            lists = column.cast(pa.list_(pa.string()))
-            column = pa.chunked_array([_joined(chunk) for chunk in lists.chunks], pa.string())
-        return column.cast(pa.string()).fill_null("").to_numpy()
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise InputError(f"{path}: column '{name}' is no text: {one_line(error)}") from None
-
-
-def _joined(lists: pa.ListArray) -> pa.StringArray:
-    """The elements of each list with | between; nulls are left out."""
-    values = lists.flatten()
-    n_valid = np.concatenate([[0], np.cumsum(values.is_valid())])
-    ends = np.cumsum(pc.list_value_length(lists).fill_null(0))
-    offsets = n_valid[np.concatenate([[0], ends])].astype(np.int32)
-    return pc.binary_join(pa.ListArray.from_arrays(offsets, values.drop_null()), "|")
-
-
-def _wrong_encoding(path: AnyPath, encoding: str, line: int | None = None) -> InputError:
-    where = f" (line {line})" if line else ""
-    return InputError(
-        f"{path}: is not {encoding.upper()}; say what it is, --encoding=latin-1 for instance{where}"
-    )
-
-
-def _parquet_file(path: AnyPath, stream: IO[bytes]) -> pa.parquet.ParquetFile:
-    if plain := isinstance(path, pathlib.Path) and path.suffix == ".parquet":
-        n_packed = path.stat().st_size
-    else:
-        content = stream.read()
-        n_packed = len(content)
-    with arrow_errors(path):
-        file = pa.parquet.ParquetFile(path if plain else pa.BufferReader(content))
-    check_unpacked(path, 8 * file.metadata.num_rows, n_packed)  # a column of them
-    return file
-
-
-def parquet_table(path: AnyPath, stream: IO[bytes], names: list[str]) -> pa.Table:
-    """Columns of a parquet file, every value checked.
+def latin_rows(
+    path: AnyPath, separator: str, n_fields: int, *, in_last: bool = False
+) -> Iterator[list[str]]:
+    """The fields of each line of a Latin-1 text without quotes; lines end with \\n or \\r\\n alone.
 
     Args:
-      path: the file, or what it is packed into.
-      stream: its bytes.
-      names: of the columns.
+      path: the file.
+      separator: between the fields.
+      n_fields: of every line.
+      in_last: the last field may hold separators.
+
+    Raises:
+      InputError: an empty file, or a line with another number of fields.
+    """
+    with open_data(path) as stream:
+        lines = stream.read().removeprefix(codecs.BOM_UTF8).decode("latin-1").split("\n")
+    if not lines[-1]:
+        lines.pop()
+    if not lines:
+        raise InputError(f"{path}: the file is empty")
+    for number, line in enumerate(lines, 1):
+        fields = line.removesuffix("\r").split(separator, n_fields - 1 if in_last else -1)
+        if len(fields) != n_fields:
+            raise InputError(
+                f"{path}: line {number}: not {n_fields} fields with {separator} between"
+            )
+        yield fields
+
+
+def text_table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> dict[str, np.ndarray]:
+    """Rows of texts as columns, arrays of text objects."""
+    return {name: np.array([row[at] for row in rows], object) for at, name in enumerate(names)}
+
+
+def _as_text(path: str | AnyPath, name: str, column: pa.ChunkedArray) -> np.ndarray:
+    with arrow_errors(f"{path}: column '{name}' is no text"):
+        if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+            lists = column.cast(pa.list_(pa.string())).to_pylist()
+            cells = ["|".join(e for e in cell or () if e is not None) for cell in lists]
+            return np.array(cells, object)
+        return column.cast(pa.string()).fill_null("").to_numpy()
+
+
+def parquet_table(path: str | AnyPath, names: list[str]) -> pa.Table:
+    """Columns of a parquet file, every value checked.
 
     Raises:
       InputError: a column that is missing or there twice, or a damaged file.
     """
-    file = _parquet_file(path, stream)
-    with arrow_errors(path):
+    with open_data(path) as stream, arrow_errors(path):
+        file = _parquet_file(path, stream)
         check_columns(path, file.schema_arrow.names, names)
         table = file.read(names)
         table.validate(full=True)
-        if table.num_rows != file.metadata.num_rows:
-            raise InputError(f"{path}: damaged: {table.num_rows} rows of {file.metadata.num_rows}")
-        return table
+    if table.num_rows != file.metadata.num_rows:
+        raise InputError(f"{path}: damaged: {table.num_rows} rows of {file.metadata.num_rows}")
+    return table
+
+
+def _parquet_file(path: str | AnyPath, stream: IO[bytes]) -> pa.parquet.ParquetFile:
+    """Opens a parquet file, what is packed in memory; InputError where it has too many rows."""
+    source: Any = as_file(path)
+    if isinstance(source, pathlib.Path) and source.suffix == ".parquet":
+        n_packed = source.stat().st_size
+    else:
+        source = pa.BufferReader(stream.read())
+        n_packed = source.size()
+    file = pa.parquet.ParquetFile(source)
+    check_unpacked(path, 8 * file.metadata.num_rows, n_packed)  # a column of them
+    return file
 
 
 @contextlib.contextmanager
-def arrow_errors(path: AnyPath) -> Iterator[None]:
+def arrow_errors(where: object) -> Iterator[None]:
     """Makes an InputError of what Arrow raises."""
     try:
         yield
-    except InputError:
-        raise
     except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: {one_line(error)}") from None
+        raise InputError(f"{where}: {one_line(error)}") from None
