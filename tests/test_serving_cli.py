@@ -10,7 +10,7 @@ from launch import WITHOUT_JAX, program
 from test_cli import assert_fails
 
 from celsa_jax.sparse import SparseEmbeddings
-from celsa_jax.sparse.vectors import split_queries, split_signs
+from celsa_jax.sparse.rows import split_queries, split_signs
 
 
 @pytest.fixture(scope="module")

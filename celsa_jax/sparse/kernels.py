@@ -23,26 +23,8 @@ _HALVINGS = 16
 _SIGN = np.uint32(1 << 31)
 
 
-class Rows(NamedTuple):
-    """Non-zeros row after row, see `celsa_jax.sparse.formats.read`.
-
-    Attributes:
-      starts: [n_rows + 1] int64 into `factors` and `codes`.
-      factors: [nnz] uint16 or uint32, ascending in each row.
-      codes: [nnz] unsigned, into the table; float32 values without one.
-      table: float32 values of the codes, or None.
-      scale: [n_rows] float32, or None.
-    """
-
-    starts: np.ndarray
-    factors: np.ndarray
-    codes: np.ndarray
-    table: np.ndarray | None
-    scale: np.ndarray | None
-
-
 class Lists(NamedTuple):
-    """The same non-zeros factor after factor, within blocks of `BLOCK` items.
+    """The non-zeros of `formats.Rows` factor after factor, within blocks of `BLOCK` items.
 
     Attributes:
       starts: [n_blocks, n_factors + 1] int64 into the two arrays.
