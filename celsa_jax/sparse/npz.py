@@ -32,8 +32,8 @@ def save_embeddings(
       folder: exists.
       embeddings: items x factors.
       item_ids: [n_items] external ids.
-      factor_ids: [n_factors] the item that each factor belongs to; without, there is no
-        `factors.txt`, and an older one goes.
+      factor_ids: [n_factors] the item that each factor belongs to; if None, no `factors.txt` is
+        written, and an older one is removed.
 
     Raises:
       InputError: ids that repeat, or of another number than rows or columns.
