@@ -10,8 +10,7 @@ from collections.abc import Callable, Sequence
 
 def in_threads(work: Callable, parts: Sequence, n_threads: int) -> list:
     """[work(part) for part in parts] by several threads; after an error no other part begins."""
-    n_threads = min(n_threads, len(parts))
-    if n_threads <= 1:
+    if min(n_threads, len(parts)) <= 1:
         return [work(part) for part in parts]
     return list(_pool(n_threads).map(work, parts))
 
