@@ -443,7 +443,7 @@ def test_every_format_becomes_every_other():
 
 def test_other_files_are_refused(tmp_path):
     (tmp_path / "text").write_text("user_id,item_id\n" * 9)
-    with pytest.raises(InputError, match="text: damaged, or no embeddings"):
+    with pytest.raises(InputError, match="text: damaged, or not embeddings"):
         SparseEmbeddings.load(tmp_path / "text")
     with pytest.raises(InputError, match="is a folder"):
         SparseEmbeddings.load(tmp_path)

@@ -136,8 +136,8 @@ class SparseEmbeddings:
             raise
         except Exception as error:  # a file may be of another's making, whatever its checksum
             raise InputError(
-                f"{path}: damaged, or no embeddings: neither of `SparseEmbeddings.save` nor .npz "
-                f"or .npy ({one_line(error)})"
+                f"{path}: damaged, or not embeddings: those are files of experiments.export, SciPy "
+                f".npz and NumPy .npy ({one_line(error)})"
             ) from None
 
     @classmethod
