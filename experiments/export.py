@@ -12,7 +12,7 @@ and a checksum in one safetensors file. (The run's own `embeddings.npz` is a Sci
 of float32). Half of the values are negative. --negatives=keep leaves them, for engines that take
 signed weights. --negatives=split is for engines that do not: factor f becomes dimension 2 f for
 positive values and 2 f + 1 for the size of negative ones, and a query needs the weights
-of celsa_jax.sparse.vectors.split_queries (signed) for the same scores.
+of celsa_jax.sparse.rows.split_queries (signed) for the same scores.
 
 The last line printed is one JSON object. JAX is not needed.
 """
@@ -29,7 +29,7 @@ from absl import flags
 from celsa_jax.errors import InputError
 from celsa_jax.files import atomic_path, read_json
 from celsa_jax.sparse import FORMATS, SparseEmbeddings
-from celsa_jax.sparse.vectors import split_signs
+from celsa_jax.sparse.rows import split_signs
 from experiments import cli, inputs
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished run.")
@@ -54,8 +54,15 @@ def main() -> None:
     else:
         embeddings = embeddings.to_format(_FORMAT.value)
         embeddings.save(output)
-    report = embeddings.summary()
-    report |= {"format": _FORMAT.value, "output": str(output), "file_bytes": output.stat().st_size}
+    report = {
+        "format": _FORMAT.value,
+        "n_items": embeddings.n_items,
+        "n_factors": embeddings.n_factors,
+        "nnz": embeddings.nnz,
+        "bytes_per_item": embeddings.bytes_per_item,
+        "output": str(output),
+        "file_bytes": output.stat().st_size,
+    }
     print(json.dumps(report))
 
 

@@ -9,8 +9,10 @@ import scipy.sparse as sp
 from launch import WITHOUT_JAX, program
 from test_cli import assert_fails
 
+from celsa_jax.errors import InputError
 from celsa_jax.sparse import SparseEmbeddings
-from celsa_jax.sparse.vectors import split_queries, split_signs
+from celsa_jax.sparse.rows import split_queries, split_signs
+from experiments.inputs import check_output
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +47,13 @@ def export(run, form, *flags):
     return output, last_line(program("export", *flags, code=WITHOUT_JAX))
 
 
-def test_exported_files_are_judged_and_served(run):
-    reference, _ = export(run, "float32")
-    output, report = export(run, "int8")
+@pytest.fixture(scope="module")
+def exported(run):
+    return export(run, "int8")
+
+
+def test_exported_files_are_judged_and_served(run, exported):
+    output, report = exported
     assert report["format"] == "int8"
     assert report["file_bytes"] == output.stat().st_size
     loaded = SparseEmbeddings.load(output)
@@ -60,7 +66,8 @@ def test_exported_files_are_judged_and_served(run):
         program(
             "evaluate",
             f"--embeddings={output}",
-            f"--reference={reference}",
+            f"--items={run / 'items.txt'}",
+            f"--reference={run / 'embeddings.npz'}",
             *flags,
             code=WITHOUT_JAX,
         )
@@ -122,20 +129,14 @@ def test_split_vectors_score_as_the_signed_ones():
     ("name", "flags", "parts"),
     [
         ("export", ["--workdir={run}/no", "--output={run}/x"], ["no such folder"]),
-        ("export", ["--workdir={run}", "--output={run}/no/x"], ["does not exist"]),
-        ("export", ["--workdir={run}", "--output={run}/x", "--format=int2"], ["int2"]),
-        ("export", ["--workdir={run}", "--output={run}/items.txt"], ["would overwrite"]),
         ("export", ["--workdir={run}", "--output={run}/factors.txt"], ["would overwrite"]),
         (
             "export",
             ["--workdir={run}", "--output={run}/x", "--format=int8", "--negatives=split"],
             ["--negatives is for --format=parquet"],
         ),
-        ("recommend", ["--output={run}/no/x"], ["does not exist"]),
         ("recommend", ["--output={run}/r.csv"], ["r.csv would overwrite what is read"]),
-        ("recommend", ["--output={run}/embeddings.npz"], ["would overwrite what is read"]),
         ("recommend", ["--output={run}/recs.csv"], ["recs.csv", "let it end in .parquet"]),
-        ("recommend", ["--output={run}/x.parquet", "--k=0"], ["--k", "0"]),
         ("recommend", ["--output={run}/x.parquet", "--items={run}/r.csv"], ["ids for the 60 rows"]),
         (
             "recommend",
@@ -158,13 +159,23 @@ def test_programs_name_what_is_wrong_and_write_nothing(run, name, flags, parts):
     assert not {"x", "x.parquet", "recs.csv"} & {path.name for path in run.iterdir()}
 
 
-def test_ids_of_another_file_are_refused(run):
-    output, _ = export(run, "int4")
+def test_outputs_that_must_not_be_written(run):
+    read = run / "items.txt", None, run / "nowhere"
+    check_output(run / "new", *read)
+    for output, problem in (
+        (run / "no" / "x", "does not exist"),
+        (run, "is a folder"),
+        (run / ".." / run.name / "items.txt", "would overwrite what is read"),
+    ):
+        with pytest.raises(InputError, match=problem):
+            check_output(output, *read)
+
+
+def test_ids_of_another_file_are_refused(run, exported):
     (run / "others.txt").write_text("".join(f"j{i}\n" for i in range(60)))
-    flags = (f"--embeddings={output}", f"--interactions={run / 'r.csv'}")
+    flags = (f"--embeddings={exported[0]}", f"--interactions={run / 'r.csv'}")
     done = program("evaluate", *flags, f"--items={run / 'others.txt'}")
     assert_fails(done, "others.txt: not the ids of", "which brings its own")
-    assert last_line(program("evaluate", *flags, f"--items={run / 'items.txt'}"))["n_users"] == 30
 
 
 def test_benchmark_on_random_embeddings():

@@ -224,18 +224,6 @@ def test_wide_embeddings_take_wide_factor_ids(tmp_path):
         np.testing.assert_allclose(loaded.data, [0.6, 0.8], atol=0.004)
 
 
-def test_summary_counts_the_lists_by_factor_and_sign():
-    dense = [[0.5, 0, -1], [0.5, 0, 2], [0.25, 0, 0], [0, 0, 0]]
-    summary = SparseEmbeddings.from_dense(dense).summary()
-    assert summary["nnz"] == 5
-    assert summary["nnz_per_row"] == {"min": 0, "median": 1.5, "mean": 1.25, "p99": 2, "max": 2}
-    # (0, +): 3 items; (2, -): 1; (2, +): 1; three of the six lists are empty.
-    assert summary["lists"]["used"] == summary["lists"]["empty"] == 3
-    assert summary["lists"]["length"]["mean"] == pytest.approx(5 / 3)
-    assert summary["lists"]["length"]["max"] == 3
-    json.dumps(summary)
-
-
 def is_mapped(array):
     while isinstance(array, np.ndarray):
         array = array.base
@@ -249,7 +237,7 @@ def test_save_and_load(tmp_path, form, ragged):
     if ragged:
         dense[3] = 0
     ids = np.array([f"Ünit {i}" for i in range(len(dense))])
-    metadata = {"run": {"seed": 3, "name": "café"}}
+    metadata = {"run": {"seed": 3, "name": "café", "digest": "0" * 64}}
     stored = SparseEmbeddings.from_dense(dense, ids, format=form, metadata=metadata)
     stored.save(tmp_path / "E")
     loaded = SparseEmbeddings.load(tmp_path / "E")
@@ -288,7 +276,6 @@ def test_the_items_of_the_factors_are_kept(tmp_path):
     plain = SparseEmbeddings.from_dense(dense)
     plain.save(tmp_path / "E")
     assert plain.factor_ids is SparseEmbeddings.load(tmp_path / "E").factor_ids is None
-    assert plain.nbytes == stored.nbytes
 
 
 @pytest.mark.parametrize(
@@ -321,38 +308,23 @@ def saved(tmp_path_factory):
 
 
 @given(data=st.data())
-def test_a_flipped_bit_anywhere_is_found(saved, data):
-    content = bytearray(saved.read_bytes())
-    at = data.draw(st.integers(0, len(content) - 1))
-    content[at] ^= 1 << data.draw(st.integers(0, 7))
-    damaged = saved.with_name("other")
-    damaged.write_bytes(content)
-    with pytest.raises(InputError, match=r"altered|truncated|damaged|no checksum|holds no|version"):
-        SparseEmbeddings.load(damaged)
-
-
-@given(data=st.data())
 def test_a_truncated_file_is_found(saved, data):
     content = saved.read_bytes()
     damaged = saved.with_name("other")
     damaged.write_bytes(content[: data.draw(st.integers(0, len(content) - 1))])
-    with pytest.raises(InputError, match=r"truncated|damaged"):
+    with pytest.raises(InputError, match="damaged"):
         SparseEmbeddings.load(damaged)
 
 
-def test_unverified_loading_checks_sizes_alone(saved, tmp_path):
-    content = bytearray(saved.read_bytes())
-    content[-21] ^= 1  # of the ids, in front of a byte for the length of each row
-    (tmp_path / "altered").write_bytes(content)
-    SparseEmbeddings.load(tmp_path / "altered", verify=False)
-    (tmp_path / "longer").write_bytes(content + b"x")
-    with pytest.raises(InputError, match="longer: altered"):
-        SparseEmbeddings.load(tmp_path / "longer", verify=False)
+def test_a_longer_file_is_found(saved, tmp_path):
+    (tmp_path / "longer").write_bytes(saved.read_bytes() + b"x")
+    with pytest.raises(InputError, match="longer: damaged"):
+        SparseEmbeddings.load(tmp_path / "longer")
 
 
 @pytest.mark.parametrize(("version", "remedy"), [(1, "export it again"), (3, "update celsa_jax")])
 def test_other_versions_are_refused(monkeypatch, tmp_path, version, remedy):
-    monkeypatch.setattr("celsa_jax.sparse.embeddings.VERSION", version)
+    monkeypatch.setattr("celsa_jax.sparse.tensors.VERSION", version)
     SparseEmbeddings.from_dense(np.eye(3)).save(tmp_path / "E")
     monkeypatch.undo()
     message = f"E: written in version {version} of the format, not 2; {remedy}"
@@ -373,9 +345,9 @@ def test_other_versions_are_refused(monkeypatch, tmp_path, version, remedy):
         lambda tensors, fields: tensors.update(values=tensors["values"][1:]),
         lambda tensors, fields: tensors.update(factors=tensors["factors"].view(np.int8)),
         lambda tensors, fields: tensors.update(values=np.full_like(tensors["values"], np.nan)),
-        lambda tensors, fields: tensors.update(lengths=np.full(20, 8, np.int64)),
+        lambda tensors, fields: tensors.update(lengths=np.full(20, 8, np.int8)),
         lambda tensors, fields: tensors.update(lengths=tensors["lengths"][1:]),
-        lambda tensors, fields: tensors.update(starts=np.arange(21)),
+        lambda tensors, fields: tensors.update(starts=np.arange(21, dtype=np.uint16)),
         lambda tensors, fields: tensors.update(codebook=np.zeros(16, np.float32)),
         lambda tensors, fields: fields.update(n_items="-1"),
         lambda tensors, fields: fields.update(version="one"),
@@ -390,7 +362,6 @@ def test_fields_that_do_not_fit_are_refused(saved, tmp_path, change):
 def assert_refused(saved, path, change):
     tensors, fields = read_tensors(saved)
     tensors = {name: array.copy() for name, array in tensors.items()}
-    del fields["sha256"]
     change(tensors, fields)
     write_tensors(path, tensors, fields)
     with pytest.raises(InputError, match=f"{path.name}: damaged"):
@@ -436,16 +407,29 @@ def test_headers_of_others_are_refused(tmp_path, header):
 
 @pytest.mark.parametrize("change", [{"dtype": "BF16"}, {"shape": [-2, -2]}, {"shape": [160.0]}])
 def test_entries_of_others_are_refused(saved, tmp_path, change):
+    with_header(saved, tmp_path / "E", lambda header: header["values"].update(change))
+    with pytest.raises(InputError, match="E: damaged"):
+        SparseEmbeddings.load(tmp_path / "E")
+
+
+def test_a_later_version_may_have_other_types(saved, tmp_path):
+    def change(header):
+        header["__metadata__"]["version"] = "3"
+        header["values"]["dtype"] = "BF16"
+
+    with_header(saved, tmp_path / "E", change)
+    with pytest.raises(InputError, match="not 2; update"):
+        SparseEmbeddings.load(tmp_path / "E")
+
+
+def with_header(saved, path, change):
+    """Copies a file with a changed header."""
     content = saved.read_bytes()
     n = struct.unpack("<Q", content[:8])[0]
     header = json.loads(content[8 : 8 + n])
-    header["values"] |= change
-    for version, message in (("2", "damaged header"), ("3", "not 2; update")):
-        header["__metadata__"]["version"] = version
-        text = json.dumps(header).encode()
-        (tmp_path / "E").write_bytes(struct.pack("<Q", len(text)) + text + content[8 + n :])
-        with pytest.raises(InputError, match=message):
-            SparseEmbeddings.load(tmp_path / "E")
+    change(header)
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + n :])
 
 
 def test_every_format_becomes_every_other():
@@ -486,18 +470,18 @@ def test_load_reads_scipy_and_numpy_files(tmp_path, kind):
         (lambda: SparseEmbeddings.from_dense([[1.0, np.nan]]), "not finite, first in row 0"),
         (lambda: SparseEmbeddings.from_dense(np.ones(3)), "items x factors"),
         (lambda: SparseEmbeddings.from_dense(np.eye(2) * 1j), "complex"),
-        (lambda: SparseEmbeddings.from_dense(np.eye(2), ["a"]), "1 item ids for 2 rows"),
+        (lambda: SparseEmbeddings.from_dense(np.eye(2), ["a"]), "item_ids: 1 ids for the 2 rows"),
         (
             lambda: SparseEmbeddings.from_dense(np.eye(2), ["a", "a"]),
-            "item ids: 'a' is there twice",
+            "item_ids: 'a' is there twice",
         ),
         (
             lambda: SparseEmbeddings.from_dense(np.eye(2, 3), factor_ids=["a", "b"]),
-            "2 factor ids for 3 columns",
+            "factor_ids: 2 ids for the 3 columns",
         ),
         (
             lambda: SparseEmbeddings.from_dense(np.eye(2), factor_ids=["b", "b"]),
-            "factor ids: 'b' is there twice",
+            "factor_ids: 'b' is there twice",
         ),
         (lambda: SparseEmbeddings.from_dense(np.eye(2), format="int2"), "unknown format 'int2'"),
         (

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import scipy.sparse as sp
 
-from celsa_jax.sparse.vectors import split_signs
+from celsa_jax.sparse.rows import split_signs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Groups:
     """A partition of the items that have weights.
 
     A pair is a (factor, sign), as one number: 2 f for +, 2 f + 1 for -, the columns of
-    `celsa_jax.sparse.vectors.split_signs`.
+    `celsa_jax.sparse.rows.split_signs`.
 
     Attributes:
       pairs: [n_groups] int64, ascending: the pair of each group.

@@ -1,4 +1,4 @@
-"""Sparse item embeddings: files, sizes, scores (NumPy and SciPy, no JAX)."""
+"""Sparse item embeddings: files, sizes, scores (NumPy, SciPy and safetensors, no JAX)."""
 
 from celsa_jax.sparse.embeddings import SparseEmbeddings
 from celsa_jax.sparse.formats import FORMATS

@@ -16,19 +16,14 @@ int4 holds rows of any width in words of 16 bits. A word below 0xF000 is a non-z
 bits are the difference from the factor before it in its row (from 0 for the first), its lower 4
 the code. Differences from 3,840 on are bridged: a word from 0xF000 on moves 3,840 factors for each
 unit of its lower 12 bits, and the non-zero follows with what is left. One bridge reaches over 15
-million factors, so that a non-zero of narrower rows takes 2 or 4 bytes. The wider the rows and the
-fewer their non-zeros, the more bridges; the mean of random factors, by `row_bytes`, in bytes a
-non-zero:
-
-| factors      | 4,096 | 9,798 | 65,536 | 2^20 | 2^24 |
-|--------------|-------|-------|--------|------|------|
-| 16 non-zeros | 2.00  | 2.00  | 2.76   | 3.89 | 3.99 |
-| 32 non-zeros | 2.00  | 2.00  | 2.29   | 3.78 | 3.99 |
+million factors, so that a non-zero of narrower rows takes 2 or 4 bytes: the wider the rows and the
+fewer their non-zeros, the more bridges (`row_bytes`; docs/serving.md has a table).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -47,35 +42,48 @@ _CODEBOOK_SAMPLE = 200_000
 _ROWS_AT_ONCE = 1 << 13
 
 
-def row_bytes(form: str, n_factors: int, k: int) -> float:
+class Rows(NamedTuple):
+    """Non-zeros row after row, as all formats have them in memory.
+
+    Attributes:
+      starts: [n_rows + 1] int64, where each row begins in `factors` and `codes`.
+      factors: [nnz] uint16 or uint32, ascending in each row.
+      codes: [nnz] unsigned, into the table; float32 values without one.
+      table: the float32 value of every code, or None.
+      scale: [n_rows] float32 that rows are to be multiplied by, or None.
+    """
+
+    starts: np.ndarray
+    factors: np.ndarray
+    codes: np.ndarray
+    table: np.ndarray | None
+    scale: np.ndarray | None
+
+
+def row_bytes(format: str, n_factors: int, k: int) -> float:
     """What a row of k non-zeros takes in a format; codebook and row starts apart.
 
     For int4 the mean over random factors, as it depends on them.
-
-    Raises:
-      InputError: an unknown format.
     """
-    if form not in FORMATS:
-        raise InputError(f"unknown format '{form}'; use one of {', '.join(FORMATS)}")
-    if form != "int4":
-        return k * (_factor_type(n_factors).itemsize + np.dtype(form).itemsize)
+    if format != "int4":
+        return k * (_factor_type(n_factors).itemsize + np.dtype(format).itemsize)
     # A difference reaches r with probability (1 - r / d)^k; these r take one more word each.
     reach = np.arange(BRIDGED, n_factors, _LONGEST_BRIDGE * BRIDGED)
     return 2 * k * (1 + float(((1 - reach / n_factors) ** k).sum()))
 
 
-def row_nonzeros(form: str, n_factors: int, n_bytes: int) -> int:
+def row_nonzeros(format: str, n_factors: int, n_bytes: int) -> int:
     """The most non-zeros of a row that take, rounded, no more than so many bytes (`row_bytes`)."""
-    fits = (k for k in range(n_bytes + 1) if round(row_bytes(form, n_factors, k)) <= n_bytes)
-    return max(fits)
+    ks = range(n_bytes + 1)
+    return max(k for k in ks if round(row_bytes(format, n_factors, k)) <= n_bytes)
 
 
 def _factor_type(n_factors: int) -> np.dtype:
     return np.dtype(np.uint16 if n_factors <= 1 << 16 else np.uint32)
 
 
-def store(rows: sp.csr_matrix, form: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The arrays that hold the non-zeros of a float32 CSR matrix with ascending columns.
+def pack(matrix: sp.csr_matrix, format: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The arrays that hold the non-zeros of a float32 matrix with ascending columns.
 
     Returns:
       [n_rows + 1] int64, where each row begins in them, and the arrays: `factors` and `values`,
@@ -84,27 +92,27 @@ def store(rows: sp.csr_matrix, form: str) -> tuple[np.ndarray, dict[str, np.ndar
     Raises:
       InputError: an unknown format, or a range or a row length that it cannot hold.
     """
-    if form not in FORMATS:
-        raise InputError(f"unknown format '{form}'; use one of {', '.join(FORMATS)}")
-    values, starts = rows.data, rows.indptr.astype(np.int64)
-    if form in ("int8", "int4"):
-        _check_unit_rows(rows, form)
-    if form == "int4":
+    if format not in FORMATS:
+        raise InputError(f"unknown format '{format}'; use one of {', '.join(FORMATS)}")
+    values, starts = matrix.data, matrix.indptr.astype(np.int64)
+    if format in ("int8", "int4"):
+        _check_unit_rows(matrix, format)
+    if format == "int4":
         codebook = _fit_codebook(values)
         edges = (codebook[1:] + codebook[:-1]) / 2
-        starts, words = _pack(rows.indices, np.searchsorted(edges, values), starts)
+        starts, words = _pack_words(matrix.indices, np.searchsorted(edges, values), starts)
         return starts, {"words": words, "codebook": codebook}
-    factors = rows.indices.astype(_factor_type(rows.shape[1]))
-    if form == "int8":
+    factors = matrix.indices.astype(_factor_type(matrix.shape[1]))
+    if format == "int8":
         return starts, {"factors": factors, "values": np.rint(values * 127).astype(np.int8)}
     with np.errstate(over="ignore"):
-        stored = values.astype(form)
+        stored = values.astype(format)
     if not np.isfinite(stored).all():
-        raise InputError(f"values up to {np.abs(values).max():g} do not fit {form}; use float32")
+        raise InputError(f"values up to {np.abs(values).max():g} do not fit {format}; use float32")
     return starts, {"factors": factors, "values": stored}
 
 
-def _pack(
+def _pack_words(
     factors: np.ndarray, codes: np.ndarray, starts: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Row starts and words of int4, from ascending factors and 4-bit codes of each row."""
@@ -121,73 +129,53 @@ def _pack(
     return ends[starts], words
 
 
-def read(
-    arrays: dict[str, np.ndarray], starts: np.ndarray, n_factors: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Stored rows as all formats have them in memory, read-only; only int4 is copied for it.
+def unpack(arrays: dict[str, np.ndarray], starts: np.ndarray, n_factors: int) -> Rows:
+    """The rows that `pack` stored, read-only; only those of int4 are copied for it."""
+    if "words" in arrays:
+        return _unpack_words(arrays["words"], arrays["codebook"], starts, n_factors)
+    factors, values = arrays["factors"], arrays["values"]
+    if values.dtype == np.float16:
+        with np.errstate(invalid="ignore"):
+            table = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
+        return Rows(starts, factors, values.view(np.uint16), table, None)
+    if values.dtype == np.int8:
+        steps = np.arange(1 << 8, dtype=np.uint8).view(np.int8)
+        return Rows(starts, factors, values.view(np.uint8), steps / np.float32(127), None)
+    return Rows(starts, factors, values, None, None)
 
-    Returns:
-      [n_rows + 1] int64, where each row begins in the other two; [nnz] factors, uint16 or uint32;
-      [nnz] codes, unsigned, into the `value_table`, or float32 values where there is none.
-    """
-    if "words" not in arrays:
-        values = arrays["values"]
-        unsigned = {"f2": np.uint16, "i1": np.uint8}.get(values.dtype.str[1:])
-        return starts, arrays["factors"], values if unsigned is None else values.view(unsigned)
-    n = np.count_nonzero(arrays["words"] < BRIDGES)
+
+def _unpack_words(
+    words: np.ndarray, codebook: np.ndarray, starts: np.ndarray, n_factors: int
+) -> Rows:
+    n = np.count_nonzero(words < BRIDGES)
     begins, factors = np.zeros_like(starts), np.empty(n, _factor_type(n_factors))
     codes = np.empty(n, np.uint8)
-    for rows, words, first in _blocks(arrays["words"], starts):
-        is_value = words < BRIDGES
+    scale = np.zeros(len(starts) - 1, np.float32)
+    for rows, block, first in _blocks(words, starts):
+        is_value = block < BRIDGES
         ends = begins[rows.start] + np.concatenate([[0], np.cumsum(is_value)])
         begins[rows.start : rows.stop + 1] = ends[first]
-        at = np.cumsum(_moves(words))
+        at = np.cumsum(_moves(block))
         at -= np.repeat(np.concatenate([[0], at])[first[:-1]], np.diff(first))  # from row to row
         part = slice(ends[0], ends[-1])
-        factors[part], codes[part] = at[is_value], words[is_value] & _N_LEVELS - 1
+        factors[part], codes[part] = at[is_value], block[is_value] & _N_LEVELS - 1
+        squares = _row_sums(codebook[codes[part]] ** 2, ends[first] - ends[0])
+        np.divide(1, np.sqrt(squares), out=scale[rows], where=squares > 0)  # rows become unit
     for array in (begins, factors, codes):
         array.flags.writeable = False
-    return begins, factors, codes
-
-
-def value_table(arrays: dict[str, np.ndarray]) -> np.ndarray | None:
-    """The float32 value of every code, or None where codes are the values."""
-    if "words" in arrays:
-        return np.array(arrays["codebook"], np.float32)
-    kind = arrays["values"].dtype
-    if kind == np.float16:
-        bits = np.arange(1 << 16, dtype=np.uint16)
-        with np.errstate(invalid="ignore"):
-            return bits.view(np.float16).astype(np.float32)
-    if kind == np.int8:
-        steps = np.arange(1 << 8, dtype=np.uint8).view(np.int8)
-        return steps.astype(np.float32) / np.float32(127)
-    return None
-
-
-def row_scale(arrays: dict[str, np.ndarray], starts: np.ndarray) -> np.ndarray | None:
-    """[n_rows] float32 factors that make the rows of int4 unit; None for other formats."""
-    if "words" not in arrays:
-        return None
-    squares = np.append(np.tile(arrays["codebook"] ** 2, BRIDGED), np.zeros(_LONGEST_BRIDGE + 1))
-    squares = squares.astype(np.float32)  # of every word
-    scale = np.zeros(len(starts) - 1, np.float32)
-    for rows, words, begins in _blocks(arrays["words"], starts):
-        sums = row_sums(squares[words], begins)
-        np.divide(1, np.sqrt(sums), out=scale[rows], where=sums > 0)
-    return scale
+    return Rows(begins, factors, codes, np.array(codebook, np.float32), scale)
 
 
 def check_stored(
-    arrays: dict[str, np.ndarray], form: str, starts: np.ndarray, n_factors: int
+    arrays: dict[str, np.ndarray], format: str, starts: np.ndarray, n_factors: int
 ) -> None:
-    """ValueError unless these are arrays of that format that `read` and products may trust."""
-    wanted = {"factors": ("uint16", "uint32"), "values": (form,)}
-    if form == "int4":
+    """ValueError unless these are arrays of that format that `unpack` and products may trust."""
+    wanted = {"factors": ("uint16", "uint32"), "values": (format,)}
+    if format == "int4":
         wanted = {"words": ("uint16",), "codebook": ("float32",)}
     kinds = {name: array.dtype.name for name, array in arrays.items()}
-    if form not in FORMATS or kinds.keys() != wanted.keys():
-        raise ValueError(f"arrays {sorted(kinds)} for format '{form}'")
+    if format not in FORMATS or kinds.keys() != wanted.keys():
+        raise ValueError(f"arrays {sorted(kinds)} for format '{format}'")
     for name, array in arrays.items():
         if kinds[name] not in wanted[name] or array.ndim != 1:
             raise ValueError(f"array '{name}' of {array.ndim} dimensions, {kinds[name]}")
@@ -196,8 +184,8 @@ def check_stored(
         raise ValueError("a codebook that is not 16 finite numbers")
     if any(len(array) != starts[-1] for name, array in arrays.items() if name != "codebook"):
         raise ValueError("the rows do not fit the non-zeros")
-    if form == "int4":
-        reached = (row_sums(_moves(w), b) for _, w, b in _blocks(arrays["words"], starts))
+    if format == "int4":
+        reached = (_row_sums(_moves(w), b) for _, w, b in _blocks(arrays["words"], starts))
         highest = max((int(block.max(initial=0)) for block in reached), default=0)
     else:
         highest = int(arrays["factors"].max(initial=0))
@@ -223,18 +211,18 @@ def _blocks(
         yield rows, words[begins[0] : begins[-1]], begins - begins[0]
 
 
-def _check_unit_rows(rows: sp.csr_matrix, form: str) -> None:
-    lengths = np.sqrt(row_sums(rows.data.astype(np.float64) ** 2, rows.indptr))
+def _check_unit_rows(matrix: sp.csr_matrix, format: str) -> None:
+    lengths = np.sqrt(_row_sums(matrix.data.astype(np.float64) ** 2, matrix.indptr))
     wrong = (np.abs(lengths - 1) > _UNIT_TOLERANCE) & (lengths > 0)
     if wrong.any():
         row = int(np.argmax(wrong))
         raise InputError(
-            f"{form} takes rows of unit length (or of zeros), but row {row} has length "
+            f"{format} takes rows of unit length (or of zeros), but row {row} has length "
             f"{lengths[row]:.6g}; normalise the rows, or use float16"
         )
 
 
-def row_sums(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
+def _row_sums(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
     """[n_rows] sums of values[starts[i]:starts[i + 1]]."""
     sums = np.zeros(len(starts) - 1, values.dtype)
     filled = np.flatnonzero(np.diff(starts))
@@ -245,6 +233,7 @@ def row_sums(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
 
 def _fit_codebook(values: np.ndarray) -> np.ndarray:
     """16 increasing values near the given ones: Lloyd's algorithm on a sample, from quantiles."""
+    # On sorted values, where SciPy's kmeans2 takes 70 times as long.
     sample = np.sort(values[:: -(-len(values) // _CODEBOOK_SAMPLE) or 1]).astype(np.float64)
     if not len(sample):
         return np.zeros(_N_LEVELS, np.float32)

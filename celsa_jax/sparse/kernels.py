@@ -1,8 +1,9 @@
 """Compiled scoring and selection (Numba): the fast exact path and the approximate one.
 
-The only file that imports Numba. All sums run over a row's factors in ascending order, one
-rounding a product and one a sum, so an item's score has the same bits whichever path makes it, in
-whatever company and with however many threads.
+The only file that imports Numba, and one file, as Numba's cache does not notice changes of another
+one that is called. All sums run over a row's factors in ascending order, one rounding a product and
+one a sum, so an item's score has the same bits whichever path makes it, in whatever company and
+with however many threads.
 
 Selection works on keys: 64 bits that order (score, lower position first), the score in the upper
 half. A user keeps a buffer of keys above a threshold that only rises.
@@ -23,26 +24,8 @@ _HALVINGS = 16
 _SIGN = np.uint32(1 << 31)
 
 
-class Rows(NamedTuple):
-    """Non-zeros row after row, see `celsa_jax.sparse.formats.read`.
-
-    Attributes:
-      starts: [n_rows + 1] int64 into `factors` and `codes`.
-      factors: [nnz] uint16 or uint32, ascending in each row.
-      codes: [nnz] unsigned, into the table; float32 values without one.
-      table: float32 values of the codes, or None.
-      scale: [n_rows] float32, or None.
-    """
-
-    starts: np.ndarray
-    factors: np.ndarray
-    codes: np.ndarray
-    table: np.ndarray | None
-    scale: np.ndarray | None
-
-
 class Lists(NamedTuple):
-    """The same non-zeros factor after factor, within blocks of `BLOCK` items.
+    """The non-zeros of `formats.Rows` factor after factor, within blocks of `BLOCK` items.
 
     Attributes:
       starts: [n_blocks, n_factors + 1] int64 into the two arrays.
@@ -80,11 +63,11 @@ def fill_lists(rows, lists, block):
     begin[0] = rows.starts[first]
     for f in range(n_factors):
         begin[f + 1] += begin[f]
-    free = begin[:-1].copy()
+    next_free = begin[:-1].copy()
     for i in range(first, last):
         for j in range(rows.starts[i], rows.starts[i + 1]):
-            at = free[rows.factors[j]]
-            free[rows.factors[j]] = at + 1
+            at = next_free[rows.factors[j]]
+            next_free[rows.factors[j]] = at + 1
             lists.positions[at] = i - first
             lists.codes[at] = rows.codes[j]
 
@@ -123,11 +106,12 @@ def recommend_by_rows(rows, scored, histories, first, last, n_factors, k, keys):
 
 
 @_compiled
-def recommend_by_lists(rows, lists, histories, first, last, strongest, pool, k, keys):
+def recommend_by_lists(rows, lists, histories, first, last, n_strongest, pool, k, keys):
     """The best items for users [first, last), one after the other, by their active lists.
 
-    With fewer than all factors (`strongest`) the `pool` best by those alone are scored exactly,
-    and the k best of them returned. Fills keys [last - first, capacity >= 2 pool] as above.
+    Where a user has more than `n_strongest` active factors, the `pool` best items by the strongest
+    alone are scored exactly, and the k best of them returned. Fills keys as above, with a capacity
+    of at least 2 pool.
     """
     n_items = len(rows.starts) - 1
     n_factors = lists.starts.shape[1] - 1
@@ -135,14 +119,14 @@ def recommend_by_lists(rows, lists, histories, first, last, strongest, pool, k, 
     scores = np.empty((min(BLOCK, max(n_items, 1)), 1), np.float32)
     threshold = np.empty(1, np.float32)
     for user in range(first, last):
-        own = keys[user - first]
+        user_keys = keys[user - first : user - first + 1]
         latent[:] = 0
         _encode(latent[:, 0], histories, user, rows)
         active = np.flatnonzero(latent)
-        cut = strongest < len(active)
+        cut = n_strongest < len(active)
         if cut:
-            active = _strongest(latent, active, strongest)
-        wanted = pool if cut else k
+            active = _strongest(latent, active, n_strongest)
+        n_wanted = pool if cut else k
         threshold[0] = -np.inf
         count = 0
         for block in range(len(lists.starts)):
@@ -151,12 +135,12 @@ def recommend_by_lists(rows, lists, histories, first, last, strongest, pool, k, 
             _score_lists(tile, latent, active, lists, block, rows)
             _mask_seen(tile[:, 0], histories, user, low)
             if block == 0:
-                _raise_threshold(tile, wanted, threshold)
-            count = _collect_one(tile, low, wanted, own.reshape((1, len(own))), count, threshold)
+                _raise_threshold(tile, n_wanted, threshold)
+            count = _collect_one(tile, low, n_wanted, user_keys, count, threshold)
         if cut:
-            count = _finish(own, count, wanted)
-            _rescore(own[:count], latent, rows)
-        _finish(own, count, k)
+            count = _finish(user_keys[0], count, n_wanted)
+            _rescore(user_keys[0, :count], latent, rows)
+        _finish(user_keys[0], count, k)
 
 
 @_compiled

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pathlib
+import zipfile
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -30,23 +32,19 @@ def save_embeddings(
       folder: exists.
       embeddings: items x factors.
       item_ids: [n_items] external ids.
-      factor_ids: [n_factors] the item that each factor belongs to; without, there is no
-        `factors.txt`, and an older one goes.
+      factor_ids: [n_factors] the item that each factor belongs to; if None, no `factors.txt` is
+        written, and an older one is removed.
 
     Raises:
-      InputError: ids of another number than rows or columns.
+      InputError: ids that repeat, or of another number than rows or columns.
     """
-    n_items, n_factors = embeddings.shape
-    if len(item_ids) != n_items:
-        raise InputError(f"{len(item_ids)} item ids for {n_items} rows")
-    if factor_ids is not None and len(factor_ids) != n_factors:
-        raise InputError(f"{len(factor_ids)} factor ids for {n_factors} columns")
-    write_text(folder / "items.txt", _lines(item_ids))
-    factors = folder / "factors.txt"
-    if factor_ids is None:
-        factors.unlink(missing_ok=True)
+    check_ids(item_ids, embeddings.shape[0], "item_ids", "rows")
+    if factor_ids is not None:
+        check_ids(factor_ids, embeddings.shape[1], "factor_ids", "columns")
+        write_text(folder / "factors.txt", _lines(factor_ids))
     else:
-        write_text(factors, _lines(factor_ids))
+        (folder / "factors.txt").unlink(missing_ok=True)
+    write_text(folder / "items.txt", _lines(item_ids))
     text = _sealed_text(item_ids, factor_ids)
     write_sealed(folder / "embeddings.npz", lambda stream: sp.save_npz(stream, embeddings), text)
 
@@ -67,72 +65,52 @@ def load_embeddings(
       InputError: a file is missing or damaged, values are not finite, ids repeat, or the ids are
         not those of the rows.
     """
+    return load_with_factor_ids(path, items)[:2]
+
+
+def load_with_factor_ids(
+    path: str | pathlib.Path, items: str | pathlib.Path | None = None
+) -> tuple[sp.csc_matrix | np.ndarray, np.ndarray, np.ndarray | None]:
+    """As `load_embeddings`, and the ids of `factors.txt` beside an `.npz`, if there is one."""
     path = pathlib.Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    try:
-        embeddings = _load_matrix(path)
-    except InputError:
-        raise
-    except (ValueError, TypeError, MemoryError, OSError) as error:
-        raise InputError(
-            f"{path}: damaged, or neither a SciPy sparse .npz nor a NumPy .npy matrix: {error}"
-        ) from None
-    if embeddings.ndim != 2:
-        raise InputError(f"{path}: has {embeddings.ndim} dimensions; items x factors has two")
-    if not np.isfinite(embeddings.data if sp.issparse(embeddings) else embeddings).all():
-        raise InputError(f"{path}: holds values that are not finite")
     items = pathlib.Path(items or path.with_name("items.txt"))
+    factors = path.with_name("factors.txt")
+    embeddings = _load_matrix(path)
     if not items.is_file():
         raise InputError(f"{items}: no such file; it holds the item ids of {path}, one a line")
-    item_ids = read_item_ids(items)
-    if len(item_ids) != embeddings.shape[0]:
-        raise InputError(
-            f"{items}: {len(item_ids)} ids for the {embeddings.shape[0]} rows of {path}"
-        )
-    factor_ids = load_factor_ids(path, embeddings.shape[1])
+    item_ids, factor_ids = read_item_ids(items, embeddings.shape[0], f"rows of {path}"), None
+    if path.suffix == ".npz" and factors.is_file():
+        factor_ids = read_item_ids(factors, embeddings.shape[1], f"factors of {path}")
     try:
         check_seal(path, _sealed_text(item_ids, factor_ids))
     except ValueError:
-        factors = "no factors.txt" if factor_ids is None else "the factors.txt beside it"
+        beside = "no factors.txt" if factor_ids is None else "the factors.txt beside it"
         raise InputError(
-            f"{path}: damaged, or not written with these ids: {items}, and {factors}"
+            f"{path}: damaged, or not written with these ids: {items}, and {beside}"
         ) from None
-    return embeddings, item_ids
+    return embeddings, item_ids, factor_ids
 
 
-def load_factor_ids(path: str | pathlib.Path, n_factors: int) -> np.ndarray | None:
-    """[n_factors] text: the item that each factor belongs to, if an `.npz` is to say.
+def check_ids(ids: np.ndarray, n: int, name: str, of: str) -> None:
+    """InputError for another number of ids, or one that repeats."""
+    if np.shape(ids) != (n,):
+        raise InputError(f"{name}: {len(ids)} ids for the {n} {of}")
+    unique, counts = np.unique(ids, return_counts=True)
+    if (counts > 1).any():
+        raise InputError(f"{name}: '{unique[np.argmax(counts > 1)]}' is there twice")
+
+
+def read_item_ids(path: str | pathlib.Path, n: int | None = None, of: str = "") -> np.ndarray:
+    """[n] text ids, one a line.
 
     Args:
-      path: the matrix; `factors.txt` beside it has one id a line.
-      n_factors: of the matrix.
+      path: UTF-8 text.
+      n: how many there must be; any number if None.
+      of: what they belong to, for the message.
 
     Raises:
-      InputError: the file is damaged, an id repeats, or there are more or fewer than factors.
+      InputError: the file is missing or damaged, an id repeats, or there are not n.
     """
-    path = pathlib.Path(path)
-    factors = path.with_name("factors.txt")
-    if path.suffix != ".npz" or not factors.is_file():
-        return None
-    factor_ids = read_item_ids(factors)
-    if len(factor_ids) != n_factors:
-        raise InputError(f"{factors}: {len(factor_ids)} ids for the {n_factors} factors of {path}")
-    return factor_ids
-
-
-def _lines(ids: np.ndarray) -> str:
-    return "".join(f"{item}\n" for item in ids)
-
-
-def _sealed_text(item_ids: np.ndarray, factor_ids: np.ndarray | None) -> str:
-    """What a checksum covers besides the matrix; no id is empty, so that an empty line parts."""
-    lines = _lines(item_ids)
-    return lines if factor_ids is None else f"{lines}\n{_lines(factor_ids)}"
-
-
-def read_item_ids(path: str | pathlib.Path) -> np.ndarray:
-    """[n_items] text ids, one a line; InputError where the file is missing or an id repeats."""
     path = pathlib.Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file")
@@ -148,28 +126,40 @@ def read_item_ids(path: str | pathlib.Path) -> np.ndarray:
             problem = "has a NUL byte in it" if line else "is empty"
             raise InputError(f"{path}: line {number}: the item id {problem}")
     item_ids = np.array(lines, np.str_)
-    unique, counts = np.unique(item_ids, return_counts=True)
-    if (counts > 1).any():
-        raise InputError(f"{path}: the id '{unique[np.argmax(counts > 1)]}' is there twice")
+    check_ids(item_ids, len(lines) if n is None else n, str(path), of)
     return item_ids
 
 
+def _lines(ids: np.ndarray) -> str:
+    return "".join(f"{item}\n" for item in ids)
+
+
+def _sealed_text(item_ids: np.ndarray, factor_ids: np.ndarray | None) -> str:
+    """What a checksum covers besides the matrix; no id is empty, so that an empty line parts."""
+    lines = _lines(item_ids)
+    return lines if factor_ids is None else f"{lines}\n{_lines(factor_ids)}"
+
+
 def _load_matrix(path: pathlib.Path) -> sp.csc_matrix | np.ndarray:
-    stored = read_arrays(path)
-    if isinstance(stored, dict):
-        if len(stored) == 1:
-            return _real(next(iter(stored.values())))
-        matrix = read_sparse(path)
-        if max(matrix.shape) > _LARGEST:  # it would take memory without having entries
+    """Items x factors in float32, CSC or dense, all finite."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        matrix: Any = read_sparse(path) if zipfile.is_zipfile(path) else read_arrays(path)
+        if sp.issparse(matrix) and max(matrix.shape) > _LARGEST:  # takes memory without entries
             raise ValueError(f"its shape is {matrix.shape}")
-        return _real(matrix.tocsc() if matrix.ndim == 2 else matrix)
-    return _real(stored)
-
-
-def _real(matrix: sp.spmatrix | np.ndarray) -> sp.spmatrix | np.ndarray:
-    if np.iscomplexobj(matrix):
-        raise ValueError("the values are complex")
-    return matrix.astype(np.float32)
+        if matrix.ndim != 2:
+            raise ValueError(f"{matrix.ndim} dimensions; items x factors has two")
+        if np.iscomplexobj(matrix):
+            raise ValueError("the values are complex")
+        matrix = (matrix.tocsc() if sp.issparse(matrix) else matrix).astype(np.float32)
+    except (ValueError, TypeError, MemoryError, OSError) as error:
+        raise InputError(
+            f"{path}: damaged, or neither a SciPy sparse .npz nor a NumPy .npy matrix: {error}"
+        ) from None
+    if not np.isfinite(matrix.data if sp.issparse(matrix) else matrix).all():
+        raise InputError(f"{path}: holds values that are not finite")
+    return matrix
 
 
 def bytes_per_item(embeddings: sp.spmatrix | np.ndarray) -> float:

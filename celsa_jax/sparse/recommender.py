@@ -11,7 +11,7 @@ import scipy.sparse as sp
 
 from celsa_jax.errors import InputError
 from celsa_jax.sparse.embeddings import SparseEmbeddings
-from celsa_jax.sparse.engines import FEW_USERS, NumbaEngine, ScipyEngine, encode
+from celsa_jax.sparse.engines import FEW_USERS, NumbaEngine, Request, ScipyEngine, encode
 from celsa_jax.sparse.threads import n_cores
 
 ENGINES = ("auto", "numba", "scipy")
@@ -51,6 +51,14 @@ class Recommender:
       query_factors: approximate retrieval: only this many of a user's strongest factors find
         10 k candidates, which are then scored exactly; worth it from some 100,000 items on. None
         is exact, and so is any choice among given candidates.
+
+    Example:
+      >>> import numpy as np
+      >>> from celsa_jax.sparse import Recommender, SparseEmbeddings
+      >>> rows = np.array([[1, 0], [0.6, 0.8], [0, 1]])
+      >>> recommender = Recommender(SparseEmbeddings.from_dense(rows, ["a", "b", "c"]))
+      >>> recommender.recommend_ids(["a"], k=1).item_ids.tolist()
+      ['b']
     """
 
     def __init__(
@@ -111,16 +119,21 @@ class Recommender:
         history = self._check(user_items)
         if not isinstance(k, int | np.integer) or isinstance(k, bool) or k < 1:
             raise InputError(f"k is {k!r}; give a whole number of at least 1")
-        if candidates is not None:
-            candidates = self._check_candidates(candidates)
+        query_factors = self.query_factors
         seen = history if filter_seen else sp.csr_matrix(history.shape, dtype=np.float32)
-        n_found = min(k, self.embeddings.n_items if candidates is None else len(candidates))
-        items = np.full((history.shape[0], k), -1, np.int32)
-        scores = np.full((history.shape[0], k), -np.inf, np.float32)
-        if n_found and history.shape[0]:
-            items[:, :n_found], scores[:, :n_found] = self._engine.rank(
-                history, seen, n_found, candidates, self.query_factors, self.n_threads
-            )
+        if candidates is not None:
+            candidates = np.unique(self._check_positions(candidates, "candidates"))
+            candidates, query_factors = candidates.astype(np.int32), None
+            seen = seen[:, candidates].sorted_indices()
+        n_users, n_ranked = history.shape[0], min(k, seen.shape[1])
+        items = np.full((n_users, k), -1, np.int32)
+        scores = np.full((n_users, k), -np.inf, np.float32)
+        if n_users and n_ranked:
+            request = Request(history, seen, n_ranked, candidates, query_factors, self.n_threads)
+            best, scores[:, :n_ranked] = self._engine.rank(request)
+            if candidates is not None:
+                best = np.where(best < 0, -1, candidates[best])
+            items[:, :n_ranked] = best
         return items, scores
 
     def recommend_ids(
@@ -132,13 +145,13 @@ class Recommender:
         """
         if isinstance(history, str | bytes):
             raise InputError("a history is a list of ids, not one text")
-        wanted = [str(item) for item in history]
-        found = [self._positions[item] for item in wanted if item in self._positions]
-        unknown = [item for item in wanted if item not in self._positions]
-        row = (np.ones(len(found), np.float32), (np.zeros(len(found), np.int32), found))
+        ids = [str(item) for item in history]
+        unknown = [item for item in ids if item not in self._positions]
+        known = [self._positions[item] for item in ids if item in self._positions]
+        row = (np.ones(len(known), np.float32), known, [0, len(known)])
         x = sp.csr_matrix(row, shape=(1, self.embeddings.n_items))
         items, scores = self.recommend(x, k, filter_seen=filter_seen)
-        n = int((items[0] >= 0).sum()) if found else 0
+        n = int((items[0] >= 0).sum()) if known else 0
         return Recommendation(self.embeddings.item_ids[items[0, :n]], scores[0, :n], unknown)
 
     def similar_items(self, items: np.ndarray, k: int = 10) -> tuple[np.ndarray, np.ndarray]:
@@ -147,12 +160,10 @@ class Recommender:
         Scores are inner products of rows, the cosine where rows are of unit length. Shapes,
         padding and errors are those of `recommend`.
         """
-        items = np.atleast_1d(np.asarray(items))
-        self._check_positions(items, "items")
-        n_items = self.embeddings.n_items
-        shape = (len(items), n_items)
-        row = (np.ones(len(items), np.float32), items, np.arange(len(items) + 1))
-        return self.recommend(sp.csr_matrix(row, shape=shape), k, filter_seen=False)
+        items = self._check_positions(np.atleast_1d(items), "items")
+        rows = (np.ones(len(items), np.float32), items, np.arange(len(items) + 1))
+        shape = (len(items), self.embeddings.n_items)
+        return self.recommend(sp.csr_matrix(rows, shape=shape), k, filter_seen=False)
 
     def encode(self, user_items: sp.spmatrix | sp.sparray) -> sp.csr_matrix:
         """The latent vectors x A of histories: CSR [n_users, n_factors] float32, factors sorted."""
@@ -162,7 +173,7 @@ class Recommender:
         """Builds and compiles ahead what the first requests would wait for."""
         empty = sp.csr_matrix((FEW_USERS, self.embeddings.n_items), dtype=np.float32)
         self.recommend(empty[:1], 1)
-        self.recommend(empty, 1, candidates=np.arange(min(1, self.embeddings.n_items)))
+        self.recommend(empty, 1, candidates=np.arange(self.embeddings.n_items)[:1])
 
     def _check(self, user_items: sp.spmatrix | sp.sparray) -> sp.csr_matrix:
         """Histories as CSR with sorted int32 columns and finite float32 values."""
@@ -178,20 +189,17 @@ class Recommender:
         # SciPy does not look at the contents of what it is given.
         if indptr[0] or (indptr[1:] < indptr[:-1]).any() or indptr[-1] > len(indices):
             raise InputError("the histories are no CSR matrix: indptr does not fit the indices")
-        if len(indices) and (indices.min() < 0 or indices.max() >= n_items):
-            at = int(np.argmax((indices < 0) | (indices >= n_items)))
-            user = int(np.searchsorted(indptr, at, side="right")) - 1
-            raise InputError(
-                f"row {user} of the histories has item position {indices[at]}; positions are "
-                f"0 to {n_items - 1}"
-            )
         if np.iscomplexobj(weights):
             raise InputError("the histories are complex; they must be real")
         weights = weights.astype(np.float32, copy=False)
-        if not np.isfinite(weights).all():
-            at = int(np.argmin(np.isfinite(weights)))
-            user = int(np.searchsorted(indptr, at, side="right")) - 1
-            raise InputError(f"row {user} of the histories has a value that is not finite")
+        for values, is_bad, problem in (
+            (indices, (indices < 0) | (indices >= n_items), f"positions are 0 to {n_items - 1}"),
+            (weights, ~np.isfinite(weights), "values must be finite"),
+        ):
+            if is_bad.any():
+                at = int(np.argmax(is_bad))
+                user = int(np.searchsorted(indptr, at, side="right")) - 1
+                raise InputError(f"row {user} of the histories holds {values[at]}; {problem}")
         largest = float(np.abs(weights).max(initial=0))
         if largest * len(weights) * self._largest_product > _LARGEST_SCORE:
             raise InputError(
@@ -203,21 +211,17 @@ class Recommender:
         history = sp.csr_matrix((weights, indices.astype(np.int32), indptr), history.shape)
         return history.sorted_indices()
 
-    def _check_positions(self, positions: np.ndarray, name: str) -> None:
-        n_items = self.embeddings.n_items
+    def _check_positions(self, positions: np.ndarray, name: str) -> np.ndarray:
+        positions, n_items = np.asarray(positions), self.embeddings.n_items
         if positions.ndim != 1 or (len(positions) and positions.dtype.kind not in "iu"):
             raise InputError(f"{name} must be a list of item positions (whole numbers)")
-        wrong = (positions < 0) | (positions >= n_items)
-        if wrong.any():
+        is_bad = (positions < 0) | (positions >= n_items)
+        if is_bad.any():
             raise InputError(
-                f"{name}: {positions[np.argmax(wrong)]} is no item position; "
+                f"{name}: {positions[np.argmax(is_bad)]} is no item position; "
                 f"positions are 0 to {n_items - 1}"
             )
-
-    def _check_candidates(self, candidates: np.ndarray) -> np.ndarray:
-        candidates = np.asarray(candidates)
-        self._check_positions(candidates, "candidates")
-        return np.unique(candidates).astype(np.int32)
+        return positions
 
     @functools.cached_property
     def _rows(self) -> sp.csr_matrix:

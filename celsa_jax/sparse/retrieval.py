@@ -19,6 +19,12 @@ def scorer(embeddings: sp.spmatrix | np.ndarray) -> Scorer:
     Returns:
       A function from a CSR matrix of histories [n_users, n_items] to scores of the same shape,
       dense float32. Seen items keep their scores; the caller excludes them.
+
+    Example:
+      >>> import numpy as np, scipy.sparse as sp
+      >>> score = scorer(np.array([[1, 0], [0.6, 0.8], [0, 1]]))
+      >>> score(sp.csr_matrix([[0, 0, 1]], dtype=np.float32))
+      array([[0. , 0.8, 1. ]], dtype=float32)
     """
     if not sp.issparse(embeddings):
         dense = np.asarray(embeddings, np.float32)
@@ -31,6 +37,10 @@ def top_k(scores: np.ndarray, k: int) -> np.ndarray:
     """[n_users, min(k, n_items)] positions of the highest scores, best first.
 
     Ties go to the lower position.
+
+    Example:
+      >>> top_k(np.array([[0.2, 0.9, 0.2, 0.5]]), 3)
+      array([[1, 3, 0]])
     """
     n_items = scores.shape[1]
     k = min(k, n_items)

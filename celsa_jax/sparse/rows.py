@@ -1,4 +1,4 @@
-"""The rows of a matrix: their largest entries, and their lengths."""
+"""Rows of a sparse matrix: their largest entries, their lengths, their signs."""
 
 from __future__ import annotations
 
@@ -29,10 +29,9 @@ def keep_largest(matrix: np.ndarray | sp.csr_matrix, k: int) -> sp.csr_matrix:
 
 def unit_rows(matrix: sp.csr_matrix) -> sp.csr_matrix:
     """Every row over its L2 norm, CSR float32 of the same shape; rows of zeros stay."""
-    lengths = np.diff(matrix.indptr)
     # In float64, where the squares of small values do not vanish.
     norms = np.asarray(np.sqrt(matrix.astype(np.float64).power(2).sum(axis=1))).ravel()
-    values = matrix.data / np.repeat(np.where(norms > 0, norms, 1), lengths)
+    values = matrix.data / np.repeat(np.where(norms > 0, norms, 1), np.diff(matrix.indptr))
     return sp.csr_matrix((values, matrix.indices, matrix.indptr), matrix.shape, np.float32)
 
 
@@ -44,3 +43,30 @@ def _largest(rows: np.ndarray | sp.csr_matrix, k: int) -> sp.csr_matrix:
     kept = sp.csr_matrix((values.ravel(), columns.ravel(), starts), dense.shape)
     kept.eliminate_zeros()
     return kept
+
+
+def split_signs(matrix: sp.csr_matrix) -> sp.csr_matrix:
+    """Non-negative vectors: 2 f for a positive entry of factor f, 2 f + 1 for a negative one.
+
+    Args:
+      matrix: item embeddings [n, d].
+
+    Returns:
+      CSR [n, 2 d], as many non-zeros.
+    """
+    indices = 2 * matrix.indices + (matrix.data < 0)
+    arrays = (np.abs(matrix.data), indices, matrix.indptr)
+    return sp.csr_matrix(arrays, shape=(matrix.shape[0], 2 * matrix.shape[1]))
+
+
+def split_queries(latent: sp.csr_matrix) -> sp.csr_matrix:
+    """Latent user vectors [n, d] that score `split_signs` items exactly: CSR [n, 2 d].
+
+    Each entry v of factor f becomes v at 2 f and -v at 2 f + 1, so the inner products are those of
+    the original vectors. An engine without negative weights in queries either must drop the
+    negative entries (`.maximum(0)`), and with them the penalty of factors of opposite sign.
+    """
+    shape = (latent.shape[0], 2 * latent.shape[1])
+    indices = np.stack([2 * latent.indices, 2 * latent.indices + 1], axis=1).ravel()
+    values = np.stack([latent.data, -latent.data], axis=1).ravel()
+    return sp.csr_matrix((values, indices, 2 * latent.indptr), shape=shape)

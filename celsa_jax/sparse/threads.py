@@ -3,47 +3,22 @@
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import functools
 import os
-import queue
 from collections.abc import Callable, Sequence
 
 
 def in_threads(work: Callable, parts: Sequence, n_threads: int) -> list:
-    """[work(part) for part in parts], by several threads, the calling one among them."""
-    n_threads = min(n_threads, len(parts))
-    if n_threads <= 1:
+    """[work(part) for part in parts] by several threads; after an error no other part begins."""
+    if min(n_threads, len(parts)) <= 1:
         return [work(part) for part in parts]
-    results = [None] * len(parts)
-    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for at in range(len(parts)):
-        waiting.put(at)
-
-    def help_out() -> None:
-        with contextlib.suppress(queue.Empty):
-            while True:
-                at = waiting.get_nowait()
-                results[at] = work(parts[at])
-
-    helpers = [_pool().submit(help_out) for _ in range(n_threads - 1)]
-    try:
-        help_out()
-    finally:
-        with contextlib.suppress(queue.Empty):  # after an error nobody begins another part
-            while True:
-                waiting.get_nowait()
-        begun = [helper for helper in helpers if not helper.cancel()]
-        concurrent.futures.wait(begun)
-    for helper in begun:
-        helper.result()
-    return results
+    return list(_pool(n_threads).map(work, parts))
 
 
 @functools.cache
-def _pool() -> concurrent.futures.ThreadPoolExecutor:
+def _pool(n_threads: int) -> concurrent.futures.ThreadPoolExecutor:
     """Threads that stay: new ones would get all their memory afresh at every request."""
-    return concurrent.futures.ThreadPoolExecutor(n_cores(), "celsa_jax")
+    return concurrent.futures.ThreadPoolExecutor(n_threads, "celsa_jax")
 
 
 if hasattr(os, "register_at_fork"):  # a forked child has no threads but its own
