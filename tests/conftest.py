@@ -1,13 +1,17 @@
-"""Several virtual CPU devices, code compiled once, no silent broadcasting between ranks."""
+"""Several virtual CPU devices, code compiled quickly and once, no silent broadcasting of ranks."""
 
 import atexit
+import importlib.metadata
 import os
 import shutil
 import tempfile
 
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-)
+# Optimising takes most of the time of compiling, and tests run what they compile for
+# milliseconds. Flags of the environment come last and win (CONTRIBUTING.md).
+_FLAGS = ["--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0"]
+if importlib.metadata.version("jaxlib") < "0.11":  # later ones do not know it
+    _FLAGS += ["--xla_cpu_use_fusion_emitters=false"]
+os.environ["XLA_FLAGS"] = " ".join([*_FLAGS, os.environ.get("XLA_FLAGS", "")])
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "PYTEST_XDIST_WORKER" not in os.environ:  # workers and programs share the session's
     compiled = tempfile.mkdtemp(prefix="celsa_jax_compiled_")
@@ -31,6 +35,14 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # A busy machine is no failure.
 hypothesis.settings.register_profile("no_deadline", deadline=None)
 hypothesis.settings.load_profile("no_deadline")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Neighbouring tests stay in one worker, where they share what fixtures have made."""
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log) if config.getvalue("dist") == "load" else None
 
 
 @pytest.fixture(scope="session", autouse=True)
