@@ -6,12 +6,15 @@ import os
 import shutil
 import tempfile
 
-# Optimising takes most of the time of compiling, and tests run what they compile for
-# milliseconds. Flags of the environment come last and win (CONTRIBUTING.md).
-_FLAGS = ["--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0"]
-if importlib.metadata.version("jaxlib") < "0.11":  # later ones do not know it
-    _FLAGS += ["--xla_cpu_use_fusion_emitters=false"]
-os.environ["XLA_FLAGS"] = " ".join([*_FLAGS, os.environ.get("XLA_FLAGS", "")])
+# Optimising takes most of the time of compiling, and tests run for milliseconds what they
+# compile. `XLA_FLAGS= python -m pytest` tests what users run.
+if importlib.metadata.version("jaxlib").startswith("0.10."):  # later ones do not know the second
+    os.environ.setdefault(
+        "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    )
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+os.environ["XLA_FLAGS"] += " --xla_force_host_platform_device_count=8"
+os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "PYTEST_XDIST_WORKER" not in os.environ:  # workers and programs share the session's
     compiled = tempfile.mkdtemp(prefix="celsa_jax_compiled_")
@@ -21,7 +24,6 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # workers and programs share the se
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import hypothesis
-import jax
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -29,9 +31,7 @@ from ml_collections import ConfigDict
 
 from celsa_jax.config import default_config
 from celsa_jax.data import Interactions, load_dataset
-from celsa_jax.train import train_and_evaluate
 
-jax.config.update("jax_numpy_rank_promotion", "raise")
 # A busy machine is no failure.
 hypothesis.settings.register_profile("no_deadline", deadline=None)
 hypothesis.settings.load_profile("no_deadline")
@@ -76,6 +76,8 @@ def small_config():
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory):
     """The folder of a finished run of `small_config`; tests leave it as it is."""
+    from celsa_jax.train import train_and_evaluate  # JAX, which xdist's own process need not load
+
     folder = tmp_path_factory.mktemp("small_run")
     train_and_evaluate(small(), folder)
     return folder
