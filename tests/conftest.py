@@ -1,13 +1,20 @@
-"""Several virtual CPU devices, code compiled once, no silent broadcasting between ranks."""
+"""Several virtual CPU devices, code compiled quickly and once, no silent broadcasting of ranks."""
 
 import atexit
+import importlib.metadata
 import os
 import shutil
 import tempfile
 
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-)
+# Optimising takes most of the time of compiling, and tests run for milliseconds what they
+# compile. `XLA_FLAGS= python -m pytest` tests what users run.
+if importlib.metadata.version("jaxlib").startswith("0.10."):  # later ones do not know the second
+    os.environ.setdefault(
+        "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    )
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+os.environ["XLA_FLAGS"] += " --xla_force_host_platform_device_count=8"
+os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Threads of scikit-learn that wait for one another on busy cores take a hundred times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -19,7 +26,6 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # workers and programs share the se
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import hypothesis
-import jax
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -27,12 +33,18 @@ from ml_collections import ConfigDict
 
 from celsa_jax.config import default_config
 from celsa_jax.data import Interactions, load_dataset
-from celsa_jax.train import train_and_evaluate
 
-jax.config.update("jax_numpy_rank_promotion", "raise")
 # A busy machine is no failure.
 hypothesis.settings.register_profile("no_deadline", deadline=None)
 hypothesis.settings.load_profile("no_deadline")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Neighbouring tests stay in one worker, where they share what fixtures have made."""
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log) if config.getvalue("dist") == "load" else None
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -66,6 +78,8 @@ def small_config():
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory):
     """The folder of a finished run of `small_config`; tests leave it as it is."""
+    from celsa_jax.train import train_and_evaluate  # JAX, which xdist's own process need not load
+
     folder = tmp_path_factory.mktemp("small_run")
     train_and_evaluate(small(), folder)
     return folder

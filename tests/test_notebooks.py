@@ -1,6 +1,7 @@
 """The notebooks, run from top to bottom on little data, and stripped in the repository."""
 
 import base64
+import os
 import pathlib
 import subprocess
 import sys
@@ -31,7 +32,8 @@ def png(cell):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_from_top_to_bottom(path, tmp_path, monkeypatch):
-    monkeypatch.delenv("XLA_FLAGS", raising=False)  # one device
+    one_device = "--xla_force_host_platform_device_count=1"
+    monkeypatch.setenv("XLA_FLAGS", f"{os.environ['XLA_FLAGS']} {one_device}")
     monkeypatch.delenv("MPLBACKEND", raising=False)  # as Streamlit sets it here
     notebook = nbformat.read(path, as_version=4)
     (parameters,) = tagged(notebook, "parameters")

