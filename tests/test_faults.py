@@ -1,6 +1,5 @@
 """Faults of runs that take days, on the real program: it goes on and ends with the same bits."""
 
-import json
 import os
 import shutil
 import signal
@@ -9,6 +8,7 @@ import time
 import numpy as np
 import pytest
 from launch import program, start
+from stress import runs as stress
 
 from celsa_jax import stopping
 
@@ -320,14 +320,11 @@ def test_a_data_file_that_changed(runs, tmp_path):
     runs.assert_ends_alike(workdir)
 
 
-def test_the_stress_program():
-    done = program("stress", "--flips=20", "--minutes=0.01")
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout.splitlines()[-1])
-    flips, memory = report["flips"], report["memory"]
+def test_the_stress_program(tmp_path):
+    flips = stress.flip(tmp_path / "flips", 20, seed=0)
     assert (flips["flips"], flips["loaded"], flips["errors_not_one_line"]) == (20, 0, 0)
     assert flips["files"] > 10
-    assert memory["max_mib"] > 0
+    assert stress.repeat(tmp_path / "memory", minutes=0.01)["max_mib"] > 0
 
 
 def test_a_configuration_that_changed(runs, tmp_path):
