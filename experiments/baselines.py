@@ -21,7 +21,6 @@ import math
 import pathlib
 import time
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -29,7 +28,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from celsa_jax.baselines import BASELINES, COMPRESSIONS, Baseline, libraries
-from celsa_jax.baselines.choice import Choice, validation_value
+from celsa_jax.baselines.choice import validation_value
 from celsa_jax.baselines.ease import (
     column_pruned_ease_baseline,
     ease,
@@ -41,13 +40,13 @@ from celsa_jax.data import Split, load_dataset, make_split
 from celsa_jax.data.interactions import lookup
 from celsa_jax.data.splits import load_split
 from celsa_jax.errors import InputError
-from celsa_jax.evaluation import METRICS, evaluate
+from celsa_jax.evaluation import evaluate
 from celsa_jax.sparse import bytes_per_item, load_embeddings, scorer
 from celsa_jax.sparse.formats import BYTES_PER_NONZERO
-from experiments import cli, runs
+from experiments import cli, inputs
 
-flags.adopt_module_key_flags(runs)  # shown by --help
-
+FLAGS = flags.FLAGS
+inputs.define_run()
 _METHODS = flags.DEFINE_list("methods", ["popularity", "ease"], f"Of {', '.join(BASELINES)}.")
 _BYTES = flags.DEFINE_list("bytes", ["128"], "Bytes an item, for each method that can choose.")
 _L2 = flags.DEFINE_list("l2", ["30", "100", "300", "1000"], "Penalties of EASE to try.")
@@ -55,26 +54,18 @@ _DENSE = flags.DEFINE_string("dense", None, "Dense embeddings to compress.")
 
 _OWN_SIZE = ("popularity", "ease")
 _PRUNED = {"pruned_ease": pruned_ease_baseline, "column_pruned_ease": column_pruned_ease_baseline}
-_BY_PENALTY = ("ease", *_PRUNED)
 _OF_IMPLICIT = ("item_knn", "als")
 
 
-class Candidate(NamedTuple):
-    """A fitted method with the options that it does not share with every other."""
-
-    method: str
-    n_bytes: int | None
-    options: dict[str, float]
-    baseline: Baseline
-
-
 def main() -> None:
-    config = runs.CONFIG.value
+    config = FLAGS.config
     validate(config)
-    methods, sizes, penalties = _methods(), _sizes(), _penalties()
+    methods = _methods()
+    sizes = _numbers(_BYTES, int, BYTES_PER_NONZERO - 1)
+    penalties = _numbers(_L2, float, 0)
     dense = load_embeddings(_DENSE.value) if _DENSE.value else None
     split = _split(config)
-    by_penalty = any(method in _BY_PENALTY for method in methods)
+    by_penalty = [method for method in methods if method == "ease" or method in _PRUNED]
     if by_penalty and len(penalties) > 1 and not split.val.n_users:
         raise InputError(
             "there are no validation users to choose a penalty on (config.data.n_val_users, "
@@ -84,116 +75,97 @@ def main() -> None:
         dense = _rows_of(dense, split.train.item_ids)
 
     started = time.perf_counter()
-    candidates = fit_all(split.train.matrix, methods, sizes, penalties, dense, config.seed)
-    rows, validation = judge_all(candidates, split, config)
-    print(table(rows))
+    protocol = {"folds": config.eval.folds, "seed": seed_of(config, "folds")}
+    rows = []
+
+    def judge(method: str, baseline: Baseline, **options: float) -> None:
+        metrics = evaluate(
+            baseline.score,
+            split.test,
+            split.train.item_ids,
+            held_out_from=split.test_from,
+            **protocol,
+        ).summary()
+        size = {"bytes_per_item": baseline.bytes_per_item}
+        rows.append({"method": method, **size, **options, **metrics})
+
+    others = [method for method in methods if method not in by_penalty]
+    for method, baseline in fits(split.train.matrix, others, sizes, config.seed):
+        judge(method, baseline)
+    best, validation = ease_fits(split, by_penalty, sizes, penalties, protocol)
+    for method, l2, baseline in best:
+        judge(method, baseline, l2=l2)
+    for method, baseline in dense_fits(dense, sizes, config.seed):
+        judge(method, baseline)
+
+    print(cli.metrics_table("method", [(_name(row), row["bytes_per_item"], row) for row in rows]))
     report = {row["method"]: row for row in rows if row["method"] in _OWN_SIZE}
-    report |= {"methods": rows, "validation_ndcg@100": validation.get("ease", {})}
+    report |= {"methods": rows, "validation_ndcg@100": validation}
     report |= {"seconds": round(time.perf_counter() - started, 1), **split.counts()}
     print(json.dumps(report))
 
 
-def fit_all(
-    train: sp.csr_matrix,
-    methods: list[str],
-    sizes: list[int],
-    penalties: list[float],
-    dense: np.ndarray | None,
-    seed: int,
-) -> Iterator[Candidate]:
-    """Fits one method after the other, and keeps none.
+def _name(row: dict) -> str:
+    return row["method"] + (f", l2 = {row['l2']:g}" if "l2" in row else "")
 
-    Args:
-      train: CSR [n_users, n_items].
-      methods: keys of BASELINES.
-      sizes: bytes an item.
-      penalties: of EASE; all sizes of a pruned EASE come from one inversion.
-      dense: [n_items, n_factors] embeddings to compress, or None.
-      seed: of what is drawn.
-    """
+
+def fits(
+    train: sp.csr_matrix, methods: list[str], sizes: list[int], seed: int
+) -> Iterator[tuple[str, Baseline]]:
+    """Fits one method at one size after the other, and keeps none."""
     for method in methods:
-        if method not in _BY_PENALTY:
-            for n_bytes in [None] if method in _OWN_SIZE else sizes:
-                baseline = BASELINES[method](train, n_bytes=n_bytes, seed=seed)
-                yield Candidate(method, n_bytes, {}, baseline)
-    for l2 in penalties if set(methods) & set(_BY_PENALTY) else []:
-        weights = ease(train, l2)
-        if "ease" in methods:
-            yield Candidate("ease", None, {"l2": l2}, ease_baseline(weights))
-        for method in [method for method in methods if method in _PRUNED]:
-            for n_bytes in sizes:
-                pruned = _PRUNED[method](weights, n_bytes)
-                yield Candidate(method, n_bytes, {"l2": l2}, pruned)
-    if dense is not None:
-        yield Candidate("dense", None, {}, Baseline(scorer(dense), bytes_per_item(dense)))
-        for method, compress in COMPRESSIONS.items():
-            for n_bytes in sizes:
-                codes = compress(dense, n_bytes=n_bytes, seed=seed)
-                fitted = Baseline(scorer(codes), bytes_per_item(codes))
-                yield Candidate(method, n_bytes, {}, fitted)
+        for n_bytes in [0] if method in _OWN_SIZE else sizes:
+            yield method, BASELINES[method](train, n_bytes=n_bytes, seed=seed)
 
 
-def judge_all(
-    candidates: Iterator[Candidate], split: Split, config: ConfigDict
-) -> tuple[list[dict], dict[str, dict[float, float]]]:
-    """Test metrics of each method at each size, at the penalty that validates best.
+def ease_fits(
+    split: Split, methods: list[str], sizes: list[int], penalties: list[float], protocol: dict
+) -> tuple[list[tuple[str, float, Baseline]], dict[float, float]]:
+    """EASE and pruned EASE, each size at the penalty that validates best.
 
-    Of each, the best fit so far is in memory.
+    All of them share one inversion a penalty, and of each the best so far is in memory.
 
     Returns:
-      One row for each (method, size), and by method, or `METHOD at N`, the validation nDCG@100 of
-      every penalty.
+      Method, penalty and fit of each; the validation nDCG@100 of EASE by penalty.
     """
-    protocol = {"folds": config.eval.folds, "seed": seed_of(config, "folds")}
-    choices: dict[str, Choice[Candidate]] = {}
-    for candidate in candidates:
-        method, n_bytes, options, baseline = candidate
-        name = method if n_bytes is None else f"{method} at {n_bytes}"
-        value = 0.0  # nothing to choose from
-        if options and split.val.n_users:
-            value = validation_value(baseline.score, split, **protocol)
-            print(f"{name}, l2 {options['l2']:g}: validation nDCG@100 {value:.4f}", flush=True)
-        choices.setdefault(name, Choice()).offer(options, candidate, value)
-    rows = [_judged(choice.fitted, split, protocol) for choice in choices.values()]
-    validation = {
-        name: {options["l2"]: value for options, value in choice.tried}
-        for name, choice in choices.items()
-        if choice.options and split.val.n_users
-    }
-    return rows, validation
+    best: dict[str, tuple[float, tuple[str, float, Baseline]]] = {}
+    of_ease = {}
+    for l2 in penalties if methods else []:
+        weights = ease(split.train.matrix, l2)
+        for method in methods:
+            for n_bytes in [None] if method == "ease" else sizes:
+                whole = n_bytes is None
+                baseline = ease_baseline(weights) if whole else _PRUNED[method](weights, n_bytes)
+                name = method if whole else f"{method} at {n_bytes}"
+                value = 0.0  # with one penalty there is nothing to choose
+                if split.val.n_users:
+                    value = validation_value(baseline.score, split, **protocol)
+                    print(f"{name}, l2 {l2:g}: validation nDCG@100 {value:.4f}", flush=True)
+                    if whole:
+                        of_ease[l2] = value
+                if name not in best or value > best[name][0]:
+                    best[name] = value, (method, l2, baseline)
+    return [fit for _, fit in best.values()], of_ease
 
 
-def table(rows: list[dict]) -> str:
-    """The rows as a Markdown table."""
-    lines = [f"| method | bytes per item | {' | '.join(METRICS)} |", "|---|---:|---:|---:|---:|"]
-    for row in rows:
-        name = row["method"] + (f", l2 = {row['l2']:g}" if "l2" in row else "")
-        size = row["bytes_per_item"]
-        cells = [name, "" if size is None else f"{size:,.0f}"]
-        for metric in METRICS:
-            values = (row[metric], row[f"{metric}_stderr"])
-            cells.append(" ± ".join("-" if v is None else f"{v:.3f}" for v in values))
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _judged(candidate: Candidate, split: Split, protocol: dict) -> dict:
-    metrics = evaluate(
-        candidate.baseline.score,
-        split.test,
-        split.train.item_ids,
-        held_out_from=split.test_from,
-        **protocol,
-    ).summary()
-    size = {"bytes_per_item": candidate.baseline.bytes_per_item}
-    return {"method": candidate.method, **size, **candidate.options, **metrics}
+def dense_fits(
+    dense: np.ndarray | None, sizes: list[int], seed: int
+) -> Iterator[tuple[str, Baseline]]:
+    """Dense embeddings [n_items, n_factors] as they are, and compressed."""
+    if dense is None:
+        return
+    yield "dense", Baseline(scorer(dense), bytes_per_item(dense))
+    for method, compress in COMPRESSIONS.items():
+        for n_bytes in sizes:
+            codes = compress(dense, n_bytes=n_bytes, seed=seed)
+            yield method, Baseline(scorer(codes), bytes_per_item(codes))
 
 
 def _split(config: ConfigDict) -> Split:
     seed = seed_of(config, "split")
     dataset = load_dataset(config.data, seed)
-    if runs.WORKDIR.value and config.data.split == "users":
-        return load_split(pathlib.Path(runs.WORKDIR.value) / "split.npz", dataset.interactions)
+    if FLAGS.workdir and config.data.split == "users":
+        return load_split(pathlib.Path(FLAGS.workdir) / "split.npz", dataset.interactions)
     return make_split(dataset.interactions, config.data, seed)
 
 
@@ -211,25 +183,17 @@ def _methods() -> list[str]:
     return methods
 
 
-def _sizes() -> list[int]:
+def _numbers(flag: flags.FlagHolder, kind: type, above: int) -> list:
+    """The numbers that a list flag has, ascending."""
+    given = f"--{flag.name}={','.join(flag.value)}"
     try:
-        sizes = sorted({int(size) for size in _BYTES.value})
+        numbers = sorted({kind(text) for text in flag.value})
     except ValueError:
-        raise InputError(f"--bytes={','.join(_BYTES.value)}: not a list of whole numbers") from None
-    least = BYTES_PER_NONZERO
-    if not sizes or sizes[0] < least:
-        raise InputError(f"--bytes={','.join(_BYTES.value)}: give numbers from {least} on")
-    return sizes
-
-
-def _penalties() -> list[float]:
-    try:
-        penalties = [float(l2) for l2 in _L2.value]
-    except ValueError:
-        raise InputError(f"--l2={','.join(_L2.value)}: not a list of numbers") from None
-    if not penalties or not all(0 < l2 < math.inf for l2 in penalties):
-        raise InputError(f"--l2={','.join(_L2.value)}: give numbers above 0")
-    return penalties
+        whole = "whole " if kind is int else ""
+        raise InputError(f"{given}: not a list of {whole}numbers") from None
+    if not numbers or not all(above < number < math.inf for number in numbers):
+        raise InputError(f"{given}: give numbers above {above}")
+    return numbers
 
 
 def _rows_of(

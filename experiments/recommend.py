@@ -28,7 +28,9 @@ from celsa_jax.sparse import Recommender
 from celsa_jax.sparse.recommender import ENGINES
 from experiments import cli, inputs
 
-flags.adopt_module_key_flags(inputs)  # shown by --help
+FLAGS = flags.FLAGS
+inputs.define_embeddings()
+inputs.define_interactions()
 _OUTPUT = flags.DEFINE_string("output", None, "Parquet file to write.")
 _K = flags.DEFINE_integer("k", 100, "Items a user.", lower_bound=1)
 _FILTER_SEEN = flags.DEFINE_boolean("filter_seen", True, "Leave out what is in the history.")
@@ -42,18 +44,17 @@ _BLOCK = flags.DEFINE_integer("block_users", 4096, "Users in a block.", lower_bo
 
 def main() -> None:
     output = pathlib.Path(_OUTPUT.value)
-    read = (inputs.EMBEDDINGS, inputs.ITEMS, inputs.INTERACTIONS, inputs.SPLIT)
-    inputs.check_output(output, *(flag.value for flag in read))
+    inputs.check_output(output, FLAGS.embeddings, FLAGS.items, FLAGS.interactions, FLAGS.split)
     if output.suffix != ".parquet":
         raise InputError(f"--output={output}: a Parquet file is written; let it end in .parquet")
-    embeddings = inputs.read_sparse(inputs.EMBEDDINGS.value, inputs.ITEMS.value)
+    embeddings = inputs.read_sparse(FLAGS.embeddings, FLAGS.items)
     recommender = Recommender(
         embeddings,
         engine=_ENGINE.value,
         n_threads=_THREADS.value,
         query_factors=_QUERY_FACTORS.value,
     )
-    users, counts = inputs.read_users(embeddings.item_ids, inputs.INTERACTIONS.value)
+    users, counts = inputs.read_users(embeddings.item_ids, FLAGS.interactions)
     histories = users.onto(embeddings.item_ids)
     served = np.flatnonzero(np.diff(histories.indptr))
     recommender.warm_up()

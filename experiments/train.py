@@ -14,10 +14,10 @@ import json
 from absl import flags
 
 from celsa_jax.errors import InputError
-from experiments import cli, runs
+from experiments import cli, inputs
 
-flags.adopt_module_key_flags(runs)  # shown by --help
-
+FLAGS = flags.FLAGS
+inputs.define_run()
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", "", "Several processes: HOST:PORT of process 0, or auto on a known cluster."
 )
@@ -30,14 +30,12 @@ def main() -> None:
     from celsa_jax import sharding
     from celsa_jax.train import train_and_evaluate
 
-    if not runs.WORKDIR.value:
-        raise InputError("--workdir is empty; give a folder")
     if _COORDINATOR.value:
         sharding.start_processes(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     elif _PROCESSES.value != -1 or _PROCESS.value != -1:
         raise InputError("--processes and --process need --coordinator=HOST:PORT")
     with sharding.alone_on_error():
-        results = train_and_evaluate(runs.CONFIG.value, runs.WORKDIR.value)
+        results = train_and_evaluate(FLAGS.config, FLAGS.workdir)
     if sharding.is_first_process():
         print(json.dumps(results))
 

@@ -162,7 +162,8 @@ def test_prepare_data_reports_what_it_kept(tmp_path):
     rows = [f"{u},{i},{2 + 3 * (i != 2)}" for u in "abc" for i in range(7)]
     rows += ["d,1,5", "a,1,5"]
     (tmp_path / "r.csv").write_text("user_id,item_id,rating\n" + "\n".join(rows) + "\n")
-    given = ["--dataset=file", f"--source={tmp_path}/r.csv", f"--data_dir={tmp_path}/data"]
+    given = ["--config=configs/file.py", f"--config.data.path={tmp_path}/r.csv"]
+    given += [f"--config.data.data_dir={tmp_path}/data"]
     for _ in range(2):
         done = program("prepare_data", *given, code=WITHOUT_JAX)
         assert done.returncode == 0, done.stderr
@@ -192,16 +193,12 @@ def test_prepare_data_reports_what_it_kept(tmp_path):
 @pytest.mark.parametrize(
     ("given", "parts"),
     [
-        ([], ["give --dataset=... and --data_dir=..."]),
-        (["--dataset=file", "--data_dir={at}"], ["config.data.path is empty"]),
-        (["--dataset=netflicks", "--data_dir={at}"], ["netflicks", "ml-20m"]),
+        ([], ["give --config=..."]),
+        (["--config=configs/file.py"], ["config.data.path is empty"]),
+        (["--config=configs/synthetic.py"], ["config.data.name is synthetic"]),
         (
-            ["--dataset=ml-20m", "--data_dir={at}", "--source={at}/none.zip"],
+            ["--config=configs/ml_20m.py", "--config.data.path={at}/none.zip"],
             ["none.zip: no such file or folder"],
-        ),
-        (
-            ["--dataset=ml-20m", "--data_dir={at}", "--user_column=u"],
-            ["--user_column is for --dataset=file"],
         ),
     ],
 )

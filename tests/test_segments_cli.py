@@ -201,7 +201,7 @@ def test_a_language_model_names_them_and_the_key_stays_out(catalogue, tmp_path, 
         ({"id_column": "title"}, ["no item of the catalogue in column 'title'", "i0, i1, i2"]),
         ({"metadata": "{folder}/semicolons.csv"}, ["'id;title;genres'", "separated by ';'?"]),
         ({"embeddings": None, "output": None}, ["give --embeddings=... and --output=..."]),
-        ({"interactions": "{folder}/users.csv"}, ["--interactions is not read", "--homepage_for"]),
+        ({"interactions": "{folder}/users.csv"}, ["flag 'interactions'"]),
         (
             {"homepage_for": "{folder}/users.csv", "split": "{folder}/split.npz"},
             ["split.npz: none of its test users is in"],
