@@ -16,11 +16,13 @@ The last line printed is one JSON object. JAX is not needed, but for the autoenc
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import pathlib
 import time
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -57,6 +59,14 @@ _PRUNED = {"pruned_ease": pruned_ease_baseline, "column_pruned_ease": column_pru
 _OF_IMPLICIT = ("item_knn", "als")
 
 
+class Fit(NamedTuple):
+    """A fitted method, with the options that were chosen for it."""
+
+    method: str
+    options: dict[str, float]
+    baseline: Baseline
+
+
 def main() -> None:
     config = FLAGS.config
     validate(config)
@@ -76,28 +86,11 @@ def main() -> None:
 
     started = time.perf_counter()
     protocol = {"folds": config.eval.folds, "seed": seed_of(config, "folds")}
-    rows = []
-
-    def judge(method: str, baseline: Baseline, **options: float) -> None:
-        metrics = evaluate(
-            baseline.score,
-            split.test,
-            split.train.item_ids,
-            held_out_from=split.test_from,
-            **protocol,
-        ).summary()
-        size = {"bytes_per_item": baseline.bytes_per_item}
-        rows.append({"method": method, **size, **options, **metrics})
-
     others = [method for method in methods if method not in by_penalty]
-    for method, baseline in fits(split.train.matrix, others, sizes, config.seed):
-        judge(method, baseline)
+    plain = plain_fits(split.train.matrix, others, sizes, config.seed)
     best, validation = ease_fits(split, by_penalty, sizes, penalties, protocol)
-    for method, l2, baseline in best:
-        judge(method, baseline, l2=l2)
-    for method, baseline in dense_fits(dense, sizes, config.seed):
-        judge(method, baseline)
-
+    compressed = [] if dense is None else dense_fits(dense, sizes, config.seed)
+    rows = [_judged(fit, split, protocol) for fit in itertools.chain(plain, best, compressed)]
     print(cli.metrics_table("method", [(_name(row), row["bytes_per_item"], row) for row in rows]))
     report = {row["method"]: row for row in rows if row["method"] in _OWN_SIZE}
     report |= {"methods": rows, "validation_ndcg@100": validation}
@@ -105,60 +98,71 @@ def main() -> None:
     print(json.dumps(report))
 
 
-def _name(row: dict) -> str:
-    return row["method"] + (f", l2 = {row['l2']:g}" if "l2" in row else "")
-
-
-def fits(
+def plain_fits(
     train: sp.csr_matrix, methods: list[str], sizes: list[int], seed: int
-) -> Iterator[tuple[str, Baseline]]:
+) -> Iterator[Fit]:
     """Fits one method at one size after the other, and keeps none."""
     for method in methods:
         for n_bytes in [0] if method in _OWN_SIZE else sizes:
-            yield method, BASELINES[method](train, n_bytes=n_bytes, seed=seed)
+            yield Fit(method, {}, BASELINES[method](train, n_bytes=n_bytes, seed=seed))
 
 
 def ease_fits(
     split: Split, methods: list[str], sizes: list[int], penalties: list[float], protocol: dict
-) -> tuple[list[tuple[str, float, Baseline]], dict[float, float]]:
+) -> tuple[list[Fit], dict[float, float]]:
     """EASE and pruned EASE, each size at the penalty that validates best.
 
     All of them share one inversion a penalty, and of each the best so far is in memory.
 
     Returns:
-      Method, penalty and fit of each; the validation nDCG@100 of EASE by penalty.
+      The fits, and the validation nDCG@100 of EASE by penalty.
     """
-    best: dict[str, tuple[float, tuple[str, float, Baseline]]] = {}
+    best: dict[str, tuple[float, Fit]] = {}
     of_ease = {}
     for l2 in penalties if methods else []:
         weights = ease(split.train.matrix, l2)
-        for method in methods:
-            for n_bytes in [None] if method == "ease" else sizes:
-                whole = n_bytes is None
-                baseline = ease_baseline(weights) if whole else _PRUNED[method](weights, n_bytes)
-                name = method if whole else f"{method} at {n_bytes}"
-                value = 0.0  # with one penalty there is nothing to choose
-                if split.val.n_users:
-                    value = validation_value(baseline.score, split, **protocol)
-                    print(f"{name}, l2 {l2:g}: validation nDCG@100 {value:.4f}", flush=True)
-                    if whole:
-                        of_ease[l2] = value
-                if name not in best or value > best[name][0]:
-                    best[name] = value, (method, l2, baseline)
+        fits = (
+            {"ease": Fit("ease", {"l2": l2}, ease_baseline(weights))} if "ease" in methods else {}
+        )
+        for method in [method for method in methods if method in _PRUNED]:
+            for n_bytes in sizes:
+                baseline = _PRUNED[method](weights, n_bytes)
+                fits[f"{method} at {n_bytes}"] = Fit(method, {"l2": l2}, baseline)
+        for name, fit in fits.items():
+            value = 0.0  # without validation users there is one penalty
+            if split.val.n_users:
+                value = validation_value(fit.baseline.score, split, **protocol)
+                print(f"{name}, l2 {l2:g}: validation nDCG@100 {value:.4f}", flush=True)
+                if name == "ease":
+                    of_ease[l2] = value
+            if name not in best or value > best[name][0]:
+                best[name] = value, fit
     return [fit for _, fit in best.values()], of_ease
 
 
-def dense_fits(
-    dense: np.ndarray | None, sizes: list[int], seed: int
-) -> Iterator[tuple[str, Baseline]]:
+def dense_fits(dense: np.ndarray, sizes: list[int], seed: int) -> Iterator[Fit]:
     """Dense embeddings [n_items, n_factors] as they are, and compressed."""
-    if dense is None:
-        return
-    yield "dense", Baseline(scorer(dense), bytes_per_item(dense))
+    yield Fit("dense", {}, Baseline(scorer(dense), bytes_per_item(dense)))
     for method, compress in COMPRESSIONS.items():
         for n_bytes in sizes:
             codes = compress(dense, n_bytes=n_bytes, seed=seed)
-            yield method, Baseline(scorer(codes), bytes_per_item(codes))
+            yield Fit(method, {}, Baseline(scorer(codes), bytes_per_item(codes)))
+
+
+def _judged(fit: Fit, split: Split, protocol: dict) -> dict:
+    metrics = evaluate(
+        fit.baseline.score,
+        split.test,
+        split.train.item_ids,
+        held_out_from=split.test_from,
+        **protocol,
+    ).summary()
+    size = {"bytes_per_item": fit.baseline.bytes_per_item}
+    return {"method": fit.method, **size, **fit.options, **metrics}
+
+
+def _name(row: dict) -> str:
+    return row["method"] + (f", l2 = {row['l2']:g}" if "l2" in row else "")
 
 
 def _split(config: ConfigDict) -> Split:

@@ -126,7 +126,8 @@ def _parse(arguments: list[str]) -> list[str]:
         lines = str(error).replace("\\n", "\n").strip().splitlines()
         # What goes wrong inside a configuration file comes with its traceback.
         if isinstance(error, flags.UnrecognizedFlagError):
-            lines[0] += " (--help shows all flags; fields of a configuration are --config.…)"
+            fields = "; fields of a configuration are --config.…" if "config" in flags.FLAGS else ""
+            lines[0] += f" (--help shows all flags{fields})"
         _fail(f"--config: {lines[-1]}" if "Traceback" in str(error) else " ".join(lines))
     except (OSError, ImportError) as error:
         _fail(f"--config cannot be read: {error}")

@@ -80,9 +80,7 @@ def _check_port() -> None:
     address = _ADDRESS.value, _PORT.value
     try:
         family = socket.getaddrinfo(*address)[0][0]  # IPv4 or IPv6
-        with socket.socket(family) as there:
-            there.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            there.bind(address)
+        socket.create_server(address, family=family).close()
     except OSError as error:
         raise InputError(
             f"--port={_PORT.value} of --address={_ADDRESS.value} cannot be had "

@@ -19,6 +19,7 @@ import time
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
+import scipy.sparse as sp
 import tqdm
 from absl import flags
 
@@ -40,6 +41,9 @@ _QUERY_FACTORS = flags.DEFINE_integer(
     "query_factors", None, "Approximate: a user's strongest factors alone find candidates."
 )
 _BLOCK = flags.DEFINE_integer("block_users", 4096, "Users in a block.", lower_bound=1)
+_SCHEMA = pa.schema(
+    {"user_id": pa.string(), "rank": pa.int32(), "item_id": pa.string(), "score": pa.float32()}
+)
 
 
 def main() -> None:
@@ -59,33 +63,16 @@ def main() -> None:
     served = np.flatnonzero(np.diff(histories.indptr))
     recommender.warm_up()
     started, n_rows = time.perf_counter(), 0
-    schema = pa.schema(
-        [
-            ("user_id", pa.string()),
-            ("rank", pa.int32()),
-            ("item_id", pa.string()),
-            ("score", pa.float32()),
-        ]
-    )
     with (
         atomic_path(output) as temporary,
-        pa.parquet.ParquetWriter(temporary, schema) as writer,
+        pa.parquet.ParquetWriter(temporary, _SCHEMA) as writer,
         tqdm.tqdm(total=len(served), unit="user", mininterval=1) as bar,
     ):
         for first in range(0, len(served), _BLOCK.value):
             rows = served[first : first + _BLOCK.value]
-            items, scores = recommender.recommend(
-                histories[rows], _K.value, filter_seen=_FILTER_SEEN.value
-            )
-            user, rank = np.nonzero(items >= 0)
-            columns = [
-                pa.array(users.user_ids[rows[user]]),
-                pa.array(rank + 1, pa.int32()),
-                pa.array(embeddings.item_ids[items[user, rank]]),
-                pa.array(scores[user, rank]),
-            ]
-            writer.write_table(pa.table(columns, schema=schema))
-            n_rows += len(user)
+            table = recommendations(recommender, users.user_ids[rows], histories[rows])
+            writer.write_table(table)
+            n_rows += table.num_rows
             bar.update(len(rows))
     seconds = time.perf_counter() - started
     report = {
@@ -101,6 +88,21 @@ def main() -> None:
         "filters": counts,
     }
     print(json.dumps(report))
+
+
+def recommendations(
+    recommender: Recommender, user_ids: np.ndarray, histories: sp.csr_matrix
+) -> pa.Table:
+    """A row for each user and rank."""
+    items, scores = recommender.recommend(histories, _K.value, filter_seen=_FILTER_SEEN.value)
+    user, rank = np.nonzero(items >= 0)
+    columns = [
+        pa.array(user_ids[user]),
+        pa.array(rank + 1, pa.int32()),
+        pa.array(recommender.embeddings.item_ids[items[user, rank]]),
+        pa.array(scores[user, rank]),
+    ]
+    return pa.table(columns, schema=_SCHEMA)
 
 
 if __name__ == "__main__":

@@ -92,6 +92,7 @@ def _csv(rng: np.random.Generator, folder: pathlib.Path) -> None:
 
 def _users_file(rng: np.random.Generator, folder: pathlib.Path) -> None:
     """`experiments.inputs.read_users`, whose flags are as they are by default."""
+    inputs.define_users()
     if not flags.FLAGS.is_parsed():
         flags.FLAGS([""])
     path = folder / "r.csv"
@@ -353,12 +354,12 @@ def _prepared(rng: np.random.Generator, folder: pathlib.Path) -> None:
     content = changed.read_bytes()
     changed.write_bytes(mutate(rng, content, int(rng.integers(1, 4))))
     prepared.find(folder, "file", {})
-    found = prepared.load(place)
-    if found and found[0].nnz != made.interactions.nnz:
-        raise Lost(f"{found[0].nnz} of {made.interactions.nnz}")
-    if found:
-        found[0].drop_unused_items()
-        (found[0].matrix @ np.ones(found[0].n_items)).sum()
+    if stored := prepared.load(place):
+        interactions = stored[0]
+        if interactions.nnz != made.interactions.nnz:
+            raise Lost(f"{interactions.nnz} of {made.interactions.nnz}")
+        interactions.drop_unused_items()
+        (interactions.matrix @ np.ones(interactions.n_items)).sum()
 
 
 def _split(rng: np.random.Generator, folder: pathlib.Path) -> None:
@@ -454,9 +455,9 @@ def _segments(rng: np.random.Generator, folder: pathlib.Path) -> None:
     sp.save_npz(path, sp.random(2, 4, 0.5, "csr", random_state=rng))
     if rng.random() < 0.4:
         path.write_bytes(mutate(rng, path.read_bytes(), 1))
-    found = load_segments(folder, np.array(["a", "b", "c", "ž"]))
-    if len(found.segments) != 2:
-        raise Lost(f"{len(found.segments)} segments of 2")
+    segments = load_segments(folder, np.array(["a", "b", "c", "ž"])).segments
+    if len(segments) != 2:
+        raise Lost(f"{len(segments)} segments of 2")
 
 
 def _workdir(rng: np.random.Generator, folder: pathlib.Path) -> None:
