@@ -129,6 +129,8 @@ def _parse(arguments: list[str]) -> list[str]:
             fields = "; fields of a configuration are --config.…" if "config" in flags.FLAGS else ""
             lines[0] += f" (--help shows all flags{fields})"
         _fail(f"--config: {lines[-1]}" if "Traceback" in str(error) else " ".join(lines))
+    except InputError as error:  # of the code in a configuration file
+        _fail(str(error))
     except (OSError, ImportError) as error:
         _fail(f"--config cannot be read: {error}")
     except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -20,7 +20,7 @@ import numpy as np
 from absl import flags
 
 from celsa_jax.baselines.choice import validation_value
-from celsa_jax.baselines.ease import ease, ease_scorer
+from celsa_jax.baselines.ease import fit_ease
 from celsa_jax.config import seed_of, validate
 from celsa_jax.data import Split, load_dataset, make_split
 from celsa_jax.errors import InputError
@@ -68,14 +68,14 @@ def ease_of(split: Split, folds: str, seed: int) -> tuple[float, dict]:
 
     @functools.cache
     def value(at: int) -> float:
-        score = ease_scorer(ease(matrix, _PENALTIES[at]))
+        score = fit_ease(matrix, l2=_PENALTIES[at]).score
         return validation_value(score, split, folds=folds, seed=seed)
 
     best = _PENALTIES.index(_FIRST_PENALTY)
     for step in (1, -1):  # uphill, either way
         while 0 <= best + step < len(_PENALTIES) and value(best + step) > value(best):
             best += step
-    score = ease_scorer(ease(matrix, _PENALTIES[best]))
+    score = fit_ease(matrix, l2=_PENALTIES[best]).score
     judged = evaluate(score, split.test, split.train.item_ids, folds=folds, seed=seed)
     return _PENALTIES[best], judged.summary()
 
