@@ -26,7 +26,7 @@ from absl import flags
 from experiments import cli
 
 _FORM = flags.DEFINE_enum("form", "ml-20m", ["ml-20m", "netflix"], "Whose files to imitate.")
-_N_RATINGS = flags.DEFINE_integer("n_ratings", 20_000_000, "Rows.", lower_bound=1000)
+_N_RATINGS = flags.DEFINE_integer("n_ratings", 20_000_000, "Rows.", lower_bound=50_000)
 _FOLDER = flags.DEFINE_string("folder", None, "Where to write; temporary by default.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the ratings.", lower_bound=0)
 # Ratings, users and items of the publishers; and the day of the first rating.

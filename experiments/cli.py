@@ -16,7 +16,6 @@ from absl import logging as absl_logging
 
 from celsa_jax import stopping
 from celsa_jax.errors import InputError
-from celsa_jax.evaluation import METRICS
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 
@@ -78,6 +77,8 @@ def metrics_table(what: str, rows: Iterable[tuple[str, float | None, dict]]) -> 
       what: the names are of.
       rows: name, bytes, and metrics by name (`Evaluation.summary`).
     """
+    from celsa_jax.evaluation import METRICS  # with scipy.stats, which takes time to import
+
     lines = [f"| {what} | bytes per item | {' | '.join(METRICS)} |"]
     lines.append("|---|---:|" + "---:|" * len(METRICS))
     for name, size, metrics in rows:

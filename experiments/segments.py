@@ -131,12 +131,10 @@ def main() -> None:
 
 
 def _output(folder: pathlib.Path) -> pathlib.Path:
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"--output={folder} is a file; give a folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"--output={folder}: {error.strerror or error}") from None
+        raise InputError(f"--output={folder}: {error.strerror}; give a folder") from None
     return folder
 
 

@@ -16,6 +16,7 @@ from test_cli import ROOT, WITHOUT_JAX, assert_fails, program
 from test_demo import segmented  # noqa: F401  (a fixture)
 from test_segments_cli import TITLE, catalogue, flags  # noqa: F401  (a fixture)
 
+pytestmark = pytest.mark.slow
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
 

@@ -29,6 +29,7 @@ def png(cell):
     return [base64.b64decode(entry["image/png"]) for entry in data if "image/png" in entry]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_from_top_to_bottom(path, tmp_path, monkeypatch):
     monkeypatch.delenv("XLA_FLAGS", raising=False)  # one device
