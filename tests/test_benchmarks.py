@@ -15,7 +15,7 @@ FIGURES = {
         lambda report: report["peak_gb"],
     ),
     "benchmark_training": (
-        "--n_items=60 --n_factors=8 --batch_size=4 --history=5 --nnz=2 --rounds=1 --steps=2".split(),
+        "--n_items=60 --n_factors=8 --batch_size=4 --nnz=2 --rounds=1 --steps=2".split(),
         lambda report: report["steps"]["k=2"]["step_ms"],
     ),
 }
