@@ -121,9 +121,9 @@ def ease_fits(
     of_ease = {}
     for l2 in penalties if methods else []:
         weights = ease(split.train.matrix, l2)
-        fits = (
-            {"ease": Fit("ease", {"l2": l2}, ease_baseline(weights))} if "ease" in methods else {}
-        )
+        fits = {}
+        if "ease" in methods:
+            fits["ease"] = Fit("ease", {"l2": l2}, ease_baseline(weights))
         for method in [method for method in methods if method in _PRUNED]:
             for n_bytes in sizes:
                 baseline = _PRUNED[method](weights, n_bytes)
