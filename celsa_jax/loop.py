@@ -188,7 +188,7 @@ class TrainingLoop:
 
     # An epoch.
 
-    def _epoch(self, epoch: int, state: TrainState) -> tuple[TrainState, dict]:
+    def _epoch(self, epoch: int, state: TrainState) -> tuple[TrainState, dict[str, float | None]]:
         """The state after an epoch, with the mask updates before and after it, and its metrics."""
         now, target = self.plan[epoch], self.config.sparsity.target_nnz
         if now.kept != self._kept_after(epoch):
@@ -203,7 +203,7 @@ class TrainingLoop:
             state = self._prune(state, target)
         n_users = self.split.train.n_users
         realised = to_host(nnz_per_row(state))[: self.split.train.n_items]
-        record = {
+        record: dict[str, float | None] = {
             "step": int(state.step),
             "epoch": epoch + 1,
             "k": now.nnz,

@@ -16,6 +16,7 @@ The last line printed is one JSON object. JAX is not needed, but for the autoenc
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import pathlib
@@ -37,19 +38,23 @@ from celsa_jax.baselines import (
 )
 from celsa_jax.baselines.baseline import implicit
 from celsa_jax.baselines.choice import validation_value
-from celsa_jax.baselines.ease import column_pruned_ease_baseline, ease, pruned_ease_baseline
+from celsa_jax.baselines.ease import (
+    column_pruned_ease_baseline,
+    ease,
+    pruned_ease_baseline,
+)
 from celsa_jax.config import seed_of, validate
 from celsa_jax.data import Split, load_dataset, make_split
 from celsa_jax.data.interactions import lookup
 from celsa_jax.data.splits import load_split
 from celsa_jax.errors import InputError
-from celsa_jax.evaluation import METRICS, evaluate
+from celsa_jax.evaluation import evaluate
 from celsa_jax.sparse import load_embeddings
 from celsa_jax.sparse.formats import BYTES_PER_NONZERO
-from experiments import cli, runs
+from experiments import cli, inputs
 
-flags.adopt_module_key_flags(runs)  # shown by --help
-
+FLAGS = flags.FLAGS
+inputs.define_run()
 _METHODS = flags.DEFINE_list("methods", ["popularity", "ease"], f"Of {', '.join(BASELINES)}.")
 _BYTES = flags.DEFINE_list("bytes", ["128"], "Bytes an item, for each method that can choose.")
 _L2 = flags.DEFINE_list("l2", ["30", "100", "300", "1000"], "Penalties of EASE to try.")
@@ -57,26 +62,26 @@ _DENSE = flags.DEFINE_string("dense", None, "Dense embeddings to compress.")
 
 _OWN_SIZE = ("popularity", "ease")
 _PRUNED = {"pruned_ease": pruned_ease_baseline, "column_pruned_ease": column_pruned_ease_baseline}
-_BY_PENALTY = ("ease", *_PRUNED)
 _OF_IMPLICIT = ("item_knn", "als")
 
 
-class Candidate(NamedTuple):
-    """A fitted method with the options that it does not share with every other."""
+class Fit(NamedTuple):
+    """A fitted method, with the options that were chosen for it."""
 
     method: str
-    n_bytes: int | None
     options: dict[str, float]
     baseline: Baseline
 
 
 def main() -> None:
-    config = runs.CONFIG.value
+    config = FLAGS.config
     validate(config)
-    methods, sizes, penalties = _methods(), _sizes(), _penalties()
+    methods = _methods()
+    sizes = _numbers(_BYTES, int, BYTES_PER_NONZERO - 1)
+    penalties = _numbers(_L2, float, 0)
     dense = load_embeddings(_DENSE.value) if _DENSE.value else None
     split = _split(config)
-    by_penalty = any(method in _BY_PENALTY for method in methods)
+    by_penalty = [method for method in methods if method == "ease" or method in _PRUNED]
     if by_penalty and len(penalties) > 1 and not split.val.n_users:
         raise InputError(
             "there are no validation users to choose a penalty on (config.data.n_val_users, "
@@ -86,112 +91,91 @@ def main() -> None:
         dense = _rows_of(dense, split.train.item_ids)
 
     started = time.perf_counter()
-    candidates = fit_all(split.train.matrix, methods, sizes, penalties, dense, config.seed)
-    rows, validation = judge_all(candidates, split, config)
-    print(table(rows))
+    protocol = {"folds": config.eval.folds, "seed": seed_of(config, "folds")}
+    others = [method for method in methods if method not in by_penalty]
+    plain = plain_fits(split.train.matrix, others, sizes, config.seed)
+    best, validation = ease_fits(split, by_penalty, sizes, penalties, protocol)
+    compressed = [] if dense is None else dense_fits(dense, sizes, config.seed)
+    rows = [_judged(fit, split, protocol) for fit in itertools.chain(plain, best, compressed)]
+    print(cli.metrics_table("method", [(_name(row), row["bytes_per_item"], row) for row in rows]))
     report = {row["method"]: row for row in rows if row["method"] in _OWN_SIZE}
-    report |= {"methods": rows, "validation_ndcg@100": validation.get("ease", {})}
+    report |= {"methods": rows, "validation_ndcg@100": validation}
     report |= {"seconds": round(time.perf_counter() - started, 1), **split.counts()}
     print(json.dumps(report))
 
 
-def fit_all(
-    train: sp.csr_matrix,
-    methods: list[str],
-    sizes: list[int],
-    penalties: list[float],
-    dense: np.ndarray | None,
-    seed: int,
-) -> Iterator[Candidate]:
-    """Fits one method after the other, and keeps none.
-
-    Args:
-      train: CSR [n_users, n_items].
-      methods: keys of BASELINES.
-      sizes: bytes an item.
-      penalties: of EASE; all sizes of a pruned EASE come from one inversion.
-      dense: [n_items, n_factors] embeddings to compress, or None.
-      seed: of what is drawn.
-    """
+def plain_fits(
+    train: sp.csr_matrix, methods: list[str], sizes: list[int], seed: int
+) -> Iterator[Fit]:
+    """Fits one method at one size after the other, and keeps none."""
     for method in methods:
-        if method not in _BY_PENALTY:
-            for n_bytes in [None] if method in _OWN_SIZE else sizes:
-                baseline = BASELINES[method](train, n_bytes=n_bytes, seed=seed)
-                yield Candidate(method, n_bytes, {}, baseline)
-    for l2 in penalties if set(methods) & set(_BY_PENALTY) else []:
-        weights = ease(train, l2)
-        if "ease" in methods:
-            yield Candidate("ease", None, {"l2": l2}, weights_baseline(weights))
-        for method in [method for method in methods if method in _PRUNED]:
-            for n_bytes in sizes:
-                pruned = _PRUNED[method](weights, n_bytes)
-                yield Candidate(method, n_bytes, {"l2": l2}, pruned)
-    if dense is not None:
-        yield Candidate("dense", None, {}, embeddings_baseline(dense))
-        for method, compress in COMPRESSIONS.items():
-            for n_bytes in sizes:
-                codes = compress(dense, n_bytes=n_bytes, seed=seed)
-                yield Candidate(method, n_bytes, {}, embeddings_baseline(codes))
+        for n_bytes in [0] if method in _OWN_SIZE else sizes:
+            yield Fit(method, {}, BASELINES[method](train, n_bytes=n_bytes, seed=seed))
 
 
-def judge_all(
-    candidates: Iterator[Candidate], split: Split, config: ConfigDict
-) -> tuple[list[dict], dict[str, dict[float, float]]]:
-    """Test metrics of each method at each size, at the penalty that validates best.
+def ease_fits(
+    split: Split, methods: list[str], sizes: list[int], penalties: list[float], protocol: dict
+) -> tuple[list[Fit], dict[float, float]]:
+    """EASE and pruned EASE, each size at the penalty that validates best.
 
-    Of each, the best fit so far is in memory.
+    All of them share one inversion a penalty, and of each the best so far is in memory.
 
     Returns:
-      One row for each (method, size), and by method, or `METHOD at N`, the validation nDCG@100 of
-      every penalty.
+      The fits, and the validation nDCG@100 of EASE by penalty.
     """
-    protocol = {"folds": config.eval.folds, "seed": seed_of(config, "folds")}
-    best: dict[str, tuple[float, Candidate]] = {}
-    validation: dict[str, dict[float, float]] = {}
-    for candidate in candidates:
-        method, n_bytes, options, baseline = candidate
-        name = method if n_bytes is None else f"{method} at {n_bytes}"
-        value = 0.0  # nothing to choose from
-        if options and split.val.n_users:
-            value = validation_value(baseline.score, split, **protocol)
-            validation.setdefault(name, {})[options["l2"]] = value
-            print(f"{name}, l2 {options['l2']:g}: validation nDCG@100 {value:.4f}", flush=True)
-        if name not in best or value > best[name][0]:
-            best[name] = value, candidate
-    return [_judged(candidate, split, protocol) for _, candidate in best.values()], validation
+    best: dict[str, tuple[float, Fit]] = {}
+    of_ease = {}
+    for l2 in penalties if methods else []:
+        weights = ease(split.train.matrix, l2)
+        fits = {}
+        if "ease" in methods:
+            fits["ease"] = Fit("ease", {"l2": l2}, weights_baseline(weights))
+        for method in [method for method in methods if method in _PRUNED]:
+            for n_bytes in sizes:
+                baseline = _PRUNED[method](weights, n_bytes)
+                fits[f"{method} at {n_bytes}"] = Fit(method, {"l2": l2}, baseline)
+        for name, fit in fits.items():
+            value = 0.0  # without validation users there is one penalty
+            if split.val.n_users:
+                value = validation_value(fit.baseline.score, split, **protocol)
+                print(f"{name}, l2 {l2:g}: validation nDCG@100 {value:.4f}", flush=True)
+                if name == "ease":
+                    of_ease[l2] = value
+            if name not in best or value > best[name][0]:
+                best[name] = value, fit
+    return [fit for _, fit in best.values()], of_ease
 
 
-def table(rows: list[dict]) -> str:
-    """The rows as a Markdown table."""
-    lines = [f"| method | bytes per item | {' | '.join(METRICS)} |", "|---|---:|---:|---:|---:|"]
-    for row in rows:
-        name = row["method"] + (f", l2 = {row['l2']:g}" if "l2" in row else "")
-        size = row["bytes_per_item"]
-        cells = [name, "" if size is None else f"{size:,.0f}"]
-        for metric in METRICS:
-            values = (row[metric], row[f"{metric}_stderr"])
-            cells.append(" ± ".join("-" if v is None else f"{v:.3f}" for v in values))
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+def dense_fits(dense: np.ndarray, sizes: list[int], seed: int) -> Iterator[Fit]:
+    """Dense embeddings [n_items, n_factors] as they are, and compressed."""
+    yield Fit("dense", {}, embeddings_baseline(dense))
+    for method, compress in COMPRESSIONS.items():
+        for n_bytes in sizes:
+            codes = compress(dense, n_bytes=n_bytes, seed=seed)
+            yield Fit(method, {}, embeddings_baseline(codes))
 
 
-def _judged(candidate: Candidate, split: Split, protocol: dict) -> dict:
+def _judged(fit: Fit, split: Split, protocol: dict) -> dict:
     metrics = evaluate(
-        candidate.baseline.score,
+        fit.baseline.score,
         split.test,
         split.train.item_ids,
         held_out_from=split.test_from,
         **protocol,
     ).summary()
-    size = {"bytes_per_item": candidate.baseline.bytes_per_item}
-    return {"method": candidate.method, **size, **candidate.options, **metrics}
+    size = {"bytes_per_item": fit.baseline.bytes_per_item}
+    return {"method": fit.method, **size, **fit.options, **metrics}
+
+
+def _name(row: dict) -> str:
+    return row["method"] + (f", l2 = {row['l2']:g}" if "l2" in row else "")
 
 
 def _split(config: ConfigDict) -> Split:
     seed = seed_of(config, "split")
     dataset = load_dataset(config.data, seed)
-    if runs.WORKDIR.value and config.data.split == "users":
-        return load_split(pathlib.Path(runs.WORKDIR.value) / "split.npz", dataset.interactions)
+    if FLAGS.workdir and config.data.split == "users":
+        return load_split(pathlib.Path(FLAGS.workdir) / "split.npz", dataset.interactions)
     return make_split(dataset.interactions, config.data, seed)
 
 
@@ -209,25 +193,17 @@ def _methods() -> list[str]:
     return methods
 
 
-def _sizes() -> list[int]:
+def _numbers(flag: flags.FlagHolder, kind: type, above: int) -> list:
+    """The numbers that a list flag has, ascending."""
+    given = f"--{flag.name}={','.join(flag.value)}"
     try:
-        sizes = sorted({int(size) for size in _BYTES.value})
+        numbers = sorted({kind(text) for text in flag.value})
     except ValueError:
-        raise InputError(f"--bytes={','.join(_BYTES.value)}: not a list of whole numbers") from None
-    least = BYTES_PER_NONZERO
-    if not sizes or sizes[0] < least:
-        raise InputError(f"--bytes={','.join(_BYTES.value)}: give numbers from {least} on")
-    return sizes
-
-
-def _penalties() -> list[float]:
-    try:
-        penalties = [float(l2) for l2 in _L2.value]
-    except ValueError:
-        raise InputError(f"--l2={','.join(_L2.value)}: not a list of numbers") from None
-    if not penalties or not all(0 < l2 < math.inf for l2 in penalties):
-        raise InputError(f"--l2={','.join(_L2.value)}: give numbers above 0")
-    return penalties
+        whole = "whole " if kind is int else ""
+        raise InputError(f"{given}: not a list of {whole}numbers") from None
+    if not numbers or not all(above < number < math.inf for number in numbers):
+        raise InputError(f"{given}: give numbers above {above}")
+    return numbers
 
 
 def _rows_of(

@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import json
 import pathlib
-import subprocess
-import sys
 import tempfile
 import time
 
@@ -28,7 +26,7 @@ from absl import flags
 from experiments import cli
 
 _FORM = flags.DEFINE_enum("form", "ml-20m", ["ml-20m", "netflix"], "Whose files to imitate.")
-_N_RATINGS = flags.DEFINE_integer("n_ratings", 20_000_000, "Rows.", lower_bound=1000)
+_N_RATINGS = flags.DEFINE_integer("n_ratings", 20_000_000, "Rows.", lower_bound=50_000)
 _FOLDER = flags.DEFINE_string("folder", None, "Where to write; temporary by default.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the ratings.", lower_bound=0)
 # Ratings, users and items of the publishers; and the day of the first rating.
@@ -36,6 +34,7 @@ _SHAPES = {
     "ml-20m": (20_000_263, 138_493, 27_278, "1995-01-09"),
     "netflix": (100_480_507, 480_189, 17_770, "1999-11-11"),
 }
+_CONFIGS = {"ml-20m": "ml_20m.py", "netflix": "netflix.py"}
 _SECONDS_A_DAY = 86_400
 
 
@@ -48,29 +47,10 @@ def main() -> None:
         n_bytes = WRITERS[_FORM.value](source, _N_RATINGS.value, _SEED.value)
         made = time.perf_counter() - started
         print(f"{n_bytes / 1e6:.0f} MB of ratings written in {made:.0f} s", flush=True)
-        first, second = (_prepare(source, data) for _ in range(2))
+        given = [f"--config={cli.CONFIGS / _CONFIGS[_FORM.value]}"]
+        given += [f"--config.data.path={source}", f"--config.data.data_dir={data}"]
+        first, second = (cli.measured("prepare_data", *given) for _ in range(2))
     print(json.dumps({"form": _FORM.value, "bytes": n_bytes, "first": first, "second": second}))
-
-
-def _prepare(source: pathlib.Path, data: pathlib.Path) -> dict:
-    """Seconds and memory of the whole program, and what it prints."""
-    measured = (
-        "import resource, subprocess, sys\n"
-        "done = subprocess.run(sys.argv[1:])\n"
-        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)\n"
-        "sys.exit(done.returncode)"
-    )
-    command = [sys.executable, "-c", measured, sys.executable, "-m", "experiments.prepare_data"]
-    command += [f"--dataset={_FORM.value}", f"--source={source}", f"--data_dir={data}"]
-    started = time.perf_counter()
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    seconds = time.perf_counter() - started
-    report, kilobytes = done.stdout.splitlines()[-2:]
-    return {
-        "wall_seconds": round(seconds, 2),
-        "peak_gigabytes": round(int(kilobytes) / 1e6, 2),
-        **json.loads(report),
-    }
 
 
 def _ratings(form: str, n_ratings: int, seed: int) -> tuple[np.ndarray, ...]:

@@ -7,18 +7,16 @@ r"""Times engines that answer "the k best unseen items for this history", all in
 
 With embeddings (a run's `embeddings.npz` or a file of experiments.export) the users of
 --interactions ask; otherwise embeddings and histories are random, with list lengths that fall by
-a power law from --longest_list times the mean. --format converts first. Every round times each
-engine once on the same users: each of --n_single users alone (one thread), then all of --n_users
-in a batch, with 1, 2, ... threads. Engines are those of experiments/inference_engines.py; one
-that is not installed, or too large, is reported as skipped.
+a power law from ten times the mean. --format converts first. Every round times each engine once on
+the same users: some of them alone (one thread), then all of --n_users in a batch, with 1, 2, ...
+threads. Engines are those of experiments/inference_engines.py; one that is not installed, or too
+large, is reported as skipped.
 
 For each engine: one_user_p50_us, one_user_p99_us (over users and rounds), batched_us_per_user
 (one thread, median over rounds), users_per_s_by_threads, bytes (in memory), load_s (from the file
 or matrix to the first answer, compiled code in the cache), overlap_with_exact (share of
 exact_scipy's k items found). --memory adds `fresh_process`: exact_fast alone in a new process, its
-resident_growth_mb over all that serving does, and load_s with the lists built. --figures=FOLDER
-needs --interactions and draws nDCG@100 against bytes and against latency, for the formats,
-approximate retrieval, and the dense models of --dense_models.
+resident_growth_mb over all that serving does, and load_s with the lists built.
 
 The last line printed is one JSON object.
 """
@@ -50,34 +48,26 @@ from celsa_jax.sparse.threads import n_cores
 from experiments import cli, inputs
 from experiments.inference_engines import ENGINES, Catalogue, Skipped
 
-flags.adopt_module_key_flags(inputs)  # shown by --help
+FLAGS = flags.FLAGS
+inputs.define_embeddings()
+inputs.define_interactions()
 _ENGINES = flags.DEFINE_list("engines", list(ENGINES), "Which to time.")
 _FORMAT = flags.DEFINE_enum("format", None, FORMATS, "Convert the embeddings first.")
 _K = flags.DEFINE_integer("k", 100, "Items a user.", lower_bound=1)
 _N_USERS = flags.DEFINE_integer("n_users", 512, "Users in a batch, at most.", lower_bound=1)
-_N_SINGLE = flags.DEFINE_integer("n_single", 32, "Users timed alone.", lower_bound=1)
 _ROUNDS = flags.DEFINE_integer("rounds", 7, "Rounds, after one that is not counted.", lower_bound=1)
 _N_ITEMS = flags.DEFINE_integer("n_items", 10_000, "Random: items.", lower_bound=1)
-_N_FACTORS = flags.DEFINE_integer("n_factors", 4096, "Random: width d.", lower_bound=1)
+_N_FACTORS = flags.DEFINE_integer("n_factors", 4096, "Random: width d.", lower_bound=20)
 _NNZ = flags.DEFINE_integer("nnz", 16, "Random: non-zeros a row.", lower_bound=1)
 _HISTORY = flags.DEFINE_integer("history", 77, "Random: items of a history.", lower_bound=1)
-_LONGEST = flags.DEFINE_float("longest_list", 10, "Random: longest list over the mean.", 1)
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of what is random.")
-_DENSE_WIDTH = flags.DEFINE_integer(
-    "dense_width", 2048, "Width of dense_same_accuracy.", lower_bound=1
-)
 _QUERY_FACTORS = flags.DEFINE_integer(
     "query_factors", 256, "Factors of a user in approximate retrieval.", lower_bound=1
 )
-_MAX_DENSE = flags.DEFINE_float("max_dense_gb", 2, "Larger dense matrices are skipped.")
 _MEMORY = flags.DEFINE_boolean("memory", False, "Also measure the memory of exact_fast.")
-_FIGURES = flags.DEFINE_string("figures", None, "Folder for the figures.")
-_DENSE_MODELS = flags.DEFINE_list("dense_models", [], "Workdirs of dense runs, for the figures.")
 
-
+_LONGEST_LIST = 10  # of random embeddings, over the mean
+_N_SINGLE = 32  # users timed alone
 _SETTLE_S = 0.1  # after the number of threads was set
-
-# Of a fresh process: all that is there but the catalogue, then the catalogue in use.
 _MEMORY_PROGRAM = """
 import json, os, sys, time
 import scipy.sparse as sp
@@ -105,31 +95,15 @@ def main() -> None:
     unknown = [name for name in _ENGINES.value if name not in ENGINES]
     if unknown:
         raise InputError(f"--engines: no engine '{unknown[0]}'; there are {', '.join(ENGINES)}")
-    if bool(inputs.EMBEDDINGS.value) != bool(inputs.INTERACTIONS.value):
+    if bool(FLAGS.embeddings) != bool(FLAGS.interactions):
         raise InputError("--embeddings and --interactions go together; for random ones, neither")
-    if _FIGURES.value and not inputs.EMBEDDINGS.value:
-        raise InputError("--figures needs --embeddings and --interactions")
-    users = None
-    if inputs.EMBEDDINGS.value:
-        embeddings = inputs.read_sparse(inputs.EMBEDDINGS.value, inputs.ITEMS.value)
-        users, _ = inputs.read_users(embeddings.item_ids, inputs.INTERACTIONS.value)
-        histories = users.onto(embeddings.item_ids)
-        histories = histories[np.diff(histories.indptr) > 0]
-        chosen = np.random.default_rng(_SEED.value).permutation(histories.shape[0])
-        histories = histories[chosen[: _N_USERS.value]]
-    else:
-        embeddings = random_embeddings(
-            _N_ITEMS.value, _N_FACTORS.value, _NNZ.value, _LONGEST.value, _SEED.value
-        )
-        histories = random_histories(_N_USERS.value, _N_ITEMS.value, _HISTORY.value, _SEED.value)
+    embeddings, histories = _read() if FLAGS.embeddings else _random()
     if _FORMAT.value:
         embeddings = embeddings.to_format(_FORMAT.value)
     with tempfile.TemporaryDirectory() as folder:
         path, small = pathlib.Path(folder) / "embeddings", pathlib.Path(folder) / "small"
         embeddings.save(path)
         SparseEmbeddings.from_dense(np.eye(20), format=embeddings.format).save(small)
-        sizes = (_DENSE_WIDTH.value, _QUERY_FACTORS.value, 1e9 * _MAX_DENSE.value)
-        catalogue = Catalogue(path, *sizes)
         report = {
             "n_items": embeddings.n_items,
             "n_factors": embeddings.n_factors,
@@ -142,44 +116,63 @@ def main() -> None:
             "cores": n_cores(),
         }
         del embeddings  # what the engines hold is all that should be in memory
-        report["engines"] = time_engines(catalogue, Catalogue(small, *sizes), histories)
+        catalogue = Catalogue(path, _QUERY_FACTORS.value)
+        engines, loaded = make_engines(catalogue, Catalogue(small, 1), histories)
+        timed = time_engines(engines, histories)
+        report["engines"] = {name: loaded[name] | timed.get(name, {}) for name in loaded}
         if _MEMORY.value:
             sp.save_npz(f"{folder}/histories.npz", histories, compressed=False)
             command = [sys.executable, "-c", _MEMORY_PROGRAM, folder, str(_K.value)]
             fresh = subprocess.run(command, check=True, capture_output=True, text=True).stdout
             report["fresh_process"] = json.loads(fresh)
-        if _FIGURES.value:
-            from experiments.inference_figures import draw
-
-            report["figures"] = draw(
-                _FIGURES.value, catalogue, users, histories, _DENSE_MODELS.value, _K.value
-            )
     print(json.dumps(report))
 
 
-def time_engines(
+def _read() -> tuple[SparseEmbeddings, sp.csr_matrix]:
+    """The embeddings of the flags, and histories of users drawn from the interactions."""
+    embeddings = inputs.read_sparse(FLAGS.embeddings, FLAGS.items)
+    users, _ = inputs.read_users(embeddings.item_ids, FLAGS.interactions)
+    histories = users.onto(embeddings.item_ids)
+    histories = histories[np.diff(histories.indptr) > 0]
+    chosen = np.random.default_rng(0).permutation(histories.shape[0])
+    return embeddings, histories[chosen[: _N_USERS.value]]
+
+
+def _random() -> tuple[SparseEmbeddings, sp.csr_matrix]:
+    embeddings = random_embeddings(_N_ITEMS.value, _N_FACTORS.value, _NNZ.value)
+    return embeddings, random_histories(_N_USERS.value, _N_ITEMS.value, _HISTORY.value)
+
+
+def make_engines(
     catalogue: Catalogue, small: Catalogue, histories: sp.csr_matrix
-) -> dict[str, dict]:
-    """The measurements of each engine by name; `small` is for what comes before all catalogues."""
+) -> tuple[dict, dict[str, dict]]:
+    """The engines that run here, and of each the seconds it took to load, or why it is skipped.
+
+    `small` is for what comes before all catalogues: imports and compiling.
+    """
     engines, results = {}, {}
+    one = sp.csr_matrix(np.eye(9, 20, dtype=np.float32))
     with threadpoolctl.threadpool_limits(1):
         for name in _ENGINES.value:
             try:
-                make = ENGINES[name]
-                one = sp.csr_matrix(np.eye(9, 20, dtype=np.float32))
-                make(small).serve(one, 1)  # imports and compiles
+                ENGINES[name](small).serve(one, 1)
                 started = time.perf_counter()
-                engines[name] = make(dataclasses.replace(catalogue))  # each loads for itself
+                engines[name] = ENGINES[name](dataclasses.replace(catalogue))  # loads for itself
                 engines[name].serve(histories[:1], _K.value)
-                results[name] = {"load_s": time.perf_counter() - started}
+                results[name] = {"load_s": round(time.perf_counter() - started, 4)}
             except (ImportError, Skipped) as reason:
                 results[name] = {"skipped": " ".join(str(reason).split())}
                 print(f"{name}: skipped: {reason}", file=sys.stderr)
-    counts = _thread_counts()
+    return engines, results
+
+
+def time_engines(engines: dict, histories: sp.csr_matrix) -> dict[str, dict]:
+    """The measurements of each engine by name."""
+    counts = [n for n in (1, 2, 4, 8, 16, 32) if n <= n_cores()]
     single = {name: [] for name in engines}
     batch = {name: {n: [] for n in counts} for name in engines}
-    found = {}
-    ones = [histories[u] for u in range(min(_N_SINGLE.value, histories.shape[0]))]
+    answers = {}
+    ones = [histories[u] for u in range(min(_N_SINGLE, histories.shape[0]))]
     few = histories[:64]
     for turn in range(_ROUNDS.value + 1):
         for name, engine in engines.items():
@@ -189,43 +182,37 @@ def time_engines(
                     time.sleep(_SETTLE_S)
                     engine.serve(few, _K.value)  # wakes the cores
                     if n == 1:
-                        times = [_seconds(engine, one) for one in ones]
+                        times = [_timed(engine, one)[0] for one in ones]
                         single[name] += times if turn else []
-                    started = time.perf_counter()
-                    found[name] = engine.serve(histories, _K.value)
-                    spent = time.perf_counter() - started
-                    batch[name][n] += [spent] if turn else []
+                    seconds, answers[name] = _timed(engine, histories)
+                    batch[name][n] += [seconds] if turn else []
             print(f"round {turn}: {name}", file=sys.stderr)
+    results = {}
     for name, engine in engines.items():
         per_user = {n: float(np.median(batch[name][n])) / histories.shape[0] for n in counts}
+        overlap = None
+        if "exact_scipy" in answers and name != "dense_same_accuracy":
+            overlap = _overlap(answers[name], answers["exact_scipy"])
         results[name] = {
             "one_user_p50_us": round(1e6 * float(np.quantile(single[name], 0.5)), 1),
             "one_user_p99_us": round(1e6 * float(np.quantile(single[name], 0.99)), 1),
             "batched_us_per_user": round(1e6 * per_user[1], 2),
             "users_per_s_by_threads": {str(n): round(1 / s, 1) for n, s in per_user.items()},
             "bytes": int(engine.n_bytes),
-            "load_s": round(results[name]["load_s"], 4),
-            "overlap_with_exact": None,
+            "overlap_with_exact": overlap,
         }
-        if "exact_scipy" in found and name != "dense_same_accuracy":
-            results[name]["overlap_with_exact"] = _overlap(found[name], found["exact_scipy"])
     return results
 
 
-def _seconds(engine, histories: sp.csr_matrix) -> float:
+def _timed(engine, histories: sp.csr_matrix) -> tuple[float, np.ndarray]:
     started = time.perf_counter()
-    engine.serve(histories, _K.value)
-    return time.perf_counter() - started
+    items = engine.serve(histories, _K.value)
+    return time.perf_counter() - started, items
 
 
-def _overlap(found: np.ndarray, exact: np.ndarray) -> float:
-    both = sum(len(np.intersect1d(a[a >= 0], b)) for a, b in zip(found, exact, strict=True))
+def _overlap(items: np.ndarray, exact: np.ndarray) -> float:
+    both = sum(len(np.intersect1d(a[a >= 0], b)) for a, b in zip(items, exact, strict=True))
     return round(both / max(int((exact >= 0).sum()), 1), 5)
-
-
-def _thread_counts() -> list[int]:
-    cores = n_cores()
-    return [n for n in (1, 2, 4, 8, 16, 32) if n <= cores]
 
 
 def _longest_list(embeddings: SparseEmbeddings) -> float:
@@ -233,20 +220,18 @@ def _longest_list(embeddings: SparseEmbeddings) -> float:
     return float(lengths.max() / lengths.mean())
 
 
-def random_embeddings(
-    n_items: int, n_factors: int, nnz: int, longest: float, seed: int
-) -> SparseEmbeddings:
+def random_embeddings(n_items: int, n_factors: int, nnz: int) -> SparseEmbeddings:
     """Unit rows of normal values; factor f is drawn with a weight of (f + 1)^-a."""
-    if nnz > n_factors or not 1 <= longest < n_factors:
-        raise InputError("--nnz is at most --n_factors, --longest_list below it")
-    rng = np.random.default_rng(seed)
+    if nnz > n_factors:
+        raise InputError(f"--nnz={nnz} is more than --n_factors={n_factors}")
+    rng = np.random.default_rng(0)
     ranks = np.arange(1, n_factors + 1)
 
     def excess(power: float) -> float:
         weights = ranks**-power
-        return weights[0] / weights.mean() - longest
+        return weights[0] / weights.mean() - _LONGEST_LIST
 
-    power = scipy.optimize.brentq(excess, 0, 4) if longest > 1 else 0.0
+    power = scipy.optimize.brentq(excess, 0, 4)
     edges = np.cumsum(ranks**-power)
     factors = np.empty((n_items, nnz), np.int32)
     rows = np.arange(n_items)
@@ -261,9 +246,9 @@ def random_embeddings(
     return SparseEmbeddings.from_scipy(matrix)
 
 
-def random_histories(n_users: int, n_items: int, length: int, seed: int) -> sp.csr_matrix:
+def random_histories(n_users: int, n_items: int, length: int) -> sp.csr_matrix:
     """Each user has `length` different items, all equally likely."""
-    rng = np.random.default_rng((seed, 1))
+    rng = np.random.default_rng(1)
     length = min(length, n_items)
     rows = [np.sort(rng.choice(n_items, length, replace=False)) for _ in range(n_users)]
     indices = np.concatenate(rows).astype(np.int32)

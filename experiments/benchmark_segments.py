@@ -12,11 +12,7 @@ from __future__ import annotations
 
 import json
 import pathlib
-import resource
-import subprocess
-import sys
 import tempfile
-import time
 
 import numpy as np
 import pyarrow as pa
@@ -32,7 +28,8 @@ _ITEMS = flags.DEFINE_integer("n_items", 1_000_000, "Items.", lower_bound=10)
 _FACTORS = flags.DEFINE_integer("n_factors", 4096, "d.", lower_bound=2)
 _NNZ = flags.DEFINE_integer("nnz", 16, "k.", lower_bound=1)
 _GENRES = flags.DEFINE_integer("n_genres", 400, "Genres to draw from.", lower_bound=8)
-_SEED = flags.DEFINE_integer("seed", 0, "Of the catalogue.", lower_bound=0)
+_SHOWN = ("n_items", "n_groups", "n_segments", "coherence", "coherence_random", "coherence_kmeans")
+_SHOWN += ("coherence_items", "wall_seconds", "peak_gb")
 
 
 def main() -> None:
@@ -40,24 +37,15 @@ def main() -> None:
         raise InputError(f"--nnz={_NNZ.value} is more than --n_factors={_FACTORS.value}")
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        write_catalogue(folder, np.random.default_rng(_SEED.value))
-        command = [
-            *(sys.executable, "-m", "experiments.segments"),
+        write_catalogue(folder, np.random.default_rng(0))
+        report = cli.measured(
+            "segments",
             f"--embeddings={folder / 'embeddings'}",
             f"--metadata={folder / 'items.parquet'}",
             "--text_columns=title,authors,genres",
             f"--output={folder / 'segments'}",
-        ]
-        started = time.perf_counter()
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-        seconds = time.perf_counter() - started
-        if done.returncode:
-            raise InputError(f"experiments.segments failed with status {done.returncode}")
-        report = json.loads(done.stdout.splitlines()[-1])
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6  # kB on Linux
-    names = ("n_items", "n_groups", "n_segments", "coherence", "coherence_random")
-    shown = {name: report[name] for name in (*names, "coherence_kmeans", "coherence_items")}
-    print(json.dumps(shown | {"seconds": round(seconds, 1), "peak_gb": round(peak, 2)}))
+        )
+    print(json.dumps({name: report[name] for name in _SHOWN}))
 
 
 def write_catalogue(folder: pathlib.Path, rng: np.random.Generator) -> None:

@@ -1,16 +1,23 @@
-"""What every program shares: one-line errors and readable logs."""
+"""What programs share: one-line errors, readable logs, tables of metrics."""
 
 from __future__ import annotations
 
+import json
 import logging
+import os
+import pathlib
+import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 
 from absl import app, flags
 from absl import logging as absl_logging
 
 from celsa_jax import stopping
 from celsa_jax.errors import InputError
+
+CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 
 
 def run(
@@ -35,8 +42,10 @@ def run(
 
     def parse(arguments: list[str]) -> list[str]:
         rest = _parse(arguments)
-        if missing := [f"--{name}=..." for name in required if flags.FLAGS[name].value is None]:
-            _fail(f"give {' and '.join(missing)} (--help shows all flags)")
+        missing = [name for name in required if flags.FLAGS[name].value in (None, "")]
+        if missing:
+            wanted = " and ".join(f"--{name}=..." for name in missing)
+            _fail(f"give {wanted} (--help shows all flags)")
         return rest
 
     def guarded(given: list[str]) -> None:
@@ -50,15 +59,52 @@ def run(
             stopping.install()
         try:
             main(*values)
-        except InputError as error:
-            _fail(str(error))
-        except OSError as error:  # a full disk, no permission, a --config that cannot be read
+        except (InputError, OSError) as error:  # OSError: a full disk, no permission
             _fail(str(error))
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             sys.exit(130)
 
     app.run(guarded, flags_parser=parse)
+
+
+def metrics_table(what: str, rows: Iterable[tuple[str, float | None, dict]]) -> str:
+    """A Markdown table of names, bytes an item, and metrics with their standard errors.
+
+    Args:
+      what: the names are of.
+      rows: name, bytes, and metrics by name (`Evaluation.summary`).
+    """
+    from celsa_jax.evaluation import METRICS  # with scipy.stats, which takes time to import
+
+    lines = [f"| {what} | bytes per item | {' | '.join(METRICS)} |"]
+    lines.append("|---|---:|" + "---:|" * len(METRICS))
+    for name, size, metrics in rows:
+        cells = [name, "" if size is None else f"{size:,.0f}"]
+        for metric in METRICS:
+            values = metrics[metric], metrics[f"{metric}_stderr"]
+            cells.append(" ± ".join("-" if v is None else f"{v:.3f}" for v in values))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def measured(program: str, *arguments: str) -> dict:
+    """Runs another program in a process of its own, as a user would.
+
+    Returns:
+      The JSON object that it prints last, with its `wall_seconds` and its largest resident set,
+      `peak_gb`.
+    """
+    command = [sys.executable, "-m", f"experiments.{program}", *arguments]
+    started = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        output = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise InputError(f"experiments.{program} failed: {' '.join(command)}")
+    seconds = {"wall_seconds": round(time.perf_counter() - started, 2)}
+    peak = {"peak_gb": round(usage.ru_maxrss / 1e6, 2)}  # kB on Linux
+    return {**json.loads(output.splitlines()[-1]), **seconds, **peak}
 
 
 def _show_log() -> None:
@@ -79,7 +125,8 @@ def _parse(arguments: list[str]) -> list[str]:
         lines = str(error).replace("\\n", "\n").strip().splitlines()
         # What goes wrong inside a configuration file comes with its traceback.
         if isinstance(error, flags.UnrecognizedFlagError):
-            lines[0] += " (--help shows all flags; fields of a configuration are --config.…)"
+            fields = "; fields of a configuration are --config.…" if "config" in flags.FLAGS else ""
+            lines[0] += f" (--help shows all flags{fields})"
         _fail(f"--config: {lines[-1]}" if "Traceback" in str(error) else " ".join(lines))
     except InputError as error:  # of the code in a configuration file
         _fail(str(error))

@@ -12,18 +12,24 @@ start, was chosen on the validation users of such runs; docs/training.md has the
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import pathlib
 
 import numpy as np
 from absl import flags
 
+from celsa_jax.baselines.choice import validation_value
+from celsa_jax.baselines.ease import fit_ease
+from celsa_jax.config import seed_of, validate
 from celsa_jax.data import Split, load_dataset, make_split
 from celsa_jax.errors import InputError
-from experiments import cli, runs
+from celsa_jax.evaluation import evaluate
+from celsa_jax.workdir import Workdir
+from experiments import cli, inputs
 
-flags.adopt_module_key_flags(runs)  # shown by --help
-
+FLAGS = flags.FLAGS
+inputs.define_run()
 _COPIES = flags.DEFINE_list("copies", ["whole"], "whole, tenth, or interactions a training user.")
 _SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds, each of split, folds and training.")
 _EASE = flags.DEFINE_bool("ease", True, "Fit EASE as well.")
@@ -58,34 +64,26 @@ def thinned(split: Split, copy: str, seed: int) -> Split:
 
 def ease_of(split: Split, folds: str, seed: int) -> tuple[float, dict]:
     """The penalty that is best on the validation users, and EASE's test metrics with it."""
-    from celsa_jax.baselines.choice import validation_value
-    from celsa_jax.baselines.ease import fit_ease
-    from celsa_jax.evaluation import evaluate
+    matrix = split.train.matrix.astype(np.float32)
 
-    matrix, values = split.train.matrix.astype(np.float32), {}
-    best = at = _PENALTIES.index(_FIRST_PENALTY)
-
+    @functools.cache
     def value(at: int) -> float:
-        if at not in values:
-            score = fit_ease(matrix, l2=_PENALTIES[at]).score
-            values[at] = validation_value(score, split, folds=folds, seed=seed)
-        return values[at]
+        score = fit_ease(matrix, l2=_PENALTIES[at]).score
+        return validation_value(score, split, folds=folds, seed=seed)
 
+    best = _PENALTIES.index(_FIRST_PENALTY)
     for step in (1, -1):  # uphill, either way
-        at = best
-        while 0 <= at + step < len(_PENALTIES) and value(at + step) > value(at):
-            best = at = at + step
+        while 0 <= best + step < len(_PENALTIES) and value(best + step) > value(best):
+            best += step
     score = fit_ease(matrix, l2=_PENALTIES[best]).score
     judged = evaluate(score, split.test, split.train.item_ids, folds=folds, seed=seed)
     return _PENALTIES[best], judged.summary()
 
 
 def main() -> None:
-    from celsa_jax.config import seed_of, validate
-    from celsa_jax.train import train_split
-    from celsa_jax.workdir import Workdir
+    from celsa_jax.train import train_split  # JAX, which thinning and EASE do without
 
-    config = runs.CONFIG.value
+    config = FLAGS.config
     rows: dict[str, list[tuple[float, float]]] = {}
     for seed in map(int, _SEEDS.value):
         config.seed = seed
@@ -94,7 +92,7 @@ def main() -> None:
         whole = make_split(dataset.interactions, config.data, seed_of(config, "split"))
         for copy in _COPIES.value:
             split = thinned(whole, copy, seed)
-            folder = Workdir(pathlib.Path(runs.WORKDIR.value) / f"{copy}_{seed}")
+            folder = Workdir(pathlib.Path(FLAGS.workdir) / f"{copy}_{seed}")
             folder.check(config)
             results = folder.results()
             if results is None:

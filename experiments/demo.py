@@ -23,10 +23,12 @@ from absl import flags
 from celsa_jax.errors import InputError
 from celsa_jax.segments import SegmentRecommender, load_merges, load_segments
 from celsa_jax.sparse import Recommender
-from experiments import cli, demo_catalogue, inputs, metadata
+from experiments import cli, demo_catalogue, inputs
 
-flags.adopt_module_key_flags(inputs)  # shown by --help
-flags.adopt_module_key_flags(metadata)
+FLAGS = flags.FLAGS
+inputs.define_embeddings()
+inputs.define_interactions()
+inputs.define_metadata()
 _SEGMENTS = flags.DEFINE_string("segments", None, "Folder that experiments.segments wrote.")
 _PORT = flags.DEFINE_integer("port", 8501, "Port of the page.", 1, 65535)
 _ADDRESS = flags.DEFINE_string("address", "localhost", "0.0.0.0 shows it to other machines.")
@@ -42,9 +44,9 @@ def main() -> None:
     except ImportError:
         raise InputError("the demo is not installed: pip install -e '.[demo]'") from None
     _check_port()
-    embeddings = inputs.read_sparse(inputs.EMBEDDINGS.value, inputs.ITEMS.value)
+    embeddings = inputs.read_sparse(FLAGS.embeddings, FLAGS.items)
     item_ids = embeddings.item_ids
-    table = metadata.read(item_ids)
+    table = inputs.read_item_metadata(item_ids)
     segments = load_segments(_SEGMENTS.value, item_ids)
     catalogue = demo_catalogue.Catalogue(
         SegmentRecommender(Recommender(embeddings), segments),
@@ -78,9 +80,7 @@ def _check_port() -> None:
     address = _ADDRESS.value, _PORT.value
     try:
         family = socket.getaddrinfo(*address)[0][0]  # IPv4 or IPv6
-        with socket.socket(family) as there:
-            there.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            there.bind(address)
+        socket.create_server(address, family=family).close()
     except OSError as error:
         raise InputError(
             f"--port={_PORT.value} of --address={_ADDRESS.value} cannot be had "
@@ -90,9 +90,9 @@ def _check_port() -> None:
 
 def _read_users(item_ids: np.ndarray) -> dict[str, np.ndarray]:
     """Item positions of the first users of --interactions, by what they are called."""
-    if not inputs.INTERACTIONS.value:
+    if not FLAGS.interactions:
         return {}
-    users, _ = inputs.read_users(item_ids, inputs.INTERACTIONS.value)
+    users, _ = inputs.read_users(item_ids, FLAGS.interactions)
     histories = users.onto(item_ids)
     shown = zip(users.user_ids[:_N_USERS].tolist(), histories[:_N_USERS], strict=True)
     return {f"User {user}": row.indices for user, row in shown if row.nnz}

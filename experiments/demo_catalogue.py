@@ -170,10 +170,10 @@ def timed(
     """What each recommends to a user, and the median milliseconds it takes; all in turn."""
     seconds = np.zeros((_ROUNDS, len(recommenders)))
     for times in seconds:
-        found = []
+        lists = []
         for at, recommender in enumerate(recommenders):
             started = time.perf_counter()
             items, _ = recommender.recommend(history, k)
             times[at] = time.perf_counter() - started
-            found.append(items[0, items[0] >= 0])
-    return list(zip(found, 1000 * np.median(seconds, axis=0), strict=True))
+            lists.append(items[0, items[0] >= 0])
+    return list(zip(lists, 1000 * np.median(seconds, axis=0), strict=True))

@@ -125,12 +125,12 @@ def find_titles(catalogue: Catalogue, history: list[int]) -> None:
         live="100ms",
         persist_state="page",
     )
-    found = catalogue.find(text, N_FOUND, but=history)
+    items = catalogue.find(text, N_FOUND, but=history)
     with st.container(gap=None):
-        for item in found:
+        for item in items:
             if title(catalogue, item, "Add", "add", add):
                 st.rerun()  # all of the page
-    if text and not found:
+    if text and not items:
         st.caption("No other title has these words.")
 
 
@@ -199,18 +199,14 @@ def largest(shares: list[tuple[str, float]]) -> list[tuple[str, float]]:
 
 def show_activations(catalogue: Catalogue, history, page) -> None:
     st.header("Latent activations", anchor=False)
-    found = catalogue.product.activations(history)
+    active = catalogue.product.activations(history)
     marked = {row.segment: row.title for row in page if row.segment >= 0}
     st.markdown(
-        f"The user's strongest factors, {min(N_FACTORS, len(found.factors))} of the "
-        f"{len(found.factors)} active ones; those of the segments above are marked."
+        f"The user's strongest factors, {min(N_FACTORS, len(active.factors))} of the "
+        f"{len(active.factors)} active ones; those of the segments above are marked."
     )
-    shown = slice(N_FACTORS)
-    st.html(
-        figures.activations(
-            found.factors[shown], found.values[shown], found.segments[shown], marked
-        )
-    )
+    strongest = (of[:N_FACTORS] for of in (active.factors, active.values, active.segments))
+    st.html(figures.activations(*strongest, marked))
 
 
 @st.fragment

@@ -27,7 +27,9 @@ from celsa_jax.sparse import scorer
 from celsa_jax.sparse.rows import unit_rows
 from experiments import cli, inputs
 
-flags.adopt_module_key_flags(inputs)  # shown by --help
+FLAGS = flags.FLAGS
+inputs.define_embeddings()
+inputs.define_interactions()
 _FOLDS = flags.DEFINE_enum("folds", "disjoint", FOLD_KINDS, "How interactions are held out.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the folds.")
 _NORMALIZE = flags.DEFINE_boolean("normalize", False, "Scale the rows to unit length first.")
@@ -35,22 +37,20 @@ _REFERENCE = flags.DEFINE_string("reference", None, "Embeddings to compare with.
 
 
 def main() -> None:
-    embeddings, item_ids, n_bytes = inputs.read_embeddings(
-        inputs.EMBEDDINGS.value, inputs.ITEMS.value
-    )
+    embeddings, item_ids, n_bytes = inputs.read_embeddings(FLAGS.embeddings, FLAGS.items)
     if _NORMALIZE.value:
         embeddings = normalize_rows(embeddings)
-    users, counts = inputs.read_users(item_ids, inputs.INTERACTIONS.value)
+    users, counts = inputs.read_users(item_ids, FLAGS.interactions)
     settings = {"folds": _FOLDS.value, "seed": _SEED.value}
     result = evaluate(scorer(embeddings), users, item_ids, **settings)
     if not result.counts["n_users"]:
         raise InputError(
-            f"no user of {inputs.INTERACTIONS.value} can be evaluated: it takes one with both an "
+            f"no user of {FLAGS.interactions} can be evaluated: it takes one with both an "
             "item held out and one left in the history, and, with --split, its test users"
         )
     report = {**result.summary(), **result.counts, **counts, "bytes_per_item": n_bytes, **settings}
     if _REFERENCE.value:
-        other, other_ids, _ = inputs.read_embeddings(_REFERENCE.value, inputs.ITEMS.value)
+        other, other_ids, _ = inputs.read_embeddings(_REFERENCE.value, FLAGS.items)
         if not np.array_equal(other_ids, item_ids):
             raise InputError(f"--reference={_REFERENCE.value}: other items, or in another order")
         if _NORMALIZE.value:

@@ -18,6 +18,8 @@ import scipy.sparse as sp
 from celsa_jax.sparse import Recommender, SparseEmbeddings
 
 _SCORES_AT_ONCE = 1 << 24
+_MAX_DENSE_BYTES = 2e9
+_DENSE_WIDTH = 2048  # of the random dense vectors
 
 
 class Skipped(Exception):
@@ -30,15 +32,11 @@ class Catalogue:
 
     Attributes:
       path: the saved `SparseEmbeddings`.
-      dense_width: of the random dense vectors.
       query_factors: of the approximate engine.
-      max_dense_bytes: larger dense matrices are skipped.
     """
 
     path: pathlib.Path
-    dense_width: int
     query_factors: int
-    max_dense_bytes: float
 
     @functools.cached_property
     def rows(self) -> sp.csr_matrix:
@@ -50,8 +48,8 @@ class Catalogue:
 
     def check_dense(self, width: int) -> None:
         size = 4 * self.rows.shape[0] * width
-        if size > self.max_dense_bytes:
-            raise Skipped(f"{size / 1e9:.1f} GB in dense form, more than --max_dense_gb")
+        if size > _MAX_DENSE_BYTES:
+            raise Skipped(f"{size / 1e9:.1f} GB in dense form")
 
 
 class ExactFast:
@@ -72,7 +70,7 @@ class ExactFast:
 
 
 class Approximate(ExactFast):
-    """The same, with candidates found by a user's strongest factors."""
+    """The same, with candidates ranked by a user's strongest factors."""
 
     def __init__(self, catalogue: Catalogue):
         super().__init__(catalogue, catalogue.query_factors)
@@ -104,16 +102,16 @@ class Dense:
         """Set for all BLAS libraries by the benchmark."""
 
     def serve(self, histories: sp.csr_matrix, k: int) -> np.ndarray:
-        return rank_dense(self.vectors, histories, k)
+        return _rank_in_blocks(lambda x: (x @ self.vectors) @ self.vectors.T, histories, k)
 
 
 class DenseOfWidth(Dense):
     """The same on random vectors of another width: times alone mean something."""
 
     def __init__(self, catalogue: Catalogue):
-        catalogue.check_dense(catalogue.dense_width)
+        catalogue.check_dense(_DENSE_WIDTH)
         rng = np.random.default_rng(0)
-        shape = (catalogue.rows.shape[0], catalogue.dense_width)
+        shape = (catalogue.rows.shape[0], _DENSE_WIDTH)
         self.vectors = rng.standard_normal(shape, np.float32)
         self.n_bytes = self.vectors.nbytes
 
@@ -137,10 +135,10 @@ class SparseDotTopn:
         latent = histories @ self.rows
         n = min(k + _longest(histories), self.rows.shape[0])
         best = self.multiply(latent, self.columns, n, sort=True, n_threads=self.n_threads)
-        found = np.full((histories.shape[0], n), -1)
+        ranked = np.full((histories.shape[0], n), -1)
         lengths = np.diff(best.indptr)
-        found[np.arange(n) < lengths[:, None]] = best.indices
-        return _drop_seen(found, histories, k)
+        ranked[np.arange(n) < lengths[:, None]] = best.indices
+        return _drop_seen(ranked, histories, k)
 
 
 class FaissFlat:
@@ -164,8 +162,8 @@ class FaissFlat:
 
     def serve(self, histories: sp.csr_matrix, k: int) -> np.ndarray:
         n = min(k + _longest(histories), self.index.ntotal)
-        found = self.index.search((histories @ self.rows).toarray(), n)[1]
-        return _drop_seen(found, histories, k)
+        ranked = self.index.search((histories @ self.rows).toarray(), n)[1]
+        return _drop_seen(ranked, histories, k)
 
 
 class FaissHnsw(FaissFlat):
@@ -198,11 +196,6 @@ class Implicit:
         return self.top_k(
             self.vectors, latent, k, filter_query_items=histories, num_threads=self.n_threads
         )[0]
-
-
-def rank_dense(vectors: np.ndarray, histories: sp.csr_matrix, k: int) -> np.ndarray:
-    """The best unseen items by dense products."""
-    return _rank_in_blocks(lambda x: (x @ vectors) @ vectors.T, histories, k)
 
 
 ENGINES = {
@@ -243,11 +236,11 @@ def _rank_in_blocks(score, histories: sp.csr_matrix, k: int) -> np.ndarray:
     return np.concatenate(blocks)
 
 
-def _drop_seen(found: np.ndarray, histories: sp.csr_matrix, k: int) -> np.ndarray:
-    """The first k of each row of `found` that are not in the user's history."""
+def _drop_seen(ranked: np.ndarray, histories: sp.csr_matrix, k: int) -> np.ndarray:
+    """The first k of each row of `ranked` that are not in the user's history."""
     seen = np.zeros(histories.shape[1] + 1, bool)
-    result = np.full((len(found), k), -1)
-    for user, row in enumerate(found):
+    result = np.full((len(ranked), k), -1)
+    for user, row in enumerate(ranked):
         history = histories.indices[histories.indptr[user] : histories.indptr[user + 1]]
         seen[history] = True
         unseen = row[~seen[row]][:k]

@@ -1,15 +1,21 @@
-"""Flags and readers that the programs around exported embeddings share."""
+"""Flags of what programs read, and the reading of it.
+
+A program defines the groups that it reads, so that flags of the others are unknown to it.
+"""
 
 from __future__ import annotations
 
+import functools
 import pathlib
 
 import numpy as np
 import scipy.sparse as sp
 from absl import flags
+from ml_collections import config_flags
 
 from celsa_jax.data.datasets import filter_ratings
 from celsa_jax.data.interactions import Interactions, lookup
+from celsa_jax.data.metadata import Metadata, read_metadata
 from celsa_jax.data.readers import Columns, read_ratings
 from celsa_jax.data.splits import read_parts
 from celsa_jax.errors import InputError
@@ -17,21 +23,64 @@ from celsa_jax.sparse import SparseEmbeddings, bytes_per_item, load_embeddings
 from celsa_jax.sparse.embeddings import is_saved
 from celsa_jax.sparse.npz import read_item_ids
 
-EMBEDDINGS = flags.DEFINE_string(
-    "embeddings", None, "Items x factors: a file of experiments.export, or .npz, or .npy."
-)
-ITEMS = flags.DEFINE_string(
-    "items", None, "For .npz and .npy: item ids, one a line; items.txt beside them by default."
-)
-INTERACTIONS = flags.DEFINE_string("interactions", None, "CSV, TSV, parquet or CSR .npz.")
-MIN_RATING = flags.DEFINE_float("min_rating", None, "Ratings from here on are positives.")
-MIN_INTERACTIONS = flags.DEFINE_integer(
-    "min_user_interactions", 1, "Users with fewer positives are left out."
-)
-SPLIT = flags.DEFINE_string("split", None, "split.npz of a run: its test users alone.")
-_USER = flags.DEFINE_string("user_column", "user_id", "Column of the interactions.")
-_ITEM = flags.DEFINE_string("item_column", "item_id", "Column of the interactions.")
-_RATING = flags.DEFINE_string("rating_column", "rating", "Column of the interactions.")
+FLAGS = flags.FLAGS
+flags.disclaim_key_flags()  # --help shows them with the program that defines them
+
+
+# Cached, so that two programs can be imported into one process.
+@functools.cache
+def define_config() -> None:
+    config_flags.DEFINE_config_file("config", help_string="Configuration file.")
+
+
+@functools.cache
+def define_run() -> None:
+    define_config()
+    flags.DEFINE_string("workdir", None, "Folder of the run, or of the runs.")
+
+
+@functools.cache
+def define_embeddings() -> None:
+    flags.DEFINE_string(
+        "embeddings", None, "Items x factors: a file of experiments.export, or .npz, or .npy."
+    )
+    flags.DEFINE_string(
+        "items", None, "For .npz and .npy: item ids, one a line; items.txt beside them by default."
+    )
+
+
+@functools.cache
+def define_interactions() -> None:
+    flags.DEFINE_string("interactions", None, "CSV, TSV, parquet or CSR .npz.")
+    define_users()
+
+
+@functools.cache
+def define_users() -> None:
+    """What `read_users` reads of a file of interactions."""
+    flags.DEFINE_float("min_rating", None, "Ratings from here on are positives.")
+    flags.DEFINE_integer(
+        "min_user_interactions", 1, "Users with fewer positives are left out.", lower_bound=0
+    )
+    flags.DEFINE_string("split", None, "split.npz of a run: its test users alone.")
+    for name in ("user", "item"):
+        flags.DEFINE_string(f"{name}_column", f"{name}_id", "Column of the interactions.")
+    flags.DEFINE_string("rating_column", "rating", "Column of the interactions.")
+
+
+@functools.cache
+def define_metadata() -> None:
+    flags.DEFINE_list("metadata", [], "Tables of items: CSV, TSV or parquet.")
+    flags.DEFINE_list("id_column", ["item_id"], "Column of item ids, one or one a table.")
+    flags.DEFINE_list("text_columns", [], "Columns to read: the title first, then others.")
+    flags.DEFINE_string("encoding", "utf-8", "Of the tables in CSV and TSV.")
+
+
+def read_item_metadata(item_ids: np.ndarray) -> Metadata:
+    """The metadata of a catalogue that the flags name."""
+    return read_metadata(
+        FLAGS.metadata, FLAGS.id_column, FLAGS.text_columns, item_ids, FLAGS.encoding
+    )
 
 
 def check_output(output: pathlib.Path, *read: str | pathlib.Path | None) -> None:
@@ -72,20 +121,21 @@ def read_users(item_ids: np.ndarray, path: str) -> tuple[Interactions, dict[str,
     Raises:
       InputError: none of their items is in the catalogue; a filter that the file has no column for.
     """
-    ratings = read_ratings(path, Columns(_USER.value, _ITEM.value, _RATING.value))
-    if MIN_RATING.value is not None and ratings.ratings is None:
+    columns = Columns(FLAGS.user_column, FLAGS.item_column, FLAGS.rating_column)
+    ratings = read_ratings(path, columns)
+    if FLAGS.min_rating is not None and ratings.ratings is None:
         raise InputError(
-            f"--min_rating: {path} has no column '{_RATING.value}'; "
+            f"--min_rating: {path} has no column '{columns.rating}'; "
             "name it with --rating_column, or leave --min_rating out"
         )
-    least = -np.inf if MIN_RATING.value is None else MIN_RATING.value
-    users, counts = filter_ratings(ratings, least, MIN_INTERACTIONS.value, path)
-    if SPLIT.value:
-        rows = lookup(users.user_ids, read_parts(SPLIT.value)["test"])
+    least = -np.inf if FLAGS.min_rating is None else FLAGS.min_rating
+    users, counts = filter_ratings(ratings, least, FLAGS.min_user_interactions, path)
+    if FLAGS.split:
+        rows = lookup(users.user_ids, read_parts(FLAGS.split)["test"])
         counts["split_users_not_in_file"] = int((rows < 0).sum())
         users = users.take_users(rows[rows >= 0])
         if not users.n_users:
-            raise InputError(f"--split={SPLIT.value}: none of its test users is in {path}")
+            raise InputError(f"--split={FLAGS.split}: none of its test users is in {path}")
     if not np.isin(users.item_ids, item_ids).any():
         raise InputError(f"no item of {path} is in the catalogue; are these the same ids?")
     return users, counts

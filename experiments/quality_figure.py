@@ -46,10 +46,10 @@ def main() -> None:
     points = read_points(pathlib.Path(_RESULTS.value))
     figure, axes = plt.subplots(figsize=(7.6, 4.2), layout="constrained")
     for label, colour, rows, offset in _LINES:
-        found = sorted(point for row in rows for point in points.get(row, ()))
-        if not found:
+        shown = sorted(point for row in rows for point in points.get(row, ()))
+        if not shown:
             continue
-        sizes, means, errors = np.transpose(found)
+        sizes, means, errors = np.transpose(shown)
         ours = label == _LINES[0][0]
         axes.errorbar(
             sizes, means, errors, color=colour, marker="o", markersize=4, capsize=2,
@@ -69,7 +69,8 @@ def main() -> None:
     axes.spines[["top", "right"]].set_visible(False)
     output = pathlib.Path(_OUTPUT.value)
     with atomic_path(output) as part:
-        figure.savefig(part, format=output.suffix[1:], dpi=150, metadata=_undated(output))
+        undated = {"Date": None} if output.suffix == ".svg" else None
+        figure.savefig(part, format=output.suffix[1:], dpi=150, metadata=undated)
     print(output)
 
 
@@ -80,8 +81,8 @@ def read_points(path: pathlib.Path) -> dict[str, list[tuple[float, float, float]
         with path.open(newline="", encoding="utf-8") as lines:
             for line in csv.DictReader(lines):
                 if line["state"] == "done":
-                    found = float(line["bytes_per_item"]), float(line["ndcg@100"])
-                    cells.setdefault((line["row"], line["column"]), []).append(found)
+                    point = float(line["bytes_per_item"]), float(line["ndcg@100"])
+                    cells.setdefault((line["row"], line["column"]), []).append(point)
     except (OSError, KeyError, ValueError) as error:
         raise InputError(
             f"--results={path} is not the results.csv of a sweep of methods ({error!r}); give "
@@ -93,10 +94,6 @@ def read_points(path: pathlib.Path) -> dict[str, list[tuple[float, float, float]
         error = scores.std(ddof=1) / len(scores) ** 0.5 if len(scores) > 1 else 0.0
         points.setdefault(row, []).append((sizes.mean(), scores.mean(), error))
     return points
-
-
-def _undated(output: pathlib.Path) -> dict[str, None] | None:
-    return {"Date": None} if output.suffix == ".svg" else None
 
 
 if __name__ == "__main__":

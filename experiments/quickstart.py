@@ -16,13 +16,13 @@ from celsa_jax.config import seed_of
 from celsa_jax.data import Dataset, load_dataset
 from celsa_jax.data.splits import load_split
 from celsa_jax.errors import InputError
-from celsa_jax.evaluation import METRICS
 from celsa_jax.evaluation.protocol import rank_unseen
 from celsa_jax.sparse import load_embeddings, scorer
 from celsa_jax.sparse.formats import BYTES_PER_FACTOR, BYTES_PER_NONZERO
-from experiments import cli, runs
+from experiments import cli, inputs
 
-flags.adopt_module_key_flags(runs)  # shown by --help
+FLAGS = flags.FLAGS
+inputs.define_run()
 
 DENSE = {
     "model": {"start": "random", "n_factors": 256},
@@ -44,12 +44,12 @@ N_TITLES = 5
 def main() -> None:
     from celsa_jax.train import train_and_evaluate
 
-    config = runs.CONFIG.value
+    config = FLAGS.config
     if config.data.n_test_users < 2:
         raise InputError("config.data.n_test_users must be at least 2 for a comparison")
     if config.data.split == "temporal":
         raise InputError("config.data.split is temporal; the quick start takes a split by users")
-    folder = pathlib.Path(runs.WORKDIR.value or "runs/quickstart")
+    folder = pathlib.Path(FLAGS.workdir or "runs/quickstart")
     changes = {"dense": DENSE}
     changes |= {f"nnz_{nnz}": {"sparsity": {"target_nnz": nnz}} for nnz in SPARSE_NNZ}
     results = []
@@ -64,18 +64,14 @@ def main() -> None:
 
 def print_table(results: list[dict]) -> None:
     """A Markdown table of sizes and test metrics, of the contents of results.json files."""
-    print(f"| model | bytes per item | {' | '.join(METRICS)} |")
-    print("|---|---:|" + "---:|" * len(METRICS))
+    rows = []
     for result in results:
-        nnz, width, test = (result[field] for field in ("nnz_per_row", "n_factors", "test"))
+        nnz, width = result["nnz_per_row"], result["n_factors"]
         name, size = f"{nnz} of {width:,}", BYTES_PER_NONZERO * nnz
         if nnz == width:  # which needs no indices
             name, size = f"dense, {width}", BYTES_PER_FACTOR * width
-        cells = [
-            " ± ".join("-" if v is None else f"{v:.3f}" for v in (test[m], test[f"{m}_stderr"]))
-            for m in METRICS
-        ]
-        print(f"| {name} | {size:,} | {' | '.join(cells)} |")
+        rows.append((name, size, result["test"]))
+    print(cli.metrics_table("model", rows))
 
 
 def print_recommendations(config: ConfigDict, folder: pathlib.Path) -> None:
@@ -102,8 +98,4 @@ def _titles(dataset: Dataset) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    cli.run(
-        main,
-        default_config=str(pathlib.Path(__file__).parent.parent / "configs" / "quickstart.py"),
-        resumable=True,
-    )
+    cli.run(main, default_config=str(cli.CONFIGS / "quickstart.py"), resumable=True)

@@ -19,6 +19,7 @@ import time
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
+import scipy.sparse as sp
 import tqdm
 from absl import flags
 
@@ -28,7 +29,9 @@ from celsa_jax.sparse import Recommender
 from celsa_jax.sparse.recommender import ENGINES
 from experiments import cli, inputs
 
-flags.adopt_module_key_flags(inputs)  # shown by --help
+FLAGS = flags.FLAGS
+inputs.define_embeddings()
+inputs.define_interactions()
 _OUTPUT = flags.DEFINE_string("output", None, "Parquet file to write.")
 _K = flags.DEFINE_integer("k", 100, "Items a user.", lower_bound=1)
 _FILTER_SEEN = flags.DEFINE_boolean("filter_seen", True, "Leave out what is in the history.")
@@ -38,53 +41,38 @@ _QUERY_FACTORS = flags.DEFINE_integer(
     "query_factors", None, "Approximate: a user's strongest factors alone find candidates."
 )
 _BLOCK = flags.DEFINE_integer("block_users", 4096, "Users in a block.", lower_bound=1)
+_SCHEMA = pa.schema(
+    {"user_id": pa.string(), "rank": pa.int32(), "item_id": pa.string(), "score": pa.float32()}
+)
 
 
 def main() -> None:
     output = pathlib.Path(_OUTPUT.value)
-    read = (inputs.EMBEDDINGS, inputs.ITEMS, inputs.INTERACTIONS, inputs.SPLIT)
-    inputs.check_output(output, *(flag.value for flag in read))
+    inputs.check_output(output, FLAGS.embeddings, FLAGS.items, FLAGS.interactions, FLAGS.split)
     if output.suffix != ".parquet":
         raise InputError(f"--output={output}: a Parquet file is written; let it end in .parquet")
-    embeddings = inputs.read_sparse(inputs.EMBEDDINGS.value, inputs.ITEMS.value)
+    embeddings = inputs.read_sparse(FLAGS.embeddings, FLAGS.items)
     recommender = Recommender(
         embeddings,
         engine=_ENGINE.value,
         n_threads=_THREADS.value,
         query_factors=_QUERY_FACTORS.value,
     )
-    users, counts = inputs.read_users(embeddings.item_ids, inputs.INTERACTIONS.value)
+    users, counts = inputs.read_users(embeddings.item_ids, FLAGS.interactions)
     histories = users.onto(embeddings.item_ids)
     served = np.flatnonzero(np.diff(histories.indptr))
     recommender.warm_up()
     started, n_rows = time.perf_counter(), 0
-    schema = pa.schema(
-        [
-            ("user_id", pa.string()),
-            ("rank", pa.int32()),
-            ("item_id", pa.string()),
-            ("score", pa.float32()),
-        ]
-    )
     with (
         atomic_path(output) as temporary,
-        pa.parquet.ParquetWriter(temporary, schema) as writer,
+        pa.parquet.ParquetWriter(temporary, _SCHEMA) as writer,
         tqdm.tqdm(total=len(served), unit="user", mininterval=1) as bar,
     ):
         for first in range(0, len(served), _BLOCK.value):
             rows = served[first : first + _BLOCK.value]
-            items, scores = recommender.recommend(
-                histories[rows], _K.value, filter_seen=_FILTER_SEEN.value
-            )
-            user, rank = np.nonzero(items >= 0)
-            columns = [
-                pa.array(users.user_ids[rows[user]]),
-                pa.array(rank + 1, pa.int32()),
-                pa.array(embeddings.item_ids[items[user, rank]]),
-                pa.array(scores[user, rank]),
-            ]
-            writer.write_table(pa.table(columns, schema=schema))
-            n_rows += len(user)
+            table = recommendations(recommender, users.user_ids[rows], histories[rows])
+            writer.write_table(table)
+            n_rows += table.num_rows
             bar.update(len(rows))
     seconds = time.perf_counter() - started
     report = {
@@ -100,6 +88,21 @@ def main() -> None:
         "filters": counts,
     }
     print(json.dumps(report))
+
+
+def recommendations(
+    recommender: Recommender, user_ids: np.ndarray, histories: sp.csr_matrix
+) -> pa.Table:
+    """A row for each user and rank."""
+    items, scores = recommender.recommend(histories, _K.value, filter_seen=_FILTER_SEEN.value)
+    user, rank = np.nonzero(items >= 0)
+    columns = [
+        pa.array(user_ids[user]),
+        pa.array(rank + 1, pa.int32()),
+        pa.array(recommender.embeddings.item_ids[items[user, rank]]),
+        pa.array(scores[user, rank]),
+    ]
+    return pa.table(columns, schema=_SCHEMA)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ import scipy.sparse as sp
 from absl import flags
 
 from celsa_jax.data.interactions import lookup
+from celsa_jax.data.metadata import Metadata
 from celsa_jax.errors import InputError
 from celsa_jax.files import write_json
 from celsa_jax.segments import (
@@ -51,10 +52,12 @@ from celsa_jax.segments.coherence import (
 from celsa_jax.segments.report import write_report
 from celsa_jax.segments.terms import EXCLUDED
 from celsa_jax.sparse import Recommender
-from experiments import cli, inputs, metadata
+from experiments import cli, inputs
 
-flags.adopt_module_key_flags(inputs)  # shown by --help
-flags.adopt_module_key_flags(metadata)
+FLAGS = flags.FLAGS
+inputs.define_embeddings()
+inputs.define_metadata()
+inputs.define_users()
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to write.")
 _LISTS = flags.DEFINE_list("list_columns", None, "Which of these hold lists; by default: detected.")
 _COMPARED = flags.DEFINE_list(
@@ -81,30 +84,18 @@ _log = logging.getLogger("celsa_jax.segments")
 
 def main() -> None:
     started = time.perf_counter()
-    if inputs.INTERACTIONS.value:
-        raise InputError("--interactions is not read here; --homepage_for=FILE gives homepages")
     output = _output(pathlib.Path(_OUTPUT.value))
-    embeddings = inputs.read_sparse(inputs.EMBEDDINGS.value, inputs.ITEMS.value)
+    embeddings = inputs.read_sparse(FLAGS.embeddings, FLAGS.items)
     rows, item_ids = embeddings.tocsr(), embeddings.item_ids
-    table = metadata.read(item_ids)
+    table = _read_metadata(item_ids)
     lists = None if _LISTS.value is None else tuple(_LISTS.value)
     terms = item_terms(table.columns, lists, tuple(_EXCLUDED.value), len(item_ids))
     compared = _compared(terms)
     namer = LanguageModelNamer(output / "names.jsonl") if _NAMER.value == "llm" else None
-    embedder = TfidfEmbedder()
-    if _EMBEDDER.value != "tfidf":
-        embedder = SentenceEmbedder(_EMBEDDER.value)
+    tfidf = _EMBEDDER.value == "tfidf"
+    embedder = TfidfEmbedder() if tfidf else SentenceEmbedder(_EMBEDDER.value)
     users = _read_users(item_ids)
     other = _read_other(item_ids)
-    _log.info("read %d items: %s", len(item_ids), table.counts)
-    for path, n_found in table.counts.get("items_by_table", {}).items():
-        if n_found < len(item_ids) / 2:
-            _log.warning(
-                "%s has only %d of %d items; is its --id_column right?",
-                path,
-                n_found,
-                len(item_ids),
-            )
 
     titles = table.shown(item_ids)
     found = find_segments(
@@ -136,28 +127,29 @@ def main() -> None:
     else:  # an earlier run's are of other segments
         (output / "homepages.json").unlink(missing_ok=True)
     report["seconds"] = round(time.perf_counter() - started, 1)
-    write_report(
-        output / "report.html",
-        segments,
-        report,
-        rows,
-        titles,
-        homepages[:_N_HOMEPAGES_SHOWN],
-        _SEED.value,
-    )
+    shown = homepages[:_N_HOMEPAGES_SHOWN]
+    write_report(output / "report.html", segments, report, rows, titles, shown, _SEED.value)
     write_json(output / "report.json", report)
     summary = {name: value for name, value in report.items() if name != "segments"}
     print(json.dumps({"output": str(output), **summary}))
 
 
 def _output(folder: pathlib.Path) -> pathlib.Path:
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"--output={folder} is a file; give a folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"--output={folder}: {error.strerror or error}") from None
+        raise InputError(f"--output={folder}: {error.strerror}; give a folder") from None
     return folder
+
+
+def _read_metadata(item_ids: np.ndarray) -> Metadata:
+    """The metadata of the catalogue; warns of tables that know few of its items."""
+    table, n_items = inputs.read_item_metadata(item_ids), len(item_ids)
+    _log.info("read %d items: %s", n_items, table.counts)
+    for path, n in table.counts.get("items_by_table", {}).items():
+        if n < n_items / 2:
+            _log.warning("%s has only %d of %d items; is its --id_column right?", path, n, n_items)
+    return table
 
 
 def _compared(terms) -> list[str]:

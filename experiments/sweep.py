@@ -14,34 +14,28 @@ object.
 from __future__ import annotations
 
 import json
-import re
 
 from absl import flags
 
 from celsa_jax.errors import InputError
 from celsa_jax.sweeps import run_sweep
-from experiments import cli, runs
+from experiments import cli, inputs
 
-flags.adopt_module_key_flags(runs)  # shown by --help
-
+FLAGS = flags.FLAGS
+inputs.define_run()
 _SHARD = flags.DEFINE_string("shard", "1/1", "Which part of the runs: 2/3 is the second of three.")
 _RETRY_FAILED = flags.DEFINE_boolean("retry_failed", False, "Try runs again that failed.")
 
 
 def main() -> None:
-    if not runs.WORKDIR.value:
-        raise InputError("--workdir is empty; give a folder")
-    shard = re.fullmatch(r"(\d+)/(\d+)", _SHARD.value)
-    if not shard:
-        raise InputError(f"--shard={_SHARD.value}: give a part and how many, as 1/4")
-    part, n_parts = map(int, shard.groups())
+    try:
+        part, n_parts = map(int, _SHARD.value.split("/"))
+    except ValueError:
+        raise InputError(f"--shard={_SHARD.value}: give a part and how many, as 1/4") from None
     counts = run_sweep(
-        runs.CONFIG.value,
-        runs.WORKDIR.value,
-        shard=(part, n_parts),
-        retry_failed=_RETRY_FAILED.value,
+        FLAGS.config, FLAGS.workdir, shard=(part, n_parts), retry_failed=_RETRY_FAILED.value
     )
-    print(json.dumps({**counts, "table": f"{runs.WORKDIR.value}/table.md"}))
+    print(json.dumps({**counts, "table": f"{FLAGS.workdir}/table.md"}))
 
 
 if __name__ == "__main__":

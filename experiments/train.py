@@ -16,10 +16,10 @@ import sys
 from absl import flags
 
 from celsa_jax.errors import InputError
-from experiments import cli, runs
+from experiments import cli, inputs
 
-flags.adopt_module_key_flags(runs)  # shown by --help
-
+FLAGS = flags.FLAGS
+inputs.define_run()
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", "", "Several processes: HOST:PORT of process 0, or auto on a known cluster."
 )
@@ -34,17 +34,15 @@ def main() -> None:
     from celsa_jax import runtime, sharding
     from celsa_jax.train import train_and_evaluate
 
-    if not runs.WORKDIR.value:
-        raise InputError("--workdir is empty; give a folder")
     if _COORDINATOR.value:
         sharding.start_processes(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     elif _PROCESSES.value != -1 or _PROCESS.value != -1:
         raise InputError("--processes and --process need --coordinator=HOST:PORT")
-    if runs.CONFIG.value.train.deterministic:  # read when JAX starts a GPU
+    if FLAGS.config.train.deterministic:  # read when JAX starts a GPU
         flags_of_xla = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags_of_xla} {runtime.DETERMINISTIC}"
     try:
-        results = train_and_evaluate(runs.CONFIG.value, runs.WORKDIR.value)
+        results = train_and_evaluate(FLAGS.config, FLAGS.workdir)
     except InputError as error:
         if jax.process_count() == 1:
             raise

@@ -467,7 +467,7 @@ def test_program_judges_all_methods_and_compressions(flags, tmp_path, small_conf
         ("--methods=top_k", ["'top_k' comes with --dense"]),
         ("--methods=", ["--methods is empty"]),
         ("--bytes=64,many", ["--bytes=64,many: not a list of whole numbers"]),
-        ("--bytes=4", ["--bytes=4: give numbers from 8 on"]),
+        ("--bytes=4", ["--bytes=4: give numbers above 7"]),
         ("--l2=1,x", ["--l2=1,x: not a list of numbers"]),
         ("--l2=0", ["--l2=0: give numbers above 0"]),
         ("--dense=nowhere.npz", ["nowhere.npz: no such file"]),

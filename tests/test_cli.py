@@ -141,7 +141,7 @@ def test_serving_and_evaluating_import_no_jax():
         (["--config=configs/synthetic.py", "--config.train.lerning_rate=1"], ["lerning_rate"]),
         (["--config=configs/synthetic.py", "--config.train.n_epochs=many"], ["n_epochs", "many"]),
         (["--config=configs/nowhere.py"], ["configs/nowhere.py"]),
-        (["--config=configs/synthetic.py", "--workdir="], ["--workdir is empty"]),
+        (["--config=configs/synthetic.py", "--workdir="], ["give --workdir=..."]),
         (["--config=configs/synthetic.py", "--config.model.n_factors=512"], ["512", "neighbours"]),
         (["--config=configs/file.py"], ["config.data.path is empty"]),
         (["--config=configs/file.py", "--config.data.path=no.csv"], ["no.csv: no such file"]),

@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 from launch import program, start
+from stress import runs as stress
 
 from celsa_jax import stopping
 from celsa_jax.errors import InputError
@@ -332,11 +333,8 @@ def test_data_or_a_configuration_that_changed(runs, tmp_path):
     assert steps(workdir) == [3, 6]
 
 
-def test_the_stress_program():
-    done = program("stress", "--flips=20", "--minutes=0.01")
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout.splitlines()[-1])
-    flips, memory = report["flips"], report["memory"]
+def test_the_stress_program(tmp_path):
+    flips = stress.flip(tmp_path / "flips", 20, seed=0)
     assert (flips["flips"], flips["loaded"], flips["errors_not_one_line"]) == (20, 0, 0)
     assert flips["files"] > 10
-    assert memory["runs"] > 0
+    assert stress.repeat(tmp_path / "memory", minutes=0.01)["runs"] > 0

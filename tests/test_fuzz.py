@@ -10,6 +10,7 @@ import pytest
 import scipy.sparse as sp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from stress.readers import READERS, outcome
 
 from celsa_jax.data import download, netflix
 from celsa_jax.data.readers import read_ratings
@@ -20,7 +21,6 @@ from celsa_jax.segments import load_segments
 from celsa_jax.sparse import load_embeddings
 from celsa_jax.sparse.npz import read_item_ids
 from celsa_jax.workdir import Workdir
-from experiments.stress_readers import READERS, outcome
 
 HEAD = "user_id,item_id,rating,note\n"
 ROWS = HEAD + "u,i,1,x\nv,j,2,y\nw,k,3,z\n"
@@ -224,7 +224,7 @@ cells = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_siz
 numbers = st.floats(-1e6, 1e6)
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rows=st.lists(st.tuples(texts, texts, numbers, cells), min_size=1, max_size=9),
     end=st.sampled_from(["\n", "\r\n", "\r"]),
@@ -247,8 +247,8 @@ def test_every_spelling_of_a_table_is_read_exactly(tmp_path, rows, end, quoting,
 
 @pytest.mark.parametrize("name", READERS)
 def test_broken_files_end_in_a_sound_result_or_in_one_line(tmp_path, name):
-    """The files of `experiments.stress_readers`, a few of them."""
-    for at in range(12):
+    """A few of the files of `tests/stress/readers.py`."""
+    for at in range(6):
         folder = tmp_path / str(at)
         folder.mkdir()
         kind, detail = outcome(name, np.random.default_rng([7, at]), folder)

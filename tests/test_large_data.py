@@ -149,7 +149,8 @@ def test_prepare_data_reports_what_it_kept(tmp_path):
     rows = [f"{u},{i},{2 + 3 * (i != 2)}" for u in "abc" for i in range(7)]
     rows += ["d,1,5", "a,1,5"]
     (tmp_path / "r.csv").write_text("user_id,item_id,rating\n" + "\n".join(rows) + "\n")
-    given = ["--dataset=file", f"--source={tmp_path}/r.csv", f"--data_dir={tmp_path}/data"]
+    given = ["--config=configs/file.py", f"--config.data.path={tmp_path}/r.csv"]
+    given += [f"--config.data.data_dir={tmp_path}/data"]
     done = program("prepare_data", *given, code=WITHOUT_JAX)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
@@ -173,7 +174,6 @@ def test_prepare_data_reports_what_it_kept(tmp_path):
     }
 
 
-def test_prepare_data_names_what_is_wrong(tmp_path):
-    given = ["--dataset=ml-20m", f"--data_dir={tmp_path}", "--user_column=u"]
-    done = program("prepare_data", *given, code=WITHOUT_JAX)
-    assert_fails(done, "--user_column is for --dataset=file")
+def test_prepare_data_names_what_is_wrong():
+    done = program("prepare_data", "--config=configs/synthetic.py", code=WITHOUT_JAX)
+    assert_fails(done, "config.data.name is synthetic")

@@ -3,8 +3,9 @@
 from xml.etree import ElementTree
 
 import pytest
-from test_cli import ROOT, assert_fails, program
+from launch import ROOT, program
 
+from celsa_jax.errors import InputError
 from experiments.quality_figure import read_points
 
 HEAD = "row,column,state,bytes_per_item,ndcg@100\n"
@@ -39,7 +40,5 @@ def test_a_file_that_is_no_table_of_a_sweep(tmp_path, content):
     path = tmp_path / "results.csv"
     if content is not None:
         path.write_text(content)
-    output = tmp_path / "quality.svg"
-    done = program("quality_figure", f"--results={path}", f"--output={output}")
-    assert_fails(done, "results.csv", "docs/methods.csv")
-    assert not output.exists()
+    with pytest.raises(InputError, match=r"results\.csv is not .* give docs/methods\.csv"):
+        read_points(path)

@@ -184,12 +184,6 @@ def test_explicit_zeros_are_no_interactions_and_complex_values_an_error(tmp_path
         read_ratings(tmp_path / "r.npz")
 
 
-def test_pickles_are_not_loaded(tmp_path):
-    np.savez(tmp_path / "r.npz", format=np.array("csr"), data=np.array([print], dtype=object))
-    with pytest.raises(InputError, match="not a SciPy sparse matrix"):
-        read_ratings(tmp_path / "r.npz")
-
-
 def test_metadata_with_line_breaks_and_empty_fields(tmp_path):
     path = write(tmp_path / "m.csv.zip", 'id,title\n1,"two\nlines, ""quoted"""\n02,\n')
     table = read_text_columns(path, ["id", "title"])

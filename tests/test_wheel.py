@@ -4,10 +4,13 @@ import subprocess
 import sys
 import zipfile
 
+import pytest
+
 ROOT = pathlib.Path(__file__).parent.parent
 NOT_BUILT = shutil.ignore_patterns("__pycache__", "*.egg-info")
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_the_whole_package_and_nothing_beside_it(tmp_path):
     source = tmp_path / "source"  # a copy: a build leaves files, and takes those of the last one
     for folder in ("celsa_jax", "experiments", "tests"):

@@ -27,7 +27,8 @@ from celsa_jax.sparse import SparseEmbeddings, load_embeddings
 from celsa_jax.sparse.tensors import write_tensors
 from celsa_jax.workdir import Workdir
 from experiments import inputs
-from experiments.broken_files import BOMB, mutate, pack, unpacked, zipped
+
+from .broken_files import BOMB, mutate, pack, unpacked, zipped
 
 
 class Lost(Exception):
@@ -91,6 +92,7 @@ def _csv(rng: np.random.Generator, folder: pathlib.Path) -> None:
 
 def _users_file(rng: np.random.Generator, folder: pathlib.Path) -> None:
     """`experiments.inputs.read_users`, whose flags are as they are by default."""
+    inputs.define_users()
     if not flags.FLAGS.is_parsed():
         flags.FLAGS([""])
     path = folder / "r.csv"
@@ -143,18 +145,10 @@ def _npz(rng: np.random.Generator, folder: pathlib.Path) -> None:
     matrix, kind = _matrix(rng, path)
     ratings = read_ratings(path)
     if kind == "sound":
-        coo = matrix.tocoo()
-        found = sp.coo_matrix(
-            (
-                np.ones(coo.nnz) if ratings.ratings is None else ratings.ratings,
-                (
-                    ratings.user_ids[ratings.users].astype(int),
-                    ratings.item_ids[ratings.items].astype(int),
-                ),
-            ),
-            coo.shape,
-        )
-        if (found != coo).nnz:
+        values = np.ones(matrix.nnz) if ratings.ratings is None else ratings.ratings
+        users = ratings.user_ids[ratings.users].astype(int)
+        items = ratings.item_ids[ratings.items].astype(int)
+        if (sp.coo_matrix((values, (users, items)), matrix.shape) != matrix.tocoo()).nnz:
             raise Lost("another matrix")
 
 
@@ -242,25 +236,24 @@ def _load(folder: pathlib.Path, name: str, path: str) -> datasets.Dataset:
     return load_dataset(config)
 
 
-def _check_dataset(found: datasets.Dataset, path: str, name: str, count: Callable) -> None:
-    if path.endswith(".zip"):
-        with zipfile.ZipFile(path) as archive:
-            (member,) = (n for n in archive.namelist() if n.endswith("/" + name) or n == name)
-            content = archive.read(member)
-    else:
-        content = (pathlib.Path(path) / name).read_bytes()
-    check_counts(found.counts, count(content))
+def _content(path: str, name: str) -> bytes:
+    """A file of a folder or of a zip of it."""
+    if not path.endswith(".zip"):
+        return (pathlib.Path(path) / name).read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        (member,) = (n for n in archive.namelist() if n.endswith("/" + name) or n == name)
+        return archive.read(member)
 
 
-def _published(name: str, ratings: str, make: Callable, count: Callable) -> Callable:
-    """A reader of a publisher's files, by the data set's name."""
+def _published(name: str, make: Callable, n_rows: Callable[[bytes], int], *ratings: str):
+    """A reader of a publisher's files: data set, files, rows in the content of those of ratings."""
 
     def read(rng: np.random.Generator, folder: pathlib.Path) -> None:
         path = _folder(rng, folder, make(rng))
-        found = _load(folder, name, path)
-        _check_dataset(found, path, ratings, count)
+        data = _load(folder, name, path)
+        check_counts(data.counts, sum(n_rows(_content(path, file)) for file in ratings))
         again = _load(folder, name, path)  # the prepared form
-        if again.interactions.digest() != found.interactions.digest():
+        if again.interactions.digest() != data.interactions.digest():
             raise Lost("the prepared form is another")
 
     return read
@@ -295,11 +288,14 @@ def _ml_20m(rng: np.random.Generator) -> dict[str, bytes]:
     }
 
 
+_NETFLIX_FILES = tuple(f"combined_data_{part}.txt" for part in range(1, 5))
+
+
 def _netflix(rng: np.random.Generator) -> dict[str, bytes]:
     files = {}
-    for part in range(1, 5):
+    for movie, name in enumerate(_NETFLIX_FILES, 1):
         rows = [f"{u},{rng.integers(1, 6)},2005-09-0{u}" for u in range(1, rng.integers(3, 9))]
-        files[f"combined_data_{part}.txt"] = "\n".join([f"{part}:", *rows, ""]).encode()
+        files[name] = "\n".join([f"{movie}:", *rows, ""]).encode()
     return files | {"movie_titles.csv": "1,2003,Dinosaur é, Planet\n2,NULL,X\n".encode("latin-1")}
 
 
@@ -310,32 +306,18 @@ def _goodbooks(rng: np.random.Generator) -> dict[str, bytes]:
     }
 
 
-def _lines_with(content: bytes) -> int:
+def _filled_lines(content: bytes) -> int:
     """Lines that are not empty; \\r ends one, too."""
     return sum(bool(line) for line in content.replace(b"\r", b"\n").split(b"\n"))
 
 
-def _count_headless(content: bytes) -> int:
-    return len(plain_rows(content, "\t"))
+def _netflix_rows(content: bytes) -> int:
+    lines = (line.strip() for line in content.split(b"\n"))
+    return sum(bool(line) and not line.endswith(b":") for line in lines)
 
 
-def _count_table(content: bytes) -> int:
+def _table_rows(content: bytes) -> int:
     return len(plain_rows(content)) - 1
-
-
-def _check_netflix(rng: np.random.Generator, folder: pathlib.Path) -> None:
-    path = _folder(rng, folder, _netflix(rng))
-    found, n_rows = _load(folder, "netflix", path), 0
-    for part in range(1, 5):
-        name = f"combined_data_{part}.txt"
-        if path.endswith(".zip"):
-            with zipfile.ZipFile(path) as archive:
-                (member,) = (n for n in archive.namelist() if n.endswith(name))
-                lines = archive.read(member).split(b"\n")
-        else:
-            lines = (pathlib.Path(path) / name).read_bytes().split(b"\n")
-        n_rows += sum(bool(line.strip()) and not line.strip().endswith(b":") for line in lines)
-    check_counts(found.counts, n_rows)
 
 
 def _unpack(rng: np.random.Generator, folder: pathlib.Path) -> None:
@@ -372,12 +354,12 @@ def _prepared(rng: np.random.Generator, folder: pathlib.Path) -> None:
     content = changed.read_bytes()
     changed.write_bytes(mutate(rng, content, int(rng.integers(1, 4))))
     prepared.find(folder, "file", {})
-    found = prepared.load(place)
-    if found and found[0].nnz != made.interactions.nnz:
-        raise Lost(f"{found[0].nnz} of {made.interactions.nnz}")
-    if found:
-        found[0].drop_unused_items()
-        (found[0].matrix @ np.ones(found[0].n_items)).sum()
+    if stored := prepared.load(place):
+        interactions = stored[0]
+        if interactions.nnz != made.interactions.nnz:
+            raise Lost(f"{interactions.nnz} of {made.interactions.nnz}")
+        interactions.drop_unused_items()
+        (interactions.matrix @ np.ones(interactions.n_items)).sum()
 
 
 def _split(rng: np.random.Generator, folder: pathlib.Path) -> None:
@@ -406,9 +388,8 @@ def _embeddings(rng: np.random.Generator, folder: pathlib.Path) -> None:
         path.write_bytes(mutate(rng, path.read_bytes()))
     else:
         _matrix(rng, path)
-    items.write_bytes(mutate(rng, "a\nb\nc\nd\ne\nž\n".encode()) if rng.random() < 0.5 else b"")
-    if not items.read_bytes():
-        items.write_bytes("a\nb\nc\nd\ne\nž\n".encode())
+    content = "a\nb\nc\nd\ne\nž\n".encode()
+    items.write_bytes((mutate(rng, content) if rng.random() < 0.5 else b"") or content)
     matrix, ids = load_embeddings(path)
     lines = items.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").split("\n")
     if ids.tolist() != (lines[:-1] if not lines[-1] else lines):
@@ -474,9 +455,9 @@ def _segments(rng: np.random.Generator, folder: pathlib.Path) -> None:
     sp.save_npz(path, sp.random(2, 4, 0.5, "csr", random_state=rng))
     if rng.random() < 0.4:
         path.write_bytes(mutate(rng, path.read_bytes(), 1))
-    found = load_segments(folder, np.array(["a", "b", "c", "ž"]))
-    if len(found.segments) != 2:
-        raise Lost(f"{len(found.segments)} segments of 2")
+    segments = load_segments(folder, np.array(["a", "b", "c", "ž"])).segments
+    if len(segments) != 2:
+        raise Lost(f"{len(segments)} segments of 2")
 
 
 def _workdir(rng: np.random.Generator, folder: pathlib.Path) -> None:
@@ -503,11 +484,11 @@ READERS: dict[str, Callable[[np.random.Generator, pathlib.Path], None]] = {
     "npz": _npz,
     "text_columns": _text,
     "metadata": _metadata,
-    "ml-100k": _published("ml-100k", "u.data", _ml_100k, _count_headless),
-    "ml-1m": _published("ml-1m", "ratings.dat", _ml_1m, _lines_with),
-    "ml-20m": _published("ml-20m", "ratings.csv", _ml_20m, _count_table),
-    "goodbooks": _published("goodbooks", "ratings.csv", _goodbooks, _count_table),
-    "netflix": _check_netflix,
+    "ml-100k": _published("ml-100k", _ml_100k, lambda text: len(plain_rows(text, "\t")), "u.data"),
+    "ml-1m": _published("ml-1m", _ml_1m, _filled_lines, "ratings.dat"),
+    "ml-20m": _published("ml-20m", _ml_20m, _table_rows, "ratings.csv"),
+    "goodbooks": _published("goodbooks", _goodbooks, _table_rows, "ratings.csv"),
+    "netflix": _published("netflix", _netflix, _netflix_rows, *_NETFLIX_FILES),
     "unpack": _unpack,
     "prepared": _prepared,
     "split": _split,

@@ -1,6 +1,6 @@
 r"""Broken files for every reader, thousands of them: what becomes of each.
 
-    python -m experiments.stress_readers --inputs=2000 --seed=0
+    python -m tests.stress.readers --inputs=2000 --seed=0
 
 Each input is a sound file of a reader, changed at random: bytes flipped, inserted, cut out and
 doubled, quotes, NUL bytes and line ends put in, cells replaced, other encodings, bombs, archives
@@ -12,6 +12,7 @@ one JSON object; all but `read` and `errors` should be 0 in it.
 
 from __future__ import annotations
 
+import argparse
 import json
 import multiprocessing
 import pathlib
@@ -20,14 +21,10 @@ import tempfile
 import traceback
 
 import numpy as np
-from absl import flags
 
 from celsa_jax.errors import InputError
-from experiments import cli
-from experiments.reader_checks import READERS, Lost
 
-_INPUTS = flags.DEFINE_integer("inputs", 2000, "How many files to read.", lower_bound=1)
-_SEED = flags.DEFINE_integer("seed", 0, "Of the files.", lower_bound=0)
+from .reader_checks import READERS, Lost
 
 TIME_LIMIT = 10.0  # seconds for an input
 
@@ -96,11 +93,15 @@ def outcome(name: str, rng: np.random.Generator, folder: pathlib.Path) -> tuple[
 
 
 def main() -> None:
-    report = fuzz(_INPUTS.value, _SEED.value)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--inputs", type=int, default=2000, help="how many files to read")
+    parser.add_argument("--seed", type=int, default=0, help="of the files")
+    given = parser.parse_args()
+    report = fuzz(given.inputs, given.seed)
     for fault in report.pop("faults"):
         print(*fault, sep=": ", file=sys.stderr)
     print(json.dumps(report))
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    main()

@@ -1,6 +1,6 @@
 """Does to small runs what happens to long ones, and counts what that breaks.
 
-    python -m experiments.stress --kills=100 --flips=200 --minutes=30
+    python -m tests.stress.runs --kills=100 --flips=200 --minutes=30
 
 --kills ends runs by SIGKILL at random times and starts them again; whatever they leave must be
 readable, and the end the same as that of a run that was left alone. --flips turns single bits in
@@ -10,6 +10,7 @@ over and over in one process, and watches its memory. The last line printed is o
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import pathlib
@@ -22,37 +23,37 @@ import tempfile
 import time
 
 import numpy as np
-from absl import flags
 from ml_collections import ConfigDict
 
 from celsa_jax.config import default_config
 from celsa_jax.data.splits import read_split
 from celsa_jax.errors import InputError
 from celsa_jax.sparse import FORMATS, SparseEmbeddings
-from experiments import cli
 
-_KILLS = flags.DEFINE_integer("kills", 0, "How often a run is killed.", lower_bound=0)
-_FLIPS = flags.DEFINE_integer("flips", 0, "How many bits are flipped.", lower_bound=0)
-_MINUTES = flags.DEFINE_float("minutes", 0.0, "How long runs are repeated.", lower_bound=0)
-_SEED = flags.DEFINE_integer("seed", 0, "Of the times of the kills and the places of the bits.")
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 _KILLS_A_RUN = 3  # before it may end
 _CONFIG = "config.py"  # what a process reads that is killed
 
 
 def main() -> None:
-    if not (_KILLS.value or _FLIPS.value or _MINUTES.value):
-        raise InputError("give --kills, --flips or --minutes")
-    report: dict[str, object] = {"seed": _SEED.value}
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=0, help="how often a run is killed")
+    parser.add_argument("--flips", type=int, default=0, help="how many bits are flipped")
+    parser.add_argument("--minutes", type=float, default=0, help="how long runs are repeated")
+    parser.add_argument("--seed", type=int, default=0, help="of times of kills, places of bits")
+    given = parser.parse_args()
+    if not (given.kills or given.flips or given.minutes):
+        parser.error("give --kills, --flips or --minutes")
+    report: dict[str, object] = {"seed": given.seed}
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder)
         os.environ["CELSA_JAX_CACHE"] = str(path / "cache")
-        if _KILLS.value:
-            report["kills"] = kill(path / "kills", _KILLS.value, _SEED.value)
-        if _FLIPS.value:
-            report["flips"] = flip(path / "flips", _FLIPS.value, _SEED.value)
-        if _MINUTES.value:
-            report["memory"] = repeat(path / "memory", _MINUTES.value)
+        if given.kills:
+            report["kills"] = kill(path / "kills", given.kills, given.seed)
+        if given.flips:
+            report["flips"] = flip(path / "flips", given.flips, given.seed)
+        if given.minutes:
+            report["memory"] = repeat(path / "memory", given.minutes)
     print(json.dumps(report))
 
 
@@ -76,13 +77,13 @@ def kill(folder: pathlib.Path, n_kills: int, seed: int) -> dict[str, int]:
     time that an undisturbed one takes.
     """
     folder.mkdir()
-    (folder / _CONFIG).write_text("from experiments.stress import small_config as get_config\n")
+    (folder / _CONFIG).write_text("from tests.stress.runs import small_config as get_config\n")
     rng = np.random.default_rng(seed)
     _start(folder, "warm").wait()  # fills the cache of compiled code
     process = _start(folder, "whole")
     started = time.perf_counter()
     if process.wait():
-        raise InputError("the run that is left alone fails; does experiments.train work?")
+        sys.exit("the run that is left alone fails; does experiments.train work?")
     longest = time.perf_counter() - started
     expected = _outcome(folder / "whole")
     counts = {"kills": 0, "resumed": 0, "runs": 0, "divergences": 0, "unreadable": 0}
@@ -153,7 +154,8 @@ def flip(folder: pathlib.Path, n_flips: int, seed: int) -> dict[str, int]:
         with Checkpoints(folder / "checkpoints", keep=1) as checkpoints:
             checkpoints.restore_latest(lambda notes: like)
 
-    readers = dict.fromkeys(_files(folder / "checkpoints"), load_checkpoint)
+    files = sorted(path for path in (folder / "checkpoints").rglob("*") if path.is_file())
+    readers = dict.fromkeys(files, load_checkpoint)
     readers[folder / "split.npz"] = lambda: read_split(folder / "split.npz")
     for name in ("embeddings.npz", "items.txt"):
         readers[folder / name] = lambda: SparseEmbeddings.load(folder / "embeddings.npz")
@@ -181,10 +183,6 @@ def flip(folder: pathlib.Path, n_flips: int, seed: int) -> dict[str, int]:
             print(f"{type(error).__name__}: bit {bit} of {path}", file=sys.stderr)
         path.write_bytes(content)
     return counts
-
-
-def _files(folder: pathlib.Path) -> list[pathlib.Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def repeat(folder: pathlib.Path, minutes: float) -> dict[str, float]:
@@ -219,4 +217,4 @@ def _resident_bytes() -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    main()
