@@ -115,7 +115,7 @@ class Catalogue:
 
     @functools.cache  # noqa: B019 (lives as long as the program)
     def smaller(self, k: int, form: str) -> Recommender:
-        """Over the k largest weights of each item, scaled back to unit length, in a format."""
+        """Over the k largest weights of each item, scaled back to its norm, in a format."""
         if k == self.kept[0]:
             return Recommender(self.embeddings.to_format(form))
         rows = self._largest(k)
@@ -123,7 +123,9 @@ class Catalogue:
 
     @functools.cache  # noqa: B019
     def _largest(self, k: int) -> sp.csr_matrix:
-        return unit_rows(keep_largest(self.embeddings.tocsr(), k))
+        rows = self.embeddings.tocsr()
+        norms = np.sqrt(rows.multiply(rows).sum(axis=1)).A1
+        return sp.diags(norms) @ unit_rows(keep_largest(rows, k))
 
     def warm_up(self) -> None:
         """Does ahead what the first visitor would wait for."""

@@ -4,9 +4,10 @@ r"""Writes a run's embeddings for serving, in a compact format or for another en
     python -m experiments.export --workdir=runs/mine --format=parquet --output=mine.parquet
 
 `float32`, `float16`, `int8` and `int4` are files of celsa_jax.sparse.SparseEmbeddings (6, 4, 3
-and about 2 bytes a non-zero, more for factors by the ten thousand: `celsa_jax.sparse.formats`):
-ids, the items of the factors if the run has them, non-zeros, the run's configuration and results,
-and a checksum in one safetensors file. (The run's own `embeddings.npz` is a SciPy CSC matrix.)
+and about 2 bytes a non-zero, more for factors by the ten thousand, and 2 bytes an item for its norm
+in the last two, unless all rows are of unit length: `celsa_jax.sparse.formats`): ids, the items of
+the factors if the run has them, non-zeros, the run's configuration and results, and a checksum in
+one safetensors file. (The run's own `embeddings.npz` is a SciPy CSC matrix.)
 
 `parquet` is for engines that index sparse vectors: item_id, indices (list of uint32), values (list
 of float32). Half of the values are negative. --negatives=keep leaves them, for engines that take

@@ -95,13 +95,13 @@ def test_readers_have_the_strongest_items_of_a_segment(shown):
 
 def test_smaller_embeddings_keep_the_largest_weights(shown):
     assert shown.kept == [6, 4, 2, 1]
-    assert shown.formats == ["float32", "float16"]  # rows are not of unit length
+    assert shown.formats == ["float32", "float16", "int8", "int4"]
     rows = shown.embeddings.tocsr().toarray()
     small = shown.smaller(2, "float16").embeddings
     assert small.format == "float16"
     for row, kept in zip(rows, small.tocsr().toarray(), strict=True):
         expected = np.where(np.abs(row) >= np.sort(np.abs(row))[-2], row, 0)
-        expected /= max(np.linalg.norm(expected), 1e-12)
+        expected *= np.linalg.norm(row) / max(np.linalg.norm(expected), 1e-12)
         np.testing.assert_allclose(kept, expected, atol=1e-3)
     unit = SparseEmbeddings.from_dense(np.eye(3, 5000, 4999, dtype=np.float32), format="float16")
     wide = demo_catalogue.Catalogue(SegmentRecommenderOf(unit), [], [], [], {})

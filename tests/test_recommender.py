@@ -74,6 +74,13 @@ def random_embeddings(n_items, n_factors=32, k=4, seed=0):
     return dense / np.linalg.norm(dense, axis=1, keepdims=True)
 
 
+def random_norms(n_items):
+    """[n_items, 1] float32: a few 0, others from 0.05 to 20."""
+    rng = np.random.default_rng(5)
+    norms = np.exp(rng.uniform(np.log(0.05), np.log(20), (n_items, 1)))
+    return np.where(rng.random((n_items, 1)) < 0.01, 0, norms).astype(np.float32)
+
+
 def random_histories(n_users, n_items, length, seed=1):
     rng = np.random.default_rng(seed)
     items = np.concatenate([rng.choice(n_items, length, replace=False) for _ in range(n_users)])
@@ -84,16 +91,23 @@ def random_histories(n_users, n_items, length, seed=1):
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("n_users", [3, 100])
-def test_agrees_with_float64_wherever_scores_differ(engine, form, n_users):
+@pytest.mark.parametrize("is_unit", [True, False])
+def test_agrees_with_float64_wherever_scores_differ(engine, form, n_users, is_unit):
     """Formats that round are compared on what they hold."""
-    stored = SparseEmbeddings.from_dense(random_embeddings(3000), format=form)
+    dense = random_embeddings(3000)
+    if not is_unit:
+        dense *= random_norms(3000)
+    stored = SparseEmbeddings.from_dense(dense, format=form)
+    assert ("norms" in stored.arrays) == (not is_unit and form in ("int8", "int4"))
     histories = random_histories(n_users, 3000, 20)
     items, scores = Recommender(stored, engine=engine).recommend(histories, 50)
     expected, exact = reference(stored.tocsr().toarray(), histories.toarray(), 51)
-    np.testing.assert_allclose(scores, exact[:, :50], atol=1e-5)
+    rtol = 1e-7 if is_unit else 1e-6  # scores of hundreds, in float32
+    np.testing.assert_allclose(scores, exact[:, :50], atol=1e-5, rtol=rtol)
     gaps = -np.diff(exact, axis=1)
     before = np.column_stack([np.full(n_users, np.inf), gaps[:, :-1]])
-    clear = (before > 1e-5) & (gaps > 1e-5)
+    rounding = 1e-5 + rtol * exact[:, :50]
+    clear = (before > rounding) & (gaps > rounding)
     assert clear.mean() > 0.9
     np.testing.assert_array_equal(items[clear], expected[:, :50][clear])
 
@@ -172,13 +186,38 @@ def test_histories_of_any_kind(engine):
     np.testing.assert_array_equal(plain.indices, [7, 3, 3])  # the caller's matrix is left alone
 
 
-def test_similar_items_are_cosines_and_begin_with_the_item():
-    dense = random_embeddings(80)
-    items, scores = Recommender(SparseEmbeddings.from_dense(dense)).similar_items([7, 3], 5)
-    cosine = dense.astype(np.float64) @ dense.T
-    np.testing.assert_array_equal(items[:, 0], [7, 3])
-    np.testing.assert_array_equal(items, np.argsort(-cosine[[7, 3]], axis=1)[:, :5])
-    np.testing.assert_allclose(scores, -np.sort(-cosine[[7, 3]], axis=1)[:, :5], atol=1e-6)
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("asked", [[7, 3], np.arange(5, 25)])
+def test_similar_items_are_cosines_and_begin_with_the_item(engine, form, asked):
+    """Whatever the norms of the rows; the recommendations count these as before."""
+    dense = random_embeddings(80, 32, 6) * np.geomspace(0.05, 20, 80, dtype=np.float32)[:, None]
+    dense[50] = 0
+    stored = SparseEmbeddings.from_dense(dense, format=form)
+    recommender = Recommender(stored, engine=engine)
+    items, scores = recommender.similar_items(asked, 5)
+    unit = stored.tocsr().toarray().astype(np.float64)
+    unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-9)
+    cosine = unit[asked] @ unit.T
+    np.testing.assert_array_equal(items[:, 0], asked)
+    np.testing.assert_array_equal(items, np.argsort(-cosine, axis=1)[:, :5])
+    np.testing.assert_allclose(scores, -np.sort(-cosine, axis=1)[:, :5], atol=1e-6)
+    histories = sp.csr_matrix(np.eye(80, dtype=np.float32)[asked])
+    products = -np.sort(-(histories @ stored.tocsr() @ stored.tocsr().T).toarray(), axis=1)
+    found = recommender.recommend(histories, 5, filter_seen=False)[1]
+    np.testing.assert_allclose(found, products[:, :5], rtol=1e-5)
+    np.testing.assert_array_equal(recommender.similar_items([50], 3)[1], 0)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_similar_items_of_tiny_and_huge_rows(engine):
+    dense = np.array([[3e-30, 4e-30], [3e15, 4e15], [1e-42, 0], [0, 2.5]])
+    items, scores = Recommender(SparseEmbeddings.from_dense(dense), engine=engine).similar_items(
+        [0, 1, 2], 4
+    )
+    assert np.isfinite(scores).all()
+    np.testing.assert_allclose(scores[:2, :3], [[1, 1, 0.8]] * 2, rtol=1e-6)
+    np.testing.assert_array_equal(items[:2, 2], [3, 3])
 
 
 def test_recommend_ids_reports_what_it_does_not_know():

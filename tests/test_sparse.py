@@ -185,6 +185,8 @@ def test_the_bytes_of_int4_are_those_expected_of_random_factors(n_factors, most)
 def test_the_non_zeros_that_a_row_has_room_for():
     assert [row_nonzeros(form, 9798, 32) for form in FORMATS] == [5, 8, 10, 16]
     assert [row_nonzeros("int4", d, 64) for d in (1, 9798, 1 << 16, 1 << 20)] == [32, 32, 26, 16]
+    assert [row_nonzeros(form, 9798, 32, norms=True) for form in FORMATS] == [5, 8, 10, 15]
+    assert row_nonzeros("int8", 9798, 1, norms=True) == 0
 
 
 def test_int4_fits_its_codebook_and_keeps_rows_unit():
@@ -200,6 +202,75 @@ def test_int4_fits_its_codebook_and_keeps_rows_unit():
     # A codebook that Lloyd's algorithm leaves alone holds the mean of each of its cells.
     for code in range(16):
         assert fitted[codes == code][0] == pytest.approx(values[codes == code].mean(), abs=1e-3)
+
+
+def rows_of_any_length(n_items=500, seed=0):
+    """(dense rows, of length 0 and 0.05 to 20, and the lengths, in float64)."""
+    lengths = np.geomspace(0.05, 20, n_items)
+    np.random.default_rng(seed).shuffle(lengths)
+    lengths[[3, 70]] = 0
+    return (unit_rows(n_items, seed=seed) * lengths[:, None]).astype(np.float32), lengths
+
+
+@pytest.mark.parametrize(("form", "n_bytes"), [("int8", 3), ("int4", 2)])
+def test_rows_of_any_length_lose_no_more_than_unit_rows(form, n_bytes):
+    dense, lengths = rows_of_any_length()
+    stored = SparseEmbeddings.from_dense(dense, format=form)
+    filled = lengths > 0
+    assert stored.bytes_per_item == pytest.approx(8 * n_bytes * filled.mean() + 2)
+    assert row_bytes(form, 64, 8, norms=True) == 8 * n_bytes + 2
+    np.testing.assert_array_equal(stored.arrays["norms"], lengths.astype(np.float16))
+    decoded = stored.tocsr().toarray()
+    assert (stored.tocsc() != stored.tocsr()).nnz == 0
+    assert not decoded[~filled].any()
+    # Of its own length each row is unit, and lost what the same rows lose without norms.
+    unit = dense[filled] / lengths[filled, None]
+    plain = SparseEmbeddings.from_dense(unit, format=form)
+    assert "norms" not in plain.arrays
+    lost = decoded[filled] / lengths[filled, None] - unit
+    float16 = 2**-11
+    assert np.abs(lost).max() <= np.abs(plain.tocsr().toarray() - unit).max() + float16
+    assert np.sqrt(np.mean(lost**2)) <= 1.01 * np.sqrt(np.mean((plain.tocsr() - unit).A ** 2))
+    if form == "int8":
+        assert np.abs(lost).max() <= 0.5 / 127 * (1 + float16) + 1e-6
+    else:
+        np.testing.assert_allclose(np.linalg.norm(decoded, axis=1), lengths, rtol=float16)
+    assert stored.largest >= np.abs(decoded).max()
+    factors = plain.tocsr().indices
+    np.testing.assert_array_equal(stored.tocsr().indices, factors)
+
+
+def test_norms_by_hand():
+    stored = SparseEmbeddings.from_dense([[1.2, 0, -1.6], [0, 0, 0], [0, 0.5, 0]], format="int8")
+    np.testing.assert_array_equal(stored.arrays["values"], [76, -102, 127])
+    np.testing.assert_array_equal(stored.arrays["norms"], [2, 0, 0.5])
+    assert (stored.bytes_per_item, stored.largest) == (5, pytest.approx(2))
+    expected = [[152 / 127, 0, -204 / 127], [0, 0, 0], [0, 0.5, 0]]
+    np.testing.assert_allclose(stored.tocsr().toarray(), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["int8", "int4"])
+def test_norms_that_round_to_1_are_left_out(form):
+    dense = unit_rows()
+    almost = dense * np.linspace(1 - 1e-4, 1 + 1e-4, len(dense), dtype=np.float32)[:, None]
+    assert "norms" not in SparseEmbeddings.from_dense(almost, format=form).arrays
+    dense[7] *= 1.001
+    assert "norms" in SparseEmbeddings.from_dense(dense, format=form).arrays
+
+
+def test_unit_rows_stay_unit_from_format_to_format():
+    """Other values than zeros and ones would take 2 bytes an item."""
+    stored = SparseEmbeddings.from_dense(unit_rows())
+    for form in ("int8", "int4"):
+        for other in ("int8", "int4"):
+            assert "norms" not in stored.to_format(form).to_format(other).arrays
+
+
+def test_what_float16_rounds_to_0_is_no_row():
+    dense = [[1e-9, 0], [0, 2]]
+    stored = SparseEmbeddings.from_dense(dense, format="float16").to_format("int4")
+    np.testing.assert_array_equal(stored.tocsr().toarray(), [[0, 0], [0, 2]])
+    assert stored.nnz == 1
 
 
 def test_from_scipy_takes_any_matrix():
@@ -231,11 +302,13 @@ def is_mapped(array):
 
 
 @pytest.mark.parametrize("form", FORMATS)
-@pytest.mark.parametrize("ragged", [False, True])
-def test_save_and_load(tmp_path, form, ragged):
+@pytest.mark.parametrize("rows", ["unit", "ragged", "any length"])
+def test_save_and_load(tmp_path, form, rows):
     dense = unit_rows()
-    if ragged:
+    if rows == "ragged":
         dense[3] = 0
+    if rows == "any length":
+        dense, _ = rows_of_any_length()
     ids = np.array([f"Ünit {i}" for i in range(len(dense))])
     metadata = {"run": {"seed": 3, "name": "café", "digest": "0" * 64}}
     stored = SparseEmbeddings.from_dense(dense, ids, format=form, metadata=metadata)
@@ -250,6 +323,9 @@ def test_save_and_load(tmp_path, form, ragged):
         assert is_mapped(loaded.arrays[name])
         assert not loaded.arrays[name].flags.writeable
     assert [p.name for p in tmp_path.iterdir()] == ["E"]
+    _, fields = read_tensors(tmp_path / "E")
+    has_norms = rows == "any length" and form in ("int8", "int4")
+    assert fields["version"] == ("3" if has_norms else "2")  # older code must refuse norms
 
 
 def test_files_are_safetensors(tmp_path):
@@ -322,12 +398,12 @@ def test_a_longer_file_is_found(saved, tmp_path):
         SparseEmbeddings.load(tmp_path / "longer")
 
 
-@pytest.mark.parametrize(("version", "remedy"), [(1, "export it again"), (3, "update celsa_jax")])
+@pytest.mark.parametrize(("version", "remedy"), [(1, "export it again"), (4, "update celsa_jax")])
 def test_other_versions_are_refused(monkeypatch, tmp_path, version, remedy):
     monkeypatch.setattr("celsa_jax.sparse.tensors.VERSION", version)
     SparseEmbeddings.from_dense(np.eye(3)).save(tmp_path / "E")
     monkeypatch.undo()
-    message = f"E: written in version {version} of the format, not 2; {remedy}"
+    message = f"E: written in version {version} of the format, not 2 or 3; {remedy}"
     with pytest.raises(InputError, match=message):
         SparseEmbeddings.load(tmp_path / "E")
 
@@ -364,8 +440,9 @@ def assert_refused(saved, path, change):
     tensors = {name: array.copy() for name, array in tensors.items()}
     change(tensors, fields)
     write_tensors(path, tensors, fields)
-    with pytest.raises(InputError, match=f"{path.name}: damaged"):
+    with pytest.raises(InputError, match=f"{path.name}: damaged") as error:
         SparseEmbeddings.load(path)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -387,6 +464,51 @@ def test_words_of_others_are_refused(tmp_path, change):
     """As above for int4: no word may lead out of the rows."""
     of_rows(9001, [[5, 3844], [], [7, 9000]]).save(tmp_path / "saved")
     assert_refused(tmp_path / "saved", tmp_path / "E", change)
+
+
+@pytest.mark.parametrize("form", ["int8", "int4"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensors, fields: tensors.pop("norms"),
+        lambda tensors, fields: fields.update(version="2"),
+        lambda tensors, fields: tensors.update(norms=tensors["norms"][1:]),
+        lambda tensors, fields: tensors.update(norms=tensors["norms"][:1]),
+        lambda tensors, fields: tensors.update(norms=tensors["norms"][:, None]),
+        lambda tensors, fields: tensors.update(norms=tensors["norms"].astype(np.float32)),
+        lambda tensors, fields: tensors["norms"].__setitem__(0, np.nan),
+        lambda tensors, fields: tensors["norms"].__setitem__(0, np.inf),
+        lambda tensors, fields: tensors["norms"].__setitem__(0, -1),
+        lambda tensors, fields: tensors["norms"].__setitem__(0, 0),
+        lambda tensors, fields: tensors["norms"].__setitem__(3, 1),  # of a row of zeros
+        lambda tensors, fields: fields.update(format="float16"),
+    ],
+)
+def test_norms_of_others_are_refused(tmp_path, form, change):
+    dense, _ = rows_of_any_length(80)
+    SparseEmbeddings.from_dense(dense, format=form).save(tmp_path / "saved")
+    assert_refused(tmp_path / "saved", tmp_path / "E", change)
+
+
+@pytest.mark.filterwarnings("error")
+def test_codebooks_of_others_overflow_nothing(tmp_path):
+    dense, _ = rows_of_any_length(80)
+    SparseEmbeddings.from_dense(dense, format="int4").save(tmp_path / "saved")
+    for value in (1e-45, 1e-38, 3e38, -3e38):
+        tensors, fields = read_tensors(tmp_path / "saved")
+        tensors |= {"codebook": np.full(16, value, np.float32)}
+        tensors |= {"norms": np.where(tensors["norms"] > 0, 65504, 0).astype(np.float16)}
+        write_tensors(tmp_path / "E", tensors, fields)
+        loaded = SparseEmbeddings.load(tmp_path / "E")
+        assert float(np.abs(loaded.tocsr().data).max()) <= loaded.largest
+
+
+def test_norms_beside_floats_are_refused(saved, tmp_path):
+    def change(tensors, fields):
+        tensors["norms"] = np.ones(20, np.float16)
+        fields["version"] = "3"
+
+    assert_refused(saved, tmp_path / "E", change)
 
 
 @pytest.mark.parametrize(
@@ -414,11 +536,11 @@ def test_entries_of_others_are_refused(saved, tmp_path, change):
 
 def test_a_later_version_may_have_other_types(saved, tmp_path):
     def change(header):
-        header["__metadata__"]["version"] = "3"
+        header["__metadata__"]["version"] = "4"
         header["values"]["dtype"] = "BF16"
 
     with_header(saved, tmp_path / "E", change)
-    with pytest.raises(InputError, match="not 2; update"):
+    with pytest.raises(InputError, match="not 2 or 3; update"):
         SparseEmbeddings.load(tmp_path / "E")
 
 
@@ -485,8 +607,12 @@ def test_load_reads_scipy_and_numpy_files(tmp_path, kind):
         ),
         (lambda: SparseEmbeddings.from_dense(np.eye(2), format="int2"), "unknown format 'int2'"),
         (
-            lambda: SparseEmbeddings.from_dense([[0, 1], [3, 4]], format="int8"),
-            "row 1 has length 5",
+            lambda: SparseEmbeddings.from_dense([[0, 1], [3e5, 4e5]], format="int8"),
+            "int8 holds rows of length 0 or 6.1e-05 to 65504, but row 1 has length 500000; scale",
+        ),
+        (
+            lambda: SparseEmbeddings.from_dense([[0, 0], [3e-5, 4e-5]], format="int4"),
+            "int4 holds rows of .* but row 1 has length 5e-05; scale the rows, or use float32",
         ),
         (lambda: SparseEmbeddings.from_dense([[1e6]], format="float16"), "do not fit float16"),
     ],

@@ -15,6 +15,7 @@ import scipy.sparse as sp
 from celsa_jax.errors import InputError, one_line
 from celsa_jax.sparse.formats import BRIDGES, Rows, check_stored, pack, unpack
 from celsa_jax.sparse.npz import check_ids, load_with_factor_ids
+from celsa_jax.sparse.rows import unit_rows
 from celsa_jax.sparse.tensors import read_tensors, write_tensors
 
 _VALUES_AT_ONCE = 1 << 18
@@ -183,7 +184,11 @@ class SparseEmbeddings:
         """The same embeddings in another format; errors as of `from_scipy`."""
         if format == self.format:
             return self
-        starts, arrays = pack(self.tocsr(), format)
+        matrix = self.tocsr().copy()
+        matrix.eliminate_zeros()  # values that were rounded to 0
+        if (self.format, format) == ("int8", "int4") and "norms" not in self.arrays:
+            matrix = unit_rows(matrix)  # as they were before rounding
+        starts, arrays = pack(matrix, format)
         return dataclasses.replace(self, starts=starts, arrays=arrays)
 
     @property
@@ -215,13 +220,16 @@ class SparseEmbeddings:
     @functools.cached_property
     def largest(self) -> float:
         """A bound of the magnitudes of all values; NaN where one is."""
-        if self.format == "int4":  # rows are made unit
-            return max(1.0, float(np.abs(self.arrays["codebook"]).max()))
+        norm = 1.0
+        if "norms" in self.arrays:
+            norm = float(self.arrays["norms"].max(initial=norm))
+        if self.format == "int4":  # decoded rows are unit rows times their norm
+            return norm * max(1.0, float(np.abs(self.arrays["codebook"]).max()))
         bounds = [0.0]
         for first in range(0, self.nnz, _VALUES_AT_ONCE):  # no large temporary arrays
             values = self.arrays["values"][first : first + _VALUES_AT_ONCE].astype(np.float32)
             bounds += [float(values.max()), -float(values.min())]
-        return float(np.max(bounds)) / (127 if self.format == "int8" else 1)
+        return norm * float(np.max(bounds)) / (127 if self.format == "int8" else 1)
 
     def rows(self) -> Rows:
         """The non-zeros as all formats have them in memory; those of int4 are unpacked for it."""
@@ -243,7 +251,7 @@ class SparseEmbeddings:
 
     @property
     def bytes_per_item(self) -> float:
-        """Mean bytes of an item's non-zeros as stored; codebook, row starts and ids apart."""
+        """Mean bytes of an item's non-zeros and norm as stored; codebook, starts and ids apart."""
         n_bytes = sum(a.nbytes for name, a in self.arrays.items() if name != "codebook")
         return n_bytes / max(self.n_items, 1)
 

@@ -14,7 +14,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from celsa_jax.sparse.embeddings import SparseEmbeddings
-from celsa_jax.sparse.formats import Rows
+from celsa_jax.sparse.formats import Rows, unit_scale
 from celsa_jax.sparse.retrieval import top_k
 from celsa_jax.sparse.threads import in_threads, n_cores
 
@@ -35,6 +35,7 @@ class Request(NamedTuple):
       query_factors: without candidates: only this many of a user's strongest factors find
         `OVERSAMPLING` k items, which are then scored exactly; None for all.
       n_threads: threads over users.
+      unit_rows: score with the rows of A scaled to unit length, as if they were stored so.
     """
 
     history: sp.csr_matrix
@@ -43,6 +44,7 @@ class Request(NamedTuple):
     candidates: np.ndarray | None
     query_factors: int | None
     n_threads: int
+    unit_rows: bool = False
 
 
 class ScipyEngine:
@@ -52,6 +54,11 @@ class ScipyEngine:
         self.rows = embeddings.tocsr()
         self.columns = self.rows.T.tocsr()  # the transpose by rows is A by columns
 
+    @functools.cached_property
+    def unit_scale(self) -> np.ndarray:
+        """[n_items] float32, the scale that makes the rows unit."""
+        return unit_scale(Rows(self.rows.indptr, self.rows.indices, self.rows.data, None, None))
+
     @property
     def nbytes(self) -> int:
         """Bytes held for scoring."""
@@ -59,12 +66,19 @@ class ScipyEngine:
         return sum(m.data.nbytes + m.indices.nbytes + m.indptr.nbytes for m in matrices)
 
     def rank(self, request: Request) -> tuple[np.ndarray, np.ndarray]:
-        history, seen, k, candidates, query_factors, n_threads = request
+        history, seen, k, candidates, query_factors, n_threads, unit_rows = request
         columns = self.columns if candidates is None else self.columns[:, candidates]
+        scale = None
+        if unit_rows:
+            weights = history.data * self.unit_scale[history.indices]
+            history = sp.csr_matrix((weights, history.indices, history.indptr), history.shape)
+            scale = self.unit_scale if candidates is None else self.unit_scale[candidates]
         at_once = max(1, _SCORES_AT_ONCE // seen.shape[1])
 
         def scores_of(latent: sp.csr_matrix, excluded: sp.csr_matrix) -> np.ndarray:
             scores = (latent @ columns).toarray()
+            if scale is not None:
+                scores *= scale
             users = np.repeat(np.arange(len(scores)), np.diff(excluded.indptr))
             scores[users, excluded.indices] = -np.inf  # entries of weight 0 among them
             return scores
@@ -111,6 +125,11 @@ class NumbaEngine:
         in_threads(fill, range(n_blocks), n_cores())
         return lists
 
+    @functools.cached_property
+    def unit_scale(self) -> np.ndarray:
+        """[n_items] float32, the scale that makes the rows unit."""
+        return unit_scale(self.rows)
+
     @property
     def nbytes(self) -> int:
         """Bytes held for scoring, the lists among them once they are built."""
@@ -118,7 +137,8 @@ class NumbaEngine:
         return sum(array.nbytes for array in held if array is not None)
 
     def rank(self, request: Request) -> tuple[np.ndarray, np.ndarray]:
-        history, seen, k, candidates, query_factors, n_threads = request
+        history, seen, k, candidates, query_factors, n_threads, unit_rows = request
+        rows = self.rows._replace(scale=self.unit_scale) if unit_rows else self.rows
         n_users = history.shape[0]
         arrays = (history.indptr.astype(np.int64), history.indices, history.data)
         excluded = (seen.indptr.astype(np.int64), seen.indices)
@@ -127,7 +147,7 @@ class NumbaEngine:
         n_strongest = query_factors or self.n_factors
         pool = min(OVERSAMPLING * k, seen.shape[1]) if query_factors else k
         lists = self.lists if by_lists else None
-        scored = self.rows if candidates is None else _take_rows(self.rows, candidates)
+        scored = rows if candidates is None else _take_rows(rows, candidates)
         items = np.empty((n_users, k), np.int32)
         scores = np.empty((n_users, k), np.float32)
 
@@ -141,11 +161,11 @@ class NumbaEngine:
             keys = np.empty((users[1] - first, 2 * pool + 64), np.uint64)
             if by_lists:
                 self.kernels.recommend_by_lists(
-                    self.rows, lists, histories, *users, n_strongest, pool, k, keys
+                    rows, lists, histories, *users, n_strongest, pool, k, keys
                 )
             else:
                 self.kernels.recommend_by_rows(
-                    self.rows, scored, histories, *users, self.n_factors, k, keys
+                    rows, scored, histories, *users, self.n_factors, k, keys
                 )
             best = keys[:, :k]
             best.sort(axis=1)

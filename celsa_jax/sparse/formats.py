@@ -7,10 +7,11 @@
 | int8    | uint16/uint32       | int8, 127 steps to 1                   | 3 (5)              |
 | int4    | 12 bits, difference | 4 bits, one of 16 values of a codebook | 2 to 4, see below  |
 
-Rows of unit length need no scale of their own, so the two integer formats take nothing else (and
-rows of zeros). The codebook of int4 is fitted to the values (Lloyd's algorithm), and decoded rows
-are scaled back to unit length; both lose less than rounding to even steps. What each format loses
-in nDCG@100 is in docs/serving.md.
+The two integer formats describe the row at unit length. Its norm stands beside it, a float16: 2
+bytes an item more, which are left out where every norm rounds to 1 (or 0, for rows of zeros). The
+codebook of int4 is fitted to the values (Lloyd's algorithm), and decoded rows are scaled back to
+their norm; both lose less than rounding to even steps. What each format loses in nDCG@100 is in
+docs/serving.md.
 
 int4 holds rows of any width in words of 16 bits. A word below 0xF000 is a non-zero: its upper 12
 bits are the difference from the factor before it in its row (from 0 for the first), its lower 4
@@ -36,7 +37,8 @@ BYTES_PER_FACTOR = 4  # of a dense row, a float32
 BRIDGES = 0xF000  # the first word of int4 that is no non-zero
 BRIDGED = BRIDGES >> 4  # factors that one unit of such a word stands for
 _LONGEST_BRIDGE = 0xFFFF - BRIDGES
-_UNIT_TOLERANCE = 0.02  # rows that were int8 before are off by up to that
+_NORM_TYPE = np.dtype(np.float16)
+_SHORTEST = 1e-30  # a length below it would overflow in `unit_scale`, times a norm
 _N_LEVELS = 16
 _CODEBOOK_SAMPLE = 200_000
 _ROWS_AT_ONCE = 1 << 13
@@ -60,22 +62,25 @@ class Rows(NamedTuple):
     scale: np.ndarray | None
 
 
-def row_bytes(format: str, n_factors: int, k: int) -> float:
+def row_bytes(format: str, n_factors: int, k: int, *, norms: bool = False) -> float:
     """What a row of k non-zeros takes in a format; codebook and row starts apart.
 
-    For int4 the mean over random factors, as it depends on them.
+    For int4 the mean over random factors, as it depends on them. `norms` says that rows are not of
+    unit length, which takes more in int8 and int4.
     """
+    norm = _NORM_TYPE.itemsize if norms and format in ("int8", "int4") else 0
     if format != "int4":
-        return k * (_factor_type(n_factors).itemsize + np.dtype(format).itemsize)
+        return norm + k * (_factor_type(n_factors).itemsize + np.dtype(format).itemsize)
     # A difference reaches r with probability (1 - r / d)^k; these r take one more word each.
     reach = np.arange(BRIDGED, n_factors, _LONGEST_BRIDGE * BRIDGED)
-    return 2 * k * (1 + float(((1 - reach / n_factors) ** k).sum()))
+    return norm + 2 * k * (1 + float(((1 - reach / n_factors) ** k).sum()))
 
 
-def row_nonzeros(format: str, n_factors: int, n_bytes: int) -> int:
+def row_nonzeros(format: str, n_factors: int, n_bytes: int, *, norms: bool = False) -> int:
     """The most non-zeros of a row that take, rounded, no more than so many bytes (`row_bytes`)."""
     ks = range(n_bytes + 1)
-    return max(k for k in ks if round(row_bytes(format, n_factors, k)) <= n_bytes)
+    fitting = (k for k in ks if round(row_bytes(format, n_factors, k, norms=norms)) <= n_bytes)
+    return max(fitting, default=0)
 
 
 def _factor_type(n_factors: int) -> np.dtype:
@@ -85,26 +90,36 @@ def _factor_type(n_factors: int) -> np.dtype:
 def pack(matrix: sp.csr_matrix, format: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """The arrays that hold the non-zeros of a float32 matrix with ascending columns.
 
+    Args:
+      matrix: without explicit zeros.
+      format: one of `FORMATS`.
+
     Returns:
       [n_rows + 1] int64, where each row begins in them, and the arrays: `factors` and `values`,
-      [nnz] each; for int4 `words` [n_words] uint16 and `codebook` [16] float32.
+      [nnz] each; for int4 `words` [n_words] uint16 and `codebook` [16] float32. For int8 and int4,
+      unless all rows are of unit length (or zeros), `norms` [n_rows] float16.
 
     Raises:
-      InputError: an unknown format, or a range or a row length that it cannot hold.
+      InputError: an unknown format, or values or row lengths that it cannot hold.
     """
     if format not in FORMATS:
         raise InputError(f"unknown format '{format}'; use one of {', '.join(FORMATS)}")
     values, starts = matrix.data, matrix.indptr.astype(np.int64)
+    beside = {}
     if format in ("int8", "int4"):
-        _check_unit_rows(matrix, format)
+        norms = _norms(matrix, format)
+        if ((norms != 0) & (norms != 1)).any():
+            beside["norms"] = norms
+            values = values / np.repeat(norms.astype(np.float32), np.diff(starts))
     if format == "int4":
         codebook = _fit_codebook(values)
         edges = (codebook[1:] + codebook[:-1]) / 2
         starts, words = _pack_words(matrix.indices, np.searchsorted(edges, values), starts)
-        return starts, {"words": words, "codebook": codebook}
+        return starts, {"words": words, "codebook": codebook, **beside}
     factors = matrix.indices.astype(_factor_type(matrix.shape[1]))
     if format == "int8":
-        return starts, {"factors": factors, "values": np.rint(values * 127).astype(np.int8)}
+        codes = np.rint(values * 127).astype(np.int8)
+        return starts, {"factors": factors, "values": codes, **beside}
     with np.errstate(over="ignore"):
         stored = values.astype(format)
     if not np.isfinite(stored).all():
@@ -131,8 +146,11 @@ def _pack_words(
 
 def unpack(arrays: dict[str, np.ndarray], starts: np.ndarray, n_factors: int) -> Rows:
     """The rows that `pack` stored, read-only; only those of int4 are copied for it."""
+    norms = arrays["norms"].astype(np.float32) if "norms" in arrays else None
     if "words" in arrays:
-        return _unpack_words(arrays["words"], arrays["codebook"], starts, n_factors)
+        rows = _unpack_words(arrays["words"], arrays["codebook"], starts, n_factors)
+        scale = unit_scale(rows)
+        return rows._replace(scale=scale if norms is None else scale * norms)
     factors, values = arrays["factors"], arrays["values"]
     if values.dtype == np.float16:
         with np.errstate(invalid="ignore"):
@@ -140,8 +158,18 @@ def unpack(arrays: dict[str, np.ndarray], starts: np.ndarray, n_factors: int) ->
         return Rows(starts, factors, values.view(np.uint16), table, None)
     if values.dtype == np.int8:
         steps = np.arange(1 << 8, dtype=np.uint8).view(np.int8)
-        return Rows(starts, factors, values.view(np.uint8), steps / np.float32(127), None)
+        return Rows(starts, factors, values.view(np.uint8), steps / np.float32(127), norms)
     return Rows(starts, factors, values, None, None)
+
+
+def unit_scale(rows: Rows) -> np.ndarray:
+    """[n_rows] float32 that the unscaled values of rows make unit rows with; 0 for zeros."""
+    scale = np.zeros(len(rows.starts) - 1, np.float32)
+    for part, codes, begins in _blocks(rows.codes, rows.starts):
+        values = codes if rows.table is None else rows.table[codes]
+        lengths = np.sqrt(_row_sums(values.astype(np.float64) ** 2, begins))
+        np.divide(1, np.maximum(lengths, _SHORTEST), out=scale[part], where=lengths > 0)
+    return scale
 
 
 def _unpack_words(
@@ -150,7 +178,6 @@ def _unpack_words(
     n = np.count_nonzero(words < BRIDGES)
     begins, factors = np.zeros_like(starts), np.empty(n, _factor_type(n_factors))
     codes = np.empty(n, np.uint8)
-    scale = np.zeros(len(starts) - 1, np.float32)
     for rows, block, first in _blocks(words, starts):
         is_value = block < BRIDGES
         ends = begins[rows.start] + np.concatenate([[0], np.cumsum(is_value)])
@@ -159,11 +186,9 @@ def _unpack_words(
         at -= np.repeat(np.concatenate([[0], at])[first[:-1]], np.diff(first))  # from row to row
         part = slice(ends[0], ends[-1])
         factors[part], codes[part] = at[is_value], block[is_value] & _N_LEVELS - 1
-        squares = _row_sums(codebook[codes[part]] ** 2, ends[first] - ends[0])
-        np.divide(1, np.sqrt(squares), out=scale[rows], where=squares > 0)  # rows become unit
     for array in (begins, factors, codes):
         array.flags.writeable = False
-    return Rows(begins, factors, codes, np.array(codebook, np.float32), scale)
+    return Rows(begins, factors, codes, np.array(codebook, np.float32), None)
 
 
 def check_stored(
@@ -173,6 +198,8 @@ def check_stored(
     wanted = {"factors": ("uint16", "uint32"), "values": (format,)}
     if format == "int4":
         wanted = {"words": ("uint16",), "codebook": ("float32",)}
+    if format in ("int8", "int4") and "norms" in arrays:
+        wanted["norms"] = ("float16",)
     kinds = {name: array.dtype.name for name, array in arrays.items()}
     if format not in FORMATS or kinds.keys() != wanted.keys():
         raise ValueError(f"arrays {sorted(kinds)} for format '{format}'")
@@ -182,8 +209,15 @@ def check_stored(
     codebook = arrays.get("codebook", np.zeros(_N_LEVELS))
     if len(codebook) != _N_LEVELS or not np.isfinite(codebook).all():
         raise ValueError("a codebook that is not 16 finite numbers")
-    if any(len(array) != starts[-1] for name, array in arrays.items() if name != "codebook"):
+    nonzeros = [arrays[name] for name in ("factors", "values", "words") if name in arrays]
+    if any(len(array) != starts[-1] for array in nonzeros):
         raise ValueError("the rows do not fit the non-zeros")
+    if "norms" in arrays:
+        norms, lengths = arrays["norms"], np.diff(starts)
+        if norms.shape != lengths.shape or not np.isfinite(norms).all():
+            raise ValueError(f"norms that are not {len(lengths)} finite numbers")
+        if (np.sign(norms) != np.sign(lengths)).any():
+            raise ValueError("norms that are not above 0 for rows, and 0 for rows of zeros")
     if format == "int4":
         reached = (_row_sums(_moves(w), b) for _, w, b in _blocks(arrays["words"], starts))
         highest = max((int(block.max(initial=0)) for block in reached), default=0)
@@ -202,24 +236,29 @@ def _moves(words: np.ndarray) -> np.ndarray:
 
 
 def _blocks(
-    words: np.ndarray, starts: np.ndarray
+    entries: np.ndarray, starts: np.ndarray
 ) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-    """Blocks of rows, their words and where the rows begin in these: no large temporary arrays."""
+    """Blocks of rows, their entries and where rows begin in these: no large temporary arrays."""
     for first in range(0, len(starts) - 1, _ROWS_AT_ONCE):
         begins = starts[first : first + _ROWS_AT_ONCE + 1]
         rows = slice(first, first + len(begins) - 1)
-        yield rows, words[begins[0] : begins[-1]], begins - begins[0]
+        yield rows, entries[begins[0] : begins[-1]], begins - begins[0]
 
 
-def _check_unit_rows(matrix: sp.csr_matrix, format: str) -> None:
+def _norms(matrix: sp.csr_matrix, format: str) -> np.ndarray:
+    """[n_rows] float16; InputError for one that would lose more than its last digits."""
     lengths = np.sqrt(_row_sums(matrix.data.astype(np.float64) ** 2, matrix.indptr))
-    wrong = (np.abs(lengths - 1) > _UNIT_TOLERANCE) & (lengths > 0)
-    if wrong.any():
-        row = int(np.argmax(wrong))
+    with np.errstate(over="ignore"):
+        norms = lengths.astype(_NORM_TYPE)
+    low, high = np.finfo(_NORM_TYPE).tiny, np.finfo(_NORM_TYPE).max
+    lost = ~np.isfinite(norms) | (norms < low) & (lengths > 0)
+    if lost.any():
+        row = int(np.argmax(lost))
         raise InputError(
-            f"{format} takes rows of unit length (or of zeros), but row {row} has length "
-            f"{lengths[row]:.6g}; normalise the rows, or use float16"
+            f"{format} holds rows of length 0 or {low:.2g} to {high:.6g}, but row {row} has length "
+            f"{lengths[row]:.6g}; scale the rows, or use float32"
         )
+    return norms
 
 
 def _row_sums(values: np.ndarray, starts: np.ndarray) -> np.ndarray:

@@ -90,7 +90,7 @@ class Recommender:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held for scoring, item ids apart."""
+        """Bytes held for scoring, item ids and what `similar_items` adds (4 an item) apart."""
         return self._engine.nbytes
 
     def recommend(
@@ -116,25 +116,7 @@ class Recommender:
           InputError: histories of another number of items, with positions out of range or values
             that are not finite; candidates out of range; k below 1.
         """
-        history = self._check(user_items)
-        if not isinstance(k, int | np.integer) or isinstance(k, bool) or k < 1:
-            raise InputError(f"k is {k!r}; give a whole number of at least 1")
-        query_factors = self.query_factors
-        seen = history if filter_seen else sp.csr_matrix(history.shape, dtype=np.float32)
-        if candidates is not None:
-            candidates = np.unique(self._check_positions(candidates, "candidates"))
-            candidates, query_factors = candidates.astype(np.int32), None
-            seen = seen[:, candidates].sorted_indices()
-        n_users, n_ranked = history.shape[0], min(k, seen.shape[1])
-        items = np.full((n_users, k), -1, np.int32)
-        scores = np.full((n_users, k), -np.inf, np.float32)
-        if n_users and n_ranked:
-            request = Request(history, seen, n_ranked, candidates, query_factors, self.n_threads)
-            best, scores[:, :n_ranked] = self._engine.rank(request)
-            if candidates is not None:
-                best = np.where(best < 0, -1, candidates[best])
-            items[:, :n_ranked] = best
-        return items, scores
+        return self._recommend(user_items, k, filter_seen, candidates)
 
     def recommend_ids(
         self, history: list[str], k: int = 100, *, filter_seen: bool = True
@@ -157,13 +139,16 @@ class Recommender:
     def similar_items(self, items: np.ndarray, k: int = 10) -> tuple[np.ndarray, np.ndarray]:
         """The k nearest items of each of `items` (positions), itself included.
 
-        Scores are inner products of rows, the cosine where rows are of unit length. Shapes,
-        padding and errors are those of `recommend`.
+        Scores are cosines, so that the norm of a row, which says how readily its item is
+        recommended, does not count; 0 with a row of zeros. Shapes, padding and errors are those of
+        `recommend`.
         """
         items = self._check_positions(np.atleast_1d(items), "items")
         rows = (np.ones(len(items), np.float32), items, np.arange(len(items) + 1))
         shape = (len(items), self.embeddings.n_items)
-        return self.recommend(sp.csr_matrix(rows, shape=shape), k, filter_seen=False)
+        return self._recommend(
+            sp.csr_matrix(rows, shape=shape), k, filter_seen=False, unit_rows=True
+        )
 
     def encode(self, user_items: sp.spmatrix | sp.sparray) -> sp.csr_matrix:
         """The latent vectors x A of histories: CSR [n_users, n_factors] float32, factors sorted."""
@@ -174,6 +159,37 @@ class Recommender:
         empty = sp.csr_matrix((FEW_USERS, self.embeddings.n_items), dtype=np.float32)
         self.recommend(empty[:1], 1)
         self.recommend(empty, 1, candidates=np.arange(self.embeddings.n_items)[:1])
+
+    def _recommend(
+        self,
+        user_items: sp.spmatrix | sp.sparray,
+        k: int,
+        filter_seen: bool,
+        candidates: np.ndarray | None = None,
+        unit_rows: bool = False,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As `recommend`; with `unit_rows` as if all rows were of unit length."""
+        history = self._check(user_items)
+        if not isinstance(k, int | np.integer) or isinstance(k, bool) or k < 1:
+            raise InputError(f"k is {k!r}; give a whole number of at least 1")
+        query_factors = self.query_factors
+        seen = history if filter_seen else sp.csr_matrix(history.shape, dtype=np.float32)
+        if candidates is not None:
+            candidates = np.unique(self._check_positions(candidates, "candidates"))
+            candidates, query_factors = candidates.astype(np.int32), None
+            seen = seen[:, candidates].sorted_indices()
+        n_users, n_ranked = history.shape[0], min(k, seen.shape[1])
+        items = np.full((n_users, k), -1, np.int32)
+        scores = np.full((n_users, k), -np.inf, np.float32)
+        if n_users and n_ranked:
+            request = Request(
+                history, seen, n_ranked, candidates, query_factors, self.n_threads, unit_rows
+            )
+            best, scores[:, :n_ranked] = self._engine.rank(request)
+            if candidates is not None:
+                best = np.where(best < 0, -1, candidates[best])
+            items[:, :n_ranked] = best
+        return items, scores
 
     def _check(self, user_items: sp.spmatrix | sp.sparray) -> sp.csr_matrix:
         """Histories as CSR with sorted int32 columns and finite float32 values."""

@@ -20,6 +20,7 @@ from celsa_jax.sparse.threads import in_threads, n_cores
 
 KIND = "celsa_jax.sparse_embeddings"
 VERSION = 2
+VERSION_WITH_NORMS = 3  # another number, as code of version 2 would take all rows for unit rows
 _DTYPES = {"F32": "<f4", "F16": "<f2", "U32": "<u4", "U16": "<u2", "U8": "u1", "I8": "i1"}
 _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
 _NO_DIGEST = "0" * 64
@@ -31,7 +32,7 @@ def write_tensors(
 ) -> None:
     """Writes arrays and text; the file appears whole or not at all."""
     # Not by the package safetensors, which writes the text in another order each time.
-    fixed = {"sha256": _NO_DIGEST, "kind": KIND, "version": str(VERSION)}
+    fixed = {"sha256": _NO_DIGEST, "kind": KIND, "version": str(_version(tensors))}
     header: dict[str, dict] = {"__metadata__": {**fixed, **fields}}
     # Without gaps, only wide items before narrow ones leave every array aligned.
     names = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
@@ -82,17 +83,24 @@ def read_tensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, s
         end = start + dtype.itemsize * math.prod(shape)
         tensors[name] = mapped[start:end].view(dtype).reshape(shape)
         start = end
+    if int(fields["version"]) != _version(tensors):
+        raise ValueError(f"norms are for version {VERSION_WITH_NORMS}, which cannot lack them")
     return tensors, fields
+
+
+def _version(tensors: dict[str, np.ndarray]) -> int:
+    return VERSION_WITH_NORMS if "norms" in tensors else VERSION
 
 
 def _check_version(path: pathlib.Path, fields: dict[str, str]) -> None:
     version = fields.get("version", "")
     if fields.get("kind") != KIND or not version.isdecimal():
         raise InputError(f"{path}: damaged, or no file of sparse embeddings")
-    if int(version) != VERSION:
+    if not VERSION <= int(version) <= VERSION_WITH_NORMS:
         remedy = "update celsa_jax" if int(version) > VERSION else "export it again"
         raise InputError(
-            f"{path}: written in version {version} of the format, not {VERSION}; {remedy}"
+            f"{path}: written in version {version} of the format, not {VERSION} or "
+            f"{VERSION_WITH_NORMS}; {remedy}"
         )
 
 

@@ -23,7 +23,7 @@ from celsa_jax.data.metadata import read_metadata
 from celsa_jax.data.readers import Ratings, read_ratings
 from celsa_jax.data.tables import read_text_columns
 from celsa_jax.segments import load_segments
-from celsa_jax.sparse import SparseEmbeddings, load_embeddings
+from celsa_jax.sparse import FORMATS, SparseEmbeddings, load_embeddings
 from celsa_jax.sparse.tensors import write_tensors
 from celsa_jax.workdir import Workdir
 from experiments import inputs
@@ -401,7 +401,7 @@ def _compact(rng: np.random.Generator, folder: pathlib.Path) -> None:
     """Two fifths of the files have a fitting checksum, as if someone had made them so."""
     path = folder / "e"
     matrix = sp.random(7, 16, 0.3, "csr", np.float32, random_state=rng)
-    form = ("float32", "float16")[rng.integers(2)]
+    form = FORMATS[rng.integers(len(FORMATS))]
     made = SparseEmbeddings.from_scipy(matrix, np.array(list("abcdefž")), format=form)
     made.save(path)
     change = ("none", "bytes", "bytes", "tensors", "tensors")[rng.integers(5)]
@@ -422,7 +422,7 @@ def _change_tensors(rng: np.random.Generator, path: pathlib.Path) -> None:
     header = json.loads(content[8 : 8 + length])
     fields = header.pop("__metadata__")
     fields.pop("sha256")
-    kinds = {"F32": "<f4", "F16": "<f2", "I64": "<i8", "U16": "<u2", "U8": "u1"}
+    kinds = {"F32": "<f4", "F16": "<f2", "I64": "<i8", "U16": "<u2", "U8": "u1", "I8": "i1"}
     tensors = {}
     for name, entry in header.items():
         first, end = entry["data_offsets"]
