@@ -17,6 +17,7 @@ from celsa_jax.schedules import SCHEDULES
 
 SPLITS = ("users", "temporal")
 STARTS = ("neighbours", "clusters", "random")
+NORMS = ("learned", "unit")
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 
@@ -110,6 +111,9 @@ FIELDS: dict[str, Any] = {
         # The exponent of the item counts in the similarity of items: 0.5 compares items by
         # cosines, less favours popular neighbours.
         "alpha": Field(0.5, _exponent),
+        # The length of an item's embedding, which says how readily the item is recommended:
+        # "learned", or "unit", the same for all, as in the paper.
+        "norms": Field(None, _one_of(NORMS)),
     },
     "sparsity": {
         # How the non-zeros of an item fall from the start to the target.

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.sparse as sp
 from flax import nnx
 from ml_collections import ConfigDict
 
@@ -46,6 +47,7 @@ from celsa_jax.state import (
     Form,
     Numbers,
     TrainState,
+    embeddings_of,
     is_finite,
     nnz_per_row,
     prune,
@@ -125,6 +127,11 @@ class TrainingLoop:
                 if stop:
                     stopping.leave(f"checkpoint at step {int(state.step)}")
         return state, before
+
+    def embeddings(self, state: TrainState) -> sp.csc_matrix:
+        """Those of a trained state, CSC float32 [n_items, n_factors]."""
+        form = self._form(self.config.sparsity.target_nnz)
+        return embeddings_of(state, self.split.train.n_items, form)
 
     def scorer(self, state: TrainState, kept: int) -> Scorer:
         """Serving scores of a state with so many weights an item."""
@@ -290,6 +297,7 @@ class TrainingLoop:
             self.feed.largest_block(self._block(dense is not None)),
             self.n_sampled,
             chosen_each_step,
+            self.config.model.norms == "unit",
             self.placement,
         )
 

@@ -2,7 +2,10 @@
 
 Vancura et al., "Scalable Linear Shallow Autoencoder for Collaborative Filtering" (RecSys 2022);
 with pruned rows, "Efficient Learning of Sparse Representations from Interactions" (WWW 2026, arXiv
-2602.09935). Scores are relu(x A A^T - x) with A = rownorm(M * W), at most `RELU_CAP` in training.
+2602.09935). Both have rows of unit length, A = rownorm(M * W), and scores relu(x A A^T - x), where
+the last x keeps an item from recommending itself. Here the length of a row may be learned as well,
+A = M * W, and it says how readily an item is recommended; what an item says of itself is then its
+squared length: scores are relu(x A A^T - x diag(A A^T)), which at unit length is the same.
 
 A row holds its factors and its weights at them alone, so M is which factors it has.
 """
@@ -21,8 +24,6 @@ from celsa_jax.losses import unit
 from celsa_jax.products import Layout, decode, encode, expand, renumber
 from celsa_jax.sharding import sum_along
 
-RELU_CAP = 6.0
-
 
 class Columns(nnx.Variable):
     """The factors of each item, int32 [n_items, capacity]; n_factors for places not in use."""
@@ -37,6 +38,7 @@ class ELSA(nnx.Module):
       n_factors: d.
       layout: of the columns, for products by gathers (`products`), or None.
       dense: the dtype of the operands of dense products; None for products by gathers.
+      unit_rows: whether the rows of A have unit length.
       item_axis: name of the mesh axis along which the items lie (`shard_map`), or None.
     """
 
@@ -48,17 +50,20 @@ class ELSA(nnx.Module):
         *,
         layout: Layout | None = None,
         dense: str | None = None,
+        unit_rows: bool = False,
         item_axis: str | None = None,
     ):
         self.weights = nnx.Param(weights)
         self.columns = Columns(columns)
         self.n_factors = n_factors
         self.layout = nnx.data(layout)
-        self.dense, self.item_axis = dense, item_axis
+        self.dense, self.unit_rows, self.item_axis = dense, unit_rows, item_axis
 
     def embeddings(self) -> jax.Array:
-        """A: unit rows, [n_items, capacity], or expanded to [n_items, n_factors] where dense."""
-        values = unit(self.weights[...])
+        """A: [n_items, capacity], or expanded to [n_items, n_factors] where dense."""
+        values = self.weights[...]
+        if self.unit_rows:
+            values = unit(values)
         if self.dense is None:
             return values
         return expand(values, self.columns[...], self.n_factors)
@@ -77,9 +82,10 @@ class ELSA(nnx.Module):
         return _dense_product(embeddings, hidden, 1, self.dense)
 
     def scores(self, embeddings: jax.Array, batch: Batch) -> jax.Array:
-        """Training scores relu(x A A^T - x), at most `RELU_CAP`, [n_items, n_users]."""
+        """Training scores relu(x A A^T - x diag(A A^T)), [n_items, n_users]."""
         x = batch.inputs(embeddings.shape[0])
-        return jnp.minimum(jax.nn.relu(self.products(embeddings, batch) - x), RELU_CAP)
+        itself = jnp.sum(jnp.square(embeddings), axis=1, keepdims=True)
+        return jax.nn.relu(self.products(embeddings, batch) - itself * x)
 
     def __call__(self, batch: Batch) -> jax.Array:
         """The training scores of a batch."""

@@ -17,15 +17,18 @@ _RATE = 0.01
 _MANY = 16.0  # interactions of an item in the mean
 _LEAST_BATCH, _LARGEST_BATCH = 24, 1024
 _SMALL = 150_000  # interactions
+_LONG = 25  # interactions of a user in the mean
 
 
-def choices(matrix: sp.csr_matrix) -> dict[str, float]:
+def choices(matrix: sp.csr_matrix) -> dict[str, float | str]:
     """What the rules choose for users to train on, CSR [n_users, n_items], by field.
 
     - A batch has as many users as bring every item one interaction in the mean, and at most a
       sixteenth of all, so that an epoch has steps enough.
     - Where that is fewer than bring one each, as items have few interactions, the rate is lower in
       proportion: the start is then the better model, and training may not go far from it.
+    - The lengths of embeddings are learned, unless both items and users have few interactions:
+      what is popular in short histories says little of longer ones then.
     - Half of a history is left out of the input, and more of those below 12.5 interactions.
     - Small data of many interactions an item are trained on for more epochs, and with more left
       out, as they overfit otherwise.
@@ -36,6 +39,7 @@ def choices(matrix: sp.csr_matrix) -> dict[str, float]:
     batch = max(_LEAST_BATCH, round(batch / 8) * 8)
     more = of_item >= _MANY and matrix.nnz < _SMALL
     return {
+        "model.norms": "learned" if of_item >= _MANY or length >= _LONG else "unit",
         "train.batch_size": batch,
         "train.learning_rate": float(f"{_RATE * min(1.0, batch * of_item / n_users):.2g}"),
         "train.n_epochs": 20 if more else 10,
@@ -67,6 +71,8 @@ def filled(config: ConfigDict, matrix: sp.csr_matrix) -> ConfigDict:
     model, sparsity = filled.model, filled.sparsity
     if model.start == "neighbours":
         model.n_factors = matrix.shape[1]
+    if model.start == "random" and model.norms is None:
+        model.norms = "unit"  # as in the paper
     if model.start == "random" and not filled.train.init_from:
         sparsity.start_nnz = model.n_factors
     elif sparsity.start_nnz is None:
@@ -79,7 +85,7 @@ def filled(config: ConfigDict, matrix: sp.csr_matrix) -> ConfigDict:
     return filled
 
 
-def chosen(config: ConfigDict, filled: ConfigDict) -> dict[str, float]:
+def chosen(config: ConfigDict, filled: ConfigDict) -> dict[str, float | str]:
     """What `filled` chose: its values of the fields that are open in a configuration, by name."""
     return {
         f"{section}.{name}": filled[section][name]

@@ -72,6 +72,7 @@ def _serving_scores(
             form.n_factors,
             layout=layout,
             dense=form.dense and "float32",  # an accelerator would round operands
+            unit_rows=form.unit_rows,
             item_axis=item_axis,
         )
         return model.products(model.embeddings(), batch)

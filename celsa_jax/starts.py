@@ -46,6 +46,14 @@ class Start(NamedTuple):
     values: np.ndarray
     n_factors: int
 
+    def with_even_rows(self) -> Start:
+        """All rows scaled to their median length.
+
+        The length of a row says how readily an item is recommended, which is left to training.
+        """
+        lengths = np.linalg.norm(self.values, axis=1, keepdims=True)
+        return self._replace(values=self.values * (np.median(lengths) / lengths))
+
 
 def neighbours(matrix: sp.csr_matrix, k0: int, alpha: float, seed: int) -> Start:
     """Factor f belongs to item f; an item begins with its own and its nearest items' factors.

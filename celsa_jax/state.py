@@ -30,6 +30,7 @@ class Form:
       budget: interactions that any block of users may hold.
       n_sampled: items that a step scores, on each device; 0 for all.
       chosen_each_step: the mask is chosen afresh at every step, among all entries that are kept.
+      unit_rows: rows of the embeddings have unit length (`model`).
       placement: of the state on several devices.
     """
 
@@ -38,6 +39,7 @@ class Form:
     budget: int = 0
     n_sampled: int = 0
     chosen_each_step: bool = False
+    unit_rows: bool = False
     placement: Placement | None = None
 
     def n_items(self, n_rows: int) -> int:
@@ -190,7 +192,7 @@ def _keep_under(
     if rewind:
         n_rows = state.weights.shape[0]
         initial = pad_rows(initial_weights(key, form.n_items(n_rows), form.n_factors), n_rows)
-    keep_rows = functools.partial(_keep_rows, form.n_factors, places)
+    keep_rows = functools.partial(_keep_rows, form, places)
     if form.placement is not None:
         specs, rows = form.placement.specs, PartitionSpec(ITEM)
         in_specs = (specs(state), rows, None if initial is None else rows)
@@ -204,9 +206,14 @@ _keep_in_place = jax.jit(_keep_under, static_argnames=_STATIC, donate_argnums=0)
 
 
 def _keep_rows(
-    n_factors: int, places: int, state: TrainState, mask: jax.Array, initial: jax.Array | None
+    form: Form, places: int, state: TrainState, mask: jax.Array, initial: jax.Array | None
 ) -> TrainState:
-    """What is under the mask, in so many places; at its initial values where they are given."""
+    """What is under the mask, in so many places; at its initial values where they are given.
+
+    Rows keep their length, where it is learned: it says how readily an item is recommended, which
+    pruning is not to change.
+    """
+    n_factors = form.n_factors
     if places == n_factors:  # place f is that of factor f
         move, used = (lambda leaf: leaf), mask
     else:
@@ -223,6 +230,8 @@ def _keep_rows(
         at_columns = jnp.take_along_axis(initial, jnp.minimum(columns, n_factors - 1), axis=1)
         weights = jnp.where(used, at_columns, 0)
         opt_state = optimizer(0.9).init(weights)
+    elif not form.unit_rows:
+        weights = unit(weights) * jnp.linalg.norm(state.weights, axis=1, keepdims=True)
     return TrainState(state.step, weights, columns, opt_state)
 
 
@@ -261,15 +270,16 @@ def is_finite(state: TrainState) -> jax.Array:
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
 
 
-def embeddings_of(state: TrainState, n_items: int, n_factors: int) -> sp.csc_matrix:
-    """The row-normalised embeddings: CSC float32 [n_items, n_factors].
+def embeddings_of(state: TrainState, n_items: int, form: Form) -> sp.csc_matrix:
+    """The embeddings A: CSC float32 [n_items, n_factors].
 
     Every entry under the mask is stored, so each row has exactly k.
 
     Args:
       state: on any number of devices.
       n_items: of the catalogue; rows beyond it are left out.
-      n_factors: d.
+      form: see there.
     """
-    columns, values = (to_host(a)[:n_items] for a in (state.columns, unit(state.weights)))
-    return sparse_rows(columns, values, n_factors).tocsc()
+    weights = unit(state.weights) if form.unit_rows else state.weights
+    columns, values = (to_host(a)[:n_items] for a in (state.columns, weights))
+    return sparse_rows(columns, values, form.n_factors).tocsc()

@@ -110,6 +110,7 @@ def _train_steps(
             form.n_factors,
             layout=layout,
             dense=form.dense,
+            unit_rows=form.unit_rows,
             item_axis=item_axis,
         )
 

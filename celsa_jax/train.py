@@ -24,7 +24,6 @@ from celsa_jax.scoring import evaluate_model
 from celsa_jax.sharding import DATA, ITEM, Placement, is_first_process, make_placement, wait_for_all
 from celsa_jax.sparse import bytes_per_item, save_embeddings
 from celsa_jax.starts import Start, clusters, neighbours
-from celsa_jax.state import embeddings_of
 from celsa_jax.warm_start import finished_run, warm_start
 from celsa_jax.workdir import Workdir
 
@@ -106,7 +105,7 @@ def train_split(
     train = split.train
     filled = recipe.filled(config, train.matrix)
     chosen = recipe.chosen(config, filled)
-    log.info("recipe: %s", ", ".join(f"{field} {value:g}" for field, value in chosen.items()))
+    log.info("recipe: %s", ", ".join(f"{field} {value}" for field, value in chosen.items()))
     placement = make_placement(config, train.n_items)
     check_memory(_needed(filled, train, placement))
     starting = time.perf_counter()
@@ -126,8 +125,7 @@ def train_split(
         loop = TrainingLoop(filled, split, folder, checkpoints, placement)
         state, seconds_before = loop.train(start)
 
-    n_items, n_factors = train.n_items, filled.model.n_factors
-    embeddings = embeddings_of(state, n_items, n_factors)
+    embeddings = loop.embeddings(state)
     if is_first_process():
         save_embeddings(folder.path, embeddings, train.item_ids, factor_ids)
     test = None
@@ -140,7 +138,7 @@ def train_split(
         "step": int(state.step),
         "nnz_per_row": config.sparsity.target_nnz,
         "bytes_per_item": bytes_per_item(embeddings),
-        "n_factors": n_factors,
+        "n_factors": filled.model.n_factors,
         "seed": config.seed,
         "recipe": chosen,
         "data": {**counts, **split.counts()},
@@ -192,8 +190,10 @@ def _start(
     if resumed or model.start == "random":
         return None, factor_ids
     if model.start == "clusters":
-        return clusters(train.matrix, model.n_factors, k0, model.alpha, seed), None
-    return neighbours(train.matrix, k0, model.alpha, seed), factor_ids
+        start = clusters(train.matrix, model.n_factors, k0, model.alpha, seed)
+    else:
+        start = neighbours(train.matrix, k0, model.alpha, seed)
+    return start.with_even_rows(), factor_ids
 
 
 def _needed(config: ConfigDict, users: Interactions, placement: Placement | None) -> int:

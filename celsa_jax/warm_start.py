@@ -27,8 +27,9 @@ def warm_start(
     Items of the earlier run begin at its embeddings. Where factors belong to items, new items begin
     like those of any run (`starts.neighbours`), and known ones are offered their nearest items'
     factors, too, at a tenth of their similarity; the factors of items that are gone stay. Where
-    they do not, new items begin at the mean of their users' latent vectors, x A / |x A|. Where that
-    is fewer factors than k0, others follow, drawn at random with tiny values.
+    they do not, new items begin at the mean of their users' latent vectors, x A / |x A|. New rows
+    have the median length of the earlier ones. Where that is fewer factors than k0, others follow,
+    drawn at random with tiny values.
 
     The embeddings know the users that the earlier run was trained on, so the new run is split by
     `make_split` with `earlier`.
@@ -56,15 +57,17 @@ def warm_start(
     if factor_ids is not None:
         learned, factor_ids = _renumbered(learned, factor_ids, train.item_ids)
     rows = sp.diags_array(known.astype(np.float32)) @ learned[np.maximum(at, 0)]
+    # New rows are as long as those known, in the median.
+    length = np.median(sp.linalg.norm(rows, axis=1)[known])
     if factor_ids is not None:
-        fresh = neighbours(train.matrix, k0, alpha, seed)
-        scale = np.where(known, _OFFERED, 1).astype(np.float32)
-        offered = _csr(fresh, rows.shape[1]).multiply(scale[:, None]).tocsr()
+        fresh = unit_rows(_csr(neighbours(train.matrix, k0, alpha, seed), rows.shape[1]))
+        scale = length * np.where(known, _OFFERED, 1).astype(np.float32)
+        offered = fresh.multiply(scale[:, None]).tocsr()
         rows = rows + offered - offered.multiply(rows != 0)
     else:
         latent = unit_rows((train.matrix @ rows).tocsr())
         new = sp.diags_array((~known).astype(np.float32)) @ train.matrix.T.tocsr()
-        rows = rows + unit_rows((new @ latent).tocsr())
+        rows = rows + length * unit_rows((new @ latent).tocsr())
         if rows.shape[1] != n_factors:
             raise InputError(
                 f"{workdir}: has {rows.shape[1]} factors, and config.model.n_factors is {n_factors}"

@@ -61,7 +61,7 @@ def small() -> ConfigDict:
     config.data.name = "synthetic"
     config.data.synthetic.update(n_users=300, n_items=120, n_segments=6)
     config.data.update(n_val_users=30, n_test_users=40)
-    config.model.alpha = 0.5
+    config.model.update(alpha=0.5, norms="learned")
     config.sparsity.update(start_nnz=16, target_nnz=4)
     config.train.update(batch_size=64, n_epochs=2, n_final_epochs=1)
     config.train.update(input_dropout=0.25, learning_rate=0.01)

@@ -188,12 +188,27 @@ def test_pruning_keeps_the_largest_entries_and_their_moments(shape):
     for seed, k in ((0, 5), (1, 6), (2, 1)):
         state = state_of(n_factors, before, seed)
         expected = [kept_of(entries, k) for entries in entries_of(state, n_factors)]
-        pruned = prune(state, k, jax.random.key(0), form=Form(n_factors), places=after)
+        pruned = prune(
+            state, k, jax.random.key(0), form=Form(n_factors, unit_rows=True), places=after
+        )
         assert_sound(pruned, n_factors, after)
         assert entries_of(pruned, n_factors) == expected
         assert int(pruned.step) == 7
         assert int(pruned.opt_state.count) == 5
         assert {len(entries) for entries in expected} == {0, k}
+
+
+def test_rows_keep_the_length_that_was_learned():
+    state = state_of(20, 16)
+    before = np.linalg.norm(state.weights, axis=1)
+    expected = [kept_of(entries, 3) for entries in entries_of(state, 20)]
+    pruned = prune(state, 3, jax.random.key(0), form=Form(20), places=16)
+    np.testing.assert_allclose(np.linalg.norm(pruned.weights, axis=1), before, rtol=1e-6)
+    for now, was in zip(entries_of(pruned, 20), expected, strict=True):
+        assert now.keys() == was.keys()
+        ratios = [now[f][0] / was[f][0] for f in now if was[f][0]]
+        np.testing.assert_allclose(ratios, ratios[:1] * len(ratios), rtol=1e-6)
+        assert [now[f][1:] for f in now] == [was[f][1:] for f in now]  # moments
 
 
 def test_zeros_in_use_come_before_places_not_in_use():
@@ -270,17 +285,18 @@ def test_a_start_from_data_has_its_factors_and_values(places):
     assert entries_of(state, 20) == expected
 
 
-@pytest.mark.parametrize("places", [20, 16])
-def test_embeddings_have_k_entries_a_row_zeros_among_them(places):
+@pytest.mark.parametrize(("places", "unit_rows"), [(20, True), (16, False)])
+def test_embeddings_have_k_entries_a_row_zeros_among_them(places, unit_rows):
     columns = np.sort(
         [np.random.default_rng(i).permutation(20)[:6] for i in range(N_ITEMS)], axis=1
     )
     values = np.random.default_rng(0).normal(size=columns.shape).astype(np.float32)
     values[0], values[2, 3] = 0, 0
     start = Start(columns.astype(np.int32), values, 20)
-    state = sparse_state(start, Form(20), places)
+    form = Form(20, unit_rows=unit_rows)
+    state = sparse_state(start, form, places)
     assert nnz_per_row(state).tolist() == [0, 6, 5] + [6] * (N_ITEMS - 3)
-    embeddings = embeddings_of(state, N_ITEMS - 1, 20)  # the last row is of no item
+    embeddings = embeddings_of(state, N_ITEMS - 1, form)  # the last row is of no item
     assert embeddings.format == "csc"
     assert embeddings.dtype == np.float32
     assert embeddings.shape == (N_ITEMS - 1, 20)
@@ -288,5 +304,5 @@ def test_embeddings_have_k_entries_a_row_zeros_among_them(places):
     np.testing.assert_array_equal(embeddings.getnnz(axis=1), 6)
     expected = np.zeros((N_ITEMS - 1, 20))
     for row, of_row, vector in zip(expected, columns, values, strict=False):
-        row[of_row] = vector / max(np.linalg.norm(vector), 1e-12)
+        row[of_row] = vector / max(np.linalg.norm(vector), 1e-12) if unit_rows else vector
     np.testing.assert_allclose(embeddings.toarray(), expected, atol=1e-6)

@@ -108,7 +108,7 @@ def test_pruning_on_several_devices(matrix, placement):
         a, b = (to_host(getattr(state, name)) for state in (many, one))
         np.testing.assert_array_equal(a[:N_ITEMS], b)
     assert (to_host(many.columns)[N_ITEMS:] == N_ITEMS).all()
-    a, b = (embeddings_of(state, N_ITEMS, N_ITEMS) for state in (many, one))
+    a, b = (embeddings_of(state, N_ITEMS, form) for state in (many, one))
     assert (a != b).nnz == 0
 
 

@@ -37,7 +37,7 @@ def finished(folder, matrix, item_ids, factor_ids=None):
 
 
 def test_factors_that_belong_to_no_items_by_hand(tmp_path):
-    earlier = np.array([[0.6, 0.8, 0], [0, 0, 1]], np.float32)
+    earlier = 2 * np.array([[0.6, 0.8, 0], [0, 0, 1]], np.float32)  # all of length 2
     start, factor_ids = warm_start(finished(tmp_path, earlier, "ca"), TRAIN, 3, 3, 0.5, 0)
     assert factor_ids is None
     dense = dense_of(start)
@@ -47,7 +47,7 @@ def test_factors_that_belong_to_no_items_by_hand(tmp_path):
     np.testing.assert_allclose(dense[2], earlier[0], atol=1e-3)
     both = np.array([0.6, 0.8, 1]) / np.sqrt(2)
     mean = both + np.array([0, 0, 1])
-    np.testing.assert_allclose(dense[1], mean / np.linalg.norm(mean), rtol=1e-6)
+    np.testing.assert_allclose(dense[1], 2 * mean / np.linalg.norm(mean), rtol=1e-6)
     assert 0 < np.abs(dense[3]).max() < 1e-3
 
 
@@ -58,6 +58,7 @@ def test_factors_follow_their_items_by_hand(tmp_path):
     start, factor_ids = warm_start(folder, TRAIN, 4, 4, 0.5, 0)
     assert factor_ids.tolist() == list("abcdg")
     fresh = dense_of(neighbours(MATRIX, 4, 0.5, 0))
+    fresh /= np.linalg.norm(fresh, axis=1, keepdims=True)  # a and c have length 1
     offered = 0.1 * fresh
     a = [0.96, offered[0, 1], offered[0, 2], offered[0, 3], 0.28]
     c = [0.8, offered[2, 1], 0.6, offered[2, 3], 0]
@@ -90,6 +91,7 @@ def test_a_warm_start_goes_on_from_the_earlier_run(tmp_path, kind):
     np.testing.assert_array_equal(first[1], second[1])
     a, b = first[0].toarray(), second[0].toarray()
     if kind == "neighbours":  # values below a tenth may give way to what was offered
+        a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (a, b))
         assert ((a * b).sum(axis=1) > 0.98).all()
     else:
         np.testing.assert_allclose(a, b, atol=1e-5)
