@@ -59,6 +59,7 @@ def n_files(folder):
     return sum(len(files) for _, _, files in os.walk(folder))
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_ends_with_the_same_results(tmp_path):
     config = write_config(tmp_path, TRAINED, (3,))
     whole = start_sweep(config, tmp_path / "whole")
