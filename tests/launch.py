@@ -29,12 +29,16 @@ _IMPORTS = {
     "": ["celsa_jax.train", "celsa_jax.sweeps.grid"],
 }
 _IMPORTS[WITHOUT_JAX] += ["sklearn.cluster", "pyarrow.csv", "pyarrow.parquet"]
+_TAKE_JAX = ("train", "quickstart", "sweep", "baselines", "benchmark_training")
 _SECONDS = 300  # that a program may take
 _servers: dict[str, "_Server"] = {}
 
 
 def program(name, *flags, code=""):
-    """The outcome of `python -m experiments.NAME FLAGS`, after some code in its process."""
+    """The outcome of `python -m experiments.NAME FLAGS`, after some code in its process.
+
+    Without JAX, where the program says that it needs none or the code begins with WITHOUT_JAX.
+    """
     process = start(name, *flags, code=code)
     output, log = process.communicate()
     return subprocess.CompletedProcess([name, *flags], process.returncode, output, log)
@@ -42,10 +46,10 @@ def program(name, *flags, code=""):
 
 def start(name, *flags, code="", environment=None):
     """The process of a program, which has begun."""
-    first = WITHOUT_JAX if code.startswith(WITHOUT_JAX) else ""
+    first = "" if name in _TAKE_JAX and not code.startswith(WITHOUT_JAX) else WITHOUT_JAX
     if first not in _servers:
         _servers[first] = _Server(first)
-    request = {"name": name, "flags": [*map(str, flags)], "code": code[len(first) :]}
+    request = {"name": name, "flags": [*map(str, flags)], "code": code.removeprefix(WITHOUT_JAX)}
     request["environment"] = {**os.environ, **(environment or {})}
     return Process(_servers[first].control, request)
 
