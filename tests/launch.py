@@ -1,5 +1,7 @@
 """Programs in processes of their own, forked from one that has imported what takes seconds."""
 
+import atexit
+import gc
 import importlib
 import json
 import os
@@ -27,12 +29,16 @@ _IMPORTS = {
     "": ["celsa_jax.train", "celsa_jax.sweeps.grid"],
 }
 _IMPORTS[WITHOUT_JAX] += ["sklearn.cluster", "pyarrow.csv", "pyarrow.parquet"]
+_TAKE_JAX = ("train", "quickstart", "sweep", "baselines", "benchmark_training")
 _SECONDS = 300  # that a program may take
 _servers: dict[str, "_Server"] = {}
 
 
 def program(name, *flags, code=""):
-    """The outcome of `python -m experiments.NAME FLAGS`, after some code in its process."""
+    """The outcome of `python -m experiments.NAME FLAGS`, after some code in its process.
+
+    Without JAX, where the program says that it needs none or the code begins with WITHOUT_JAX.
+    """
     process = start(name, *flags, code=code)
     output, log = process.communicate()
     return subprocess.CompletedProcess([name, *flags], process.returncode, output, log)
@@ -40,10 +46,10 @@ def program(name, *flags, code=""):
 
 def start(name, *flags, code="", environment=None):
     """The process of a program, which has begun."""
-    first = WITHOUT_JAX if code.startswith(WITHOUT_JAX) else ""
+    first = "" if name in _TAKE_JAX and not code.startswith(WITHOUT_JAX) else WITHOUT_JAX
     if first not in _servers:
         _servers[first] = _Server(first)
-    request = {"name": name, "flags": [*map(str, flags)], "code": code[len(first) :]}
+    request = {"name": name, "flags": [*map(str, flags)], "code": code.removeprefix(WITHOUT_JAX)}
     request["environment"] = {**os.environ, **(environment or {})}
     return Process(_servers[first].control, request)
 
@@ -104,6 +110,8 @@ def _serve(control, first, *modules):
     sys.path.insert(0, str(ROOT))
     for module in modules:
         importlib.import_module(module)
+    gc.collect()
+    gc.freeze()  # or the first collection of every process would copy all of it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     control = socket.socket(fileno=int(control))
@@ -135,8 +143,23 @@ def _serve(control, first, *modules):
     return request
 
 
+def _leave():
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(_status)
+
+
 if __name__ == "__main__":
+    # Called last, as it is registered first: Python would take half a second of a processor to
+    # tear down what was imported.
+    _status = 1
+    atexit.register(_leave)
     request = _serve(*sys.argv[1:])
     sys.argv = [request["name"], *request["flags"]]
-    exec(request["code"], {"__name__": "__main__"})
-    runpy.run_module(f"experiments.{request['name']}", run_name="__main__")
+    try:
+        exec(request["code"], {"__name__": "__main__"})
+        runpy.run_module(f"experiments.{request['name']}", run_name="__main__")
+        _status = 0
+    except SystemExit as end:
+        _status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        raise

@@ -4,8 +4,9 @@ import json
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import scipy.stats
-from launch import WITHOUT_JAX, program
+from launch import program
 from test_cli import assert_fails
 
 from celsa_jax.data import load_dataset, make_split
@@ -13,8 +14,8 @@ from celsa_jax.data.splits import read_split
 from celsa_jax.errors import InputError
 from celsa_jax.evaluation import Evaluation, evaluate
 from celsa_jax.evaluation.paired import compare
-from celsa_jax.sparse import load_embeddings, scorer
-from celsa_jax.train import train_and_evaluate
+from celsa_jax.sparse import load_embeddings, save_embeddings, scorer
+from celsa_jax.workdir import Workdir
 
 
 def judged(values):
@@ -54,10 +55,21 @@ def test_one_user_is_too_few():
         compare(judged([1.0, np.nan]), judged([0.5, 0.5]), "ndcg@100", seed=0)
 
 
+def untrained(config, folder):
+    """What a run would leave that `compare` reads, with random embeddings."""
+    folder.mkdir(exist_ok=True)
+    workdir = Workdir(folder)
+    workdir.start(config)
+    split = make_split(load_dataset(config.data).interactions, config.data, 0)
+    split.save(workdir.split)
+    values = np.random.default_rng(0).normal(size=(split.train.n_items, 8)).astype(np.float32)
+    save_embeddings(folder, sp.csc_matrix(values), split.train.item_ids)
+    workdir.finish({})
+
+
 def test_compare_judges_both_runs_on_the_shared_users(small_config, small_run, tmp_path):
-    small_config.sparsity.target_nnz = 8
-    train_and_evaluate(small_config, tmp_path)
-    done = program("compare", str(small_run), str(tmp_path), code=WITHOUT_JAX)
+    untrained(small_config, tmp_path)
+    done = program("compare", str(small_run), str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0].split()[:2] == ["A", "B"]
     report = json.loads(done.stdout.splitlines()[-1])
@@ -78,8 +90,7 @@ def copy_run(source, target):
 
 def test_compare_by_time(timed_config, tmp_path):
     """On the users whom both runs drew, not those of the first."""
-    timed_config.train.update(n_epochs=1, n_final_epochs=0)
-    train_and_evaluate(timed_config, tmp_path / "a")
+    untrained(timed_config, tmp_path / "a")
     copy_run(tmp_path / "a", tmp_path / "b")
     drawn = read_split(tmp_path / "a" / "split.npz")
     np.savez(tmp_path / "b" / "split.npz", **{**drawn, "test": drawn["test"][:40]})
@@ -100,11 +111,9 @@ def test_compare_by_time(timed_config, tmp_path):
 
 def test_compare_takes_the_same_data_alone(growing, tmp_path):
     config, other = growing("one.csv"), growing("two.csv", n_items=110)
-    for changed in (config, other):
-        changed.train.update(n_epochs=1, n_final_epochs=0)
-    train_and_evaluate(config, tmp_path / "a")
     a, b = str(tmp_path / "a"), str(tmp_path / "b")
-    train_and_evaluate(other, tmp_path / "b")
+    untrained(config, tmp_path / "a")
+    untrained(other, tmp_path / "b")
     assert_fails(program("compare", a, b), "b: was trained on other data than those that")
     (tmp_path / "moved.csv").write_bytes((tmp_path / "one.csv").read_bytes())
     copy_run(tmp_path / "a", tmp_path / "c")  # the same data in another place

@@ -198,6 +198,7 @@ def test_killed_again_and_again(runs, tmp_path):
     assert "damaged" not in log
 
 
+@pytest.mark.slow
 def test_killed_at_random_again_and_again(runs, tmp_path):
     rng = np.random.default_rng(0)
     workdir, resumed = tmp_path / "w", 0
@@ -333,6 +334,7 @@ def test_data_or_a_configuration_that_changed(runs, tmp_path):
     assert steps(workdir) == [3, 6]
 
 
+@pytest.mark.slow
 def test_the_stress_program(tmp_path):
     flips = stress.flip(tmp_path / "flips", 20, seed=0)
     assert (flips["flips"], flips["loaded"], flips["errors_not_one_line"]) == (20, 0, 0)

@@ -15,7 +15,7 @@ NOTEBOOKS = sorted((pathlib.Path(__file__).parent.parent / "notebooks").glob("*.
 SMALL = {
     "quickstart": "N_FACTORS = 64\n",
     "segments": "N_FACTORS = 64\n",
-    "schedules": "N_FACTORS, SIZES = 64, (4, 8)\n",
+    "schedules": "N_FACTORS, SIZES = 64, (4,)\n",
 }
 SHARED = 'DATA = "synthetic"\nN_USERS = N_ITEMS = 300\nN_VAL_USERS, N_TEST_USERS = 30, 60\n'
 

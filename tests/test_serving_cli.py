@@ -178,6 +178,7 @@ def test_ids_of_another_file_are_refused(run, exported):
     assert_fails(done, "others.txt: not the ids of", "which brings its own")
 
 
+@pytest.mark.slow
 def test_benchmark_on_random_embeddings():
     report = last_line(
         program(
@@ -215,6 +216,7 @@ def test_benchmark_on_random_embeddings():
     assert report["fresh_process"]["load_s"] > 0
 
 
+@pytest.mark.slow
 def test_benchmark_on_a_model(run):
     report = last_line(
         program(

@@ -28,6 +28,11 @@ TRAINED = {
     "c": {"method": "pruned_ease"},
 }
 CHEAP = {"a": {"method": "pruned_ease"}, "b": {"method": "ease", "once": True}}
+# Drawing takes longer than all the rest.
+NO_FIGURES = """
+from celsa_jax.sweeps import runner
+runner._draw = lambda results: None
+"""
 # A method that takes its time and says when it was called.
 SLOW = """
 import time
@@ -52,16 +57,18 @@ def write_config(folder, rows, seeds):
 
 
 def start_sweep(config, workdir, code=""):
-    return start("sweep", f"--config={config}", f"--workdir={workdir}", code=code)
+    flags = f"--config={config}", f"--workdir={workdir}"
+    return start("sweep", *flags, code=code)
 
 
 def n_files(folder):
     return sum(len(files) for _, _, files in os.walk(folder))
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_ends_with_the_same_results(tmp_path):
     config = write_config(tmp_path, TRAINED, (3,))
-    whole = start_sweep(config, tmp_path / "whole")
+    whole = start_sweep(config, tmp_path / "whole", NO_FIGURES)
     assert json.loads(whole.communicate()[0].splitlines()[-1])["done"] == 4
     rng = np.random.default_rng(0)
     # By the number of files there are; a finished sweep has fewer than a running one at times.
@@ -90,7 +97,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_results(tmp_path):
 
 def test_two_processes_share_one_part(tmp_path):
     config = write_config(tmp_path, CHEAP, (0,))
-    slow = WITHOUT_JAX + SLOW.format(log=tmp_path / "calls")
+    slow = WITHOUT_JAX + SLOW.format(log=tmp_path / "calls") + NO_FIGURES
     processes = [start_sweep(config, tmp_path / "w", slow) for _ in range(2)]
     for process in processes:
         out, err = process.communicate()
@@ -117,7 +124,7 @@ def test_baselines_need_no_jax(tmp_path):
     ("flags", "parts"),
     [
         (["--shard=half"], ["--shard=half", "1/4"]),
-        (["--workdir="], ["--workdir is empty"]),
+        (["--workdir="], ["give --workdir=..."]),
         (["--config.reference=theirs"], ["config.reference is 'theirs'"]),
         (["--config=configs/sweeps/goodbooks.py:mane"], ["there is no table 'mane'"]),
     ],

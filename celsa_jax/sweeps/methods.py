@@ -29,7 +29,7 @@ from celsa_jax.data import Dataset, Split, load_dataset, make_split
 from celsa_jax.errors import InputError
 from celsa_jax.evaluation import Exposure, evaluate
 from celsa_jax.files import locked
-from celsa_jax.sparse import SparseEmbeddings, scorer
+from celsa_jax.sparse import FORMATS, SparseEmbeddings, scorer
 from celsa_jax.sparse.formats import BYTES_PER_FACTOR, BYTES_PER_NONZERO, row_nonzeros
 
 
@@ -117,6 +117,9 @@ def check(run: Run) -> None:
     except TypeError as error:
         raise InputError(f"options: {error}") from None
     _check_option_lists(run)
+    form = run.options.get("format")
+    if run.method == "elsa" and form is not None and form not in FORMATS:
+        raise InputError(f"unknown format '{form}'; use one of {', '.join(FORMATS)}")
     validate(run.config)
     if run.model_config is not None:
         validate(run.model_config)
