@@ -79,7 +79,9 @@ class Run:
             config = self.config.copy_and_resolve_references()
             if form := self.options.get("format"):
                 width = config.model.n_factors  # 0: as many as items, taken for few
-                config.sparsity.target_nnz = row_nonzeros(form, width, self.n_bytes)
+                norms = config.model.norms != "unit"  # as far as is known before training
+                nnz = row_nonzeros(form, width, self.n_bytes, norms=norms)
+                config.sparsity.target_nnz = nnz
             return config
         if self.method == "dense_elsa":
             return _dense(self.config, self.options.get("width", self.n_bytes // BYTES_PER_FACTOR))
