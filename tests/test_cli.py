@@ -129,10 +129,11 @@ def test_serving_and_evaluating_import_no_jax():
         if path.name not in ("batches.py", "autoencoder.py")
     ]
     modules += ["celsa_jax", "celsa_jax.starts"]
-    code = WITHOUT_JAX + "import importlib\n"
+    code = WITHOUT_JAX + "import importlib, sys\n"
     code += "".join(f"importlib.import_module({name!r})\n" for name in modules)
     assert len(modules) > 10
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    done = program("none", code=code + "sys.exit(0)")
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,11 @@ import pytest
 NOTEBOOKS = sorted((pathlib.Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 # The data of a user with a network are larger.
 SMALL = {
-    "quickstart": "N_FACTORS = 64\n",
-    "segments": "N_FACTORS = 64\n",
-    "schedules": "N_FACTORS, SIZES = 64, (4,)\n",
+    "quickstart": "N_FACTORS = 32\n",
+    "segments": "N_FACTORS = 32\n",
+    "schedules": "N_FACTORS, SIZES = 32, (4,)\n",
 }
-SHARED = 'DATA = "synthetic"\nN_USERS = N_ITEMS = 300\nN_VAL_USERS, N_TEST_USERS = 30, 60\n'
+SHARED = 'DATA = "synthetic"\nN_USERS = N_ITEMS = 160\nN_VAL_USERS, N_TEST_USERS = 16, 32\n'
 
 
 def tagged(notebook, tag):
