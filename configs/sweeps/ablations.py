@@ -19,6 +19,7 @@ _CHANGES = {
     "random start, no rewinding": paper.random_start(4096, rewind=False),
     "32 factors at the start": {"sparsity": {"start_nnz": 32}},
     "128 factors at the start": {"sparsity": {"start_nnz": 128}},
+    "unit length": {"model": {"norms": "unit"}},
     "alpha 7/20": {"model": {"alpha": 0.35}},
     "alpha 1/5": {"model": {"alpha": 0.2}},
     "no dropout": {"train": {"input_dropout": 0.0}},
