@@ -190,7 +190,7 @@ def _defaults(fields: dict[str, Any]) -> dict[str, Any]:
     def of(field: Field | dict[str, Any]) -> Any:
         if isinstance(field, dict):
             return _defaults(field)
-        if field.default is None:  # takes a number or None, on the command line, too
+        if field.default is None:  # takes any value or None, on the command line, too
             return config_dict.FieldReference(None, field_type=object)
         return field.default
 

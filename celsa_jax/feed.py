@@ -46,6 +46,7 @@ class Feed:
         self._n_rows = self._chunks[0].n_rows
         self._resident = self._put_chunk(self._chunks[0]) if len(self._chunks) == 1 else None
         self._n_parts = 1 if placement is None else placement.mesh.shape[DATA]
+        self._largest_blocks: dict[int, int] = {}  # by users in a block
         self.batch_size = min(train.batch_size, self._n_rows)
         self.batch_size += -self.batch_size % self._n_parts
         self.steps_per_epoch = len(self._chunks) * -(-self._n_rows // self.batch_size)
@@ -62,7 +63,10 @@ class Feed:
 
     def largest_block(self, block: int) -> int:
         """Interactions in the largest block of so many users."""
-        return self._largest(lambda batches: self._blocks(batches, block))
+        if block not in self._largest_blocks:
+            largest = self._largest(lambda batches: self._blocks(batches, block))
+            self._largest_blocks[block] = largest
+        return self._largest_blocks[block]
 
     def on_device(self, epoch: int, block: int) -> Iterator[tuple[np.ndarray, Chunk, jax.Array]]:
         """The steps of each chunk of an epoch, the chunk, and its batches in blocks (`in_blocks`).

@@ -61,7 +61,7 @@ from celsa_jax.workdir import Workdir
 
 log = logging.getLogger(__name__)
 
-_CHECKPOINT_VERSION = 2
+_CHECKPOINT_VERSION = 3
 
 
 class TrainingLoop:
@@ -207,7 +207,7 @@ class TrainingLoop:
         self._check_finite(epoch, state, losses)
         if epoch + 1 == self.n_epochs and now.kept > target:
             # Meets the target where no final phase follows, or the mask was chosen every step.
-            state = self._prune(state, target)
+            state = self._prune(state, target, chosen_each_step=now.kept > now.nnz)
         n_users = self.split.train.n_users
         realised = to_host(nnz_per_row(state))[: self.split.train.n_items]
         record: dict[str, float | None] = {
@@ -248,19 +248,24 @@ class TrainingLoop:
             by_chunk.append(losses)
         return state, np.concatenate(by_chunk)
 
-    def _prune(self, state: TrainState, k: int, rewind: bool = False) -> TrainState:
+    def _prune(
+        self, state: TrainState, k: int, rewind: bool = False, chosen_each_step: bool = False
+    ) -> TrainState:
         with self._timed("mask"):
-            return jax.block_until_ready(self._pruned(state, k, rewind))
+            return jax.block_until_ready(self._pruned(state, k, rewind, chosen_each_step))
 
-    def _pruned(self, state: TrainState, k: int, rewind: bool = False) -> TrainState:
+    def _pruned(
+        self, state: TrainState, k: int, rewind: bool = False, chosen_each_step: bool = False
+    ) -> TrainState:
         self.layout = None
-        form, places = self._form(k), self._places(k)
+        form, places = self._form(k, chosen_each_step), self._places(k)
         return prune(state, k, self.start_key, form=form, places=places, rewind=rewind)
 
     def _validate(self, state: TrainState, now: Epoch) -> dict[str, float | None]:
         ends_here = now.kept > now.nnz  # the mask as it would be then
         if ends_here:
-            state = self._pruned(jax.tree.map(jnp.copy, state), now.nnz)
+            state = jax.tree.map(jnp.copy, state)
+            state = self._pruned(state, now.nnz, chosen_each_step=True)
         scorer, item_ids = self.scorer(state, now.nnz), self.split.train.item_ids
         held_out_from = self.split.val_from
         judged = evaluate_model(self.config, scorer, self.val, item_ids, held_out_from, n_folds=1)

@@ -2,7 +2,7 @@
 
 Every rule was chosen on validation users: of Goodbooks-10k (a sample of its current release, and
 the first release), of MovieLens-100K, of synthetic data, and of copies of these with fewer training
-interactions (`experiments.defaults`; docs/training.md has the figures).
+interactions (`experiments.defaults`; docs/results.md has the figures).
 """
 
 from __future__ import annotations

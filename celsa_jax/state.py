@@ -211,7 +211,7 @@ def _keep_rows(
     """What is under the mask, in so many places; at its initial values where they are given.
 
     Rows keep their length, where it is learned: it says how readily an item is recommended, which
-    pruning is not to change.
+    pruning is not to change. A mask that was chosen at every step has had its lengths already.
     """
     n_factors = form.n_factors
     if places == n_factors:  # place f is that of factor f
@@ -230,7 +230,7 @@ def _keep_rows(
         at_columns = jnp.take_along_axis(initial, jnp.minimum(columns, n_factors - 1), axis=1)
         weights = jnp.where(used, at_columns, 0)
         opt_state = optimizer(0.9).init(weights)
-    elif not form.unit_rows:
+    elif not (form.unit_rows or form.chosen_each_step):
         weights = unit(weights) * jnp.linalg.norm(state.weights, axis=1, keepdims=True)
     return TrainState(state.step, weights, columns, opt_state)
 

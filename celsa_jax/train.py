@@ -186,7 +186,7 @@ def _start(
         sizes = k0, model.n_factors
         start, factor_ids = warm_start(earlier, train, *sizes, model.alpha, seed)
         model.n_factors = start.n_factors
-        return start, factor_ids
+        return start.with_even_rows() if model.norms == "unit" else start, factor_ids
     if resumed or model.start == "random":
         return None, factor_ids
     if model.start == "clusters":

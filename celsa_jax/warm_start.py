@@ -57,11 +57,11 @@ def warm_start(
     if factor_ids is not None:
         learned, factor_ids = _renumbered(learned, factor_ids, train.item_ids)
     rows = sp.diags_array(known.astype(np.float32)) @ learned[np.maximum(at, 0)]
-    # New rows are as long as those known, in the median.
-    length = np.median(sp.linalg.norm(rows, axis=1)[known])
+    lengths = sp.linalg.norm(rows, axis=1)
+    length = np.median(lengths[known])
     if factor_ids is not None:
         fresh = unit_rows(_csr(neighbours(train.matrix, k0, alpha, seed), rows.shape[1]))
-        scale = length * np.where(known, _OFFERED, 1).astype(np.float32)
+        scale = np.where(known, _OFFERED * lengths, length).astype(np.float32)
         offered = fresh.multiply(scale[:, None]).tocsr()
         rows = rows + offered - offered.multiply(rows != 0)
     else:
@@ -72,7 +72,9 @@ def warm_start(
             raise InputError(
                 f"{workdir}: has {rows.shape[1]} factors, and config.model.n_factors is {n_factors}"
             )
-    return _start(keep_largest(rows.tocsr(), k0), k0, seed), factor_ids
+    start = _start(keep_largest(rows.tocsr(), k0), k0, seed)
+    start.values[~known] *= length / np.linalg.norm(start.values[~known], axis=1, keepdims=True)
+    return start, factor_ids
 
 
 def _renumbered(

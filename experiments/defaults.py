@@ -6,7 +6,7 @@ r"""How good the defaults are without anybody's choosing: on data, and on thinne
 A copy has other training users, and the same users to validate and to test with: `5` leaves five
 interactions of each, drawn at random, `tenth` a tenth of the users. EASE stands beside it, with its
 penalty chosen on the validation users (none of them tests). What `celsa_jax.recipe` rules, and the
-start, was chosen on the validation users of such runs; docs/training.md has the tables.
+start, was chosen on the validation users of such runs; docs/results.md has the tables.
 """
 
 from __future__ import annotations

@@ -227,6 +227,16 @@ def test_a_mask_chosen_at_every_step_equals_a_numpy_loop(problem):
     assert_equal(problem, form, given, trained(problem, form, given))
 
 
+def test_the_mask_of_every_step_is_that_of_the_end(problem):
+    """Lengths were learned for what is kept, so that the last mask update scales nothing."""
+    form, given = FORMS["chosen each step"], numbers(nnz=3)
+    state, _ = trained(problem, form, given)
+    weights = np.array(state.weights)
+    kept = top(np.where(np.asarray(state.columns) < N_FACTORS, np.abs(weights), -1), 3)
+    pruned = prune(state, 3, jax.random.key(0), form=form, places=N_FACTORS)
+    np.testing.assert_array_equal(pruned.weights, np.where(kept, weights, 0))
+
+
 def test_an_epoch_may_be_trained_in_pieces(problem):
     form, given = FORMS["dense"], numbers()
     whole, losses = trained(problem, form, given)
@@ -266,3 +276,4 @@ def test_edges_stay_finite(problem):
         embeddings.getnnz(axis=1), (start.columns < N_FACTORS).sum(axis=1)
     )
     assert np.isfinite(embeddings.data).all()
+    np.testing.assert_array_equal(state.weights[1], 0)  # of no factor

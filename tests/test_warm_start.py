@@ -48,7 +48,7 @@ def test_factors_that_belong_to_no_items_by_hand(tmp_path):
     both = np.array([0.6, 0.8, 1]) / np.sqrt(2)
     mean = both + np.array([0, 0, 1])
     np.testing.assert_allclose(dense[1], 2 * mean / np.linalg.norm(mean), rtol=1e-6)
-    assert 0 < np.abs(dense[3]).max() < 1e-3
+    np.testing.assert_allclose(np.linalg.norm(dense[3]), 2, rtol=1e-5)  # at random
 
 
 def test_factors_follow_their_items_by_hand(tmp_path):
@@ -69,6 +69,16 @@ def test_factors_follow_their_items_by_hand(tmp_path):
     np.testing.assert_allclose(dense[[0, 2]], known, atol=1e-6)
     np.testing.assert_allclose(dense[[1, 3], :4], fresh[[1, 3]], atol=1e-6)
     assert not dense[[1, 3], 4].any()
+
+
+def test_lengths_that_were_learned_stay(tmp_path):
+    """A short row is offered a tenth of its own length, and a new item gets the median."""
+    earlier = np.array([[0.03, 0, 0.04], [0, 3, 4]], np.float32)
+    start, _ = warm_start(finished(tmp_path, earlier, "ac", "agc"), TRAIN, 4, 4, 0.5, 0)
+    lengths = np.linalg.norm(start.values, axis=1)
+    assert 0.05 <= lengths[0] < 0.05 * 1.1
+    assert 5 <= lengths[2] < 5 * 1.1
+    np.testing.assert_allclose(lengths[[1, 3]], (0.05 + 5) / 2, rtol=1e-5)
 
 
 def of_kind(kind):

@@ -15,6 +15,7 @@ from sklearn.metrics.cluster import contingency_matrix, pair_confusion_matrix
 from celsa_jax.segments.find import Segmentation
 from celsa_jax.segments.groups import Groups, extract, membership
 from celsa_jax.segments.terms import ItemTerms
+from celsa_jax.sparse.rows import unit_rows
 
 LEAST_ITEMS = 3
 MOST_ITEMS = 50_000
@@ -98,7 +99,7 @@ def compare(
         "coherence": signed,
         "coherence_random": rng.permutation(signed),
         "coherence_unsigned": groups.factors[signed],
-        "coherence_kmeans": _kmeans(embeddings[items], len(np.unique(signed)), seed),
+        "coherence_kmeans": _kmeans(unit_rows(embeddings[items]), len(np.unique(signed)), seed),
     }
     report: dict[str, Any] = {}
     for name, labels in partitions.items():

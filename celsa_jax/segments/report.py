@@ -17,6 +17,7 @@ from celsa_jax.segments.groups import membership, shown_pair
 from celsa_jax.segments.naming import printable
 from celsa_jax.segments.recommend import Row
 from celsa_jax.segments.segments import Segments
+from celsa_jax.sparse.rows import unit_rows
 
 _N_SHOWN = 60
 _N_ITEMS = 8
@@ -111,7 +112,7 @@ def _map(
     """The largest segments in the plane: near where their items share factors (t-SNE)."""
     shown = segments.segments[:_N_ON_MAP]
     labels = np.where(segments.of_item < len(shown), segments.of_item, -1)
-    x, y = _plane(membership(labels, len(shown)) @ embeddings, seed).T
+    x, y = _plane(membership(labels, len(shown)) @ unit_rows(embeddings), seed).T
     sizes = [len(segment.items) for segment in shown]
     radius = np.clip(1.6 * np.sqrt(sizes), 3, 26)
     points = []

@@ -79,7 +79,9 @@ class Run:
             config = self.config.copy_and_resolve_references()
             if form := self.options.get("format"):
                 width = config.model.n_factors  # 0: as many as items, taken for few
-                norms = config.model.norms != "unit"  # as far as is known before training
+                # As far as is known before training.
+                unit = config.model.norms == "unit" or config.model.start == "random"
+                norms = config.model.norms == "learned" or not unit
                 nnz = row_nonzeros(form, width, self.n_bytes, norms=norms)
                 config.sparsity.target_nnz = nnz
             return config
@@ -268,7 +270,7 @@ def _dense(config: ConfigDict, width: object) -> ConfigDict:
             "config.model.start to random, and n_factors"
         )
     dense = config.copy_and_resolve_references()
-    dense.model.update(start="random", n_factors=width)
+    dense.model.update(start="random", n_factors=width, norms="unit")
     dense.sparsity.update(target_nnz=width, start_nnz=None, rewind=False)
     dense.train.n_epochs = 0
     return dense

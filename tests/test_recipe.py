@@ -1,0 +1,61 @@
+"""What the data decide, by hand, on both sides of every threshold."""
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from celsa_jax.config import default_config
+from celsa_jax.errors import InputError
+from celsa_jax.recipe import choices, chosen, filled
+
+
+def users_of(n_users, n_items, length):
+    """Users of so many interactions each, items of nearly equally many."""
+    items = np.arange(n_users * length) % n_items
+    indptr = np.arange(n_users + 1) * length
+    return sp.csr_matrix((np.ones(len(items), np.float32), items, indptr), (n_users, n_items))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "rule"),
+    [
+        # n_users, n_items, interactions a user; items have n_users * length / n_items.
+        ((1000, 1250, 20), ("learned", 64, 0.01, 20, 10, 0.7)),  # 16 an item, small data
+        ((1000, 1280, 20), ("unit", 64, 0.01, 10, 5, 0.5)),  # 15.6 an item, short histories
+        ((1000, 2000, 25), ("learned", 64, 0.008, 10, 5, 0.5)),  # long ones
+        ((20_000, 4000, 10), ("learned", 400, 0.01, 10, 5, 0.6)),  # 50 an item, 200,000
+        ((200, 1000, 5), ("unit", 24, 0.0012, 10, 5, 0.8)),  # the least batch
+        ((100_000, 1000, 2), ("learned", 496, 0.0099, 10, 5, 0.92)),
+    ],
+)
+def test_rules(sizes, rule):
+    fields = ("model.norms", "train.batch_size", "train.learning_rate", "train.n_epochs")
+    fields += ("train.n_final_epochs", "train.input_dropout")
+    assert choices(users_of(*sizes)) == dict(zip(fields, rule, strict=True))
+
+
+def test_what_is_given_stays_and_what_was_chosen_is_told():
+    config, matrix = default_config(), users_of(200, 100, 30)
+    config.train.update(learning_rate=0.5, n_epochs=3)
+    config.sparsity.target_nnz = 40
+    full = filled(config, matrix)
+    assert (full.train.learning_rate, full.train.n_epochs) == (0.5, 3)
+    assert full.sparsity.start_nnz == 80  # twice the target
+    assert full.model.n_factors == 100
+    assert config.train.batch_size is None
+    told = chosen(config, full)
+    assert told["sparsity.start_nnz"] == 80
+    assert not {"train.learning_rate", "train.n_epochs"} & told.keys()
+
+
+def test_a_random_start_has_unit_length():
+    config = default_config()
+    config.model.update(start="random", n_factors=32)
+    full = filled(config, users_of(200, 100, 30))
+    assert full.model.norms == "unit"
+    assert full.sparsity.start_nnz == 32
+
+
+def test_more_non_zeros_than_items():
+    with pytest.raises(InputError, match=r"target_nnz is 16, and the training users have 10 items"):
+        filled(default_config(), users_of(20, 10, 3))
