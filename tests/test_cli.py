@@ -222,6 +222,7 @@ def test_a_run_from_the_command_line(tmp_path):
     assert done.stderr.count("epoch ") == 3  # one plain line an epoch, without a terminal
     trained = json.loads(done.stdout.splitlines()[-1])
     assert sorted(trained["recipe"]) == [
+        "model.norms",
         "sparsity.start_nnz",
         "train.batch_size",
         "train.input_dropout",

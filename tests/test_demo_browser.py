@@ -220,7 +220,7 @@ def test_the_page_in_a_browser_by_keyboard_alone(visit):
     tab_to(page, lambda focused: focused["role"] == "radio")
     press("ArrowRight")
     press("Space")
-    expect(page.get_by_role("heading", name="4 of float16")).to_be_visible()
+    expect(page.get_by_role("heading", name="4 of int4")).to_be_visible()
     tab_to(page, named("float32"))
     press("Space")
     expect(page.get_by_role("heading", name="4 of float32")).to_be_visible()
