@@ -193,7 +193,9 @@ def _start(
         start = clusters(train.matrix, model.n_factors, k0, model.alpha, seed)
     else:
         start = neighbours(train.matrix, k0, model.alpha, seed)
-    return start.with_even_rows(), factor_ids
+    # At unit length those of many neighbours turn the more slowly for being longer, which is as
+    # well: where items have few interactions, even rows lose a tenth.
+    return start.with_even_rows() if model.norms == "learned" else start, factor_ids
 
 
 def _needed(config: ConfigDict, users: Interactions, placement: Placement | None) -> int:
