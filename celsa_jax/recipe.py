@@ -17,7 +17,7 @@ _RATE = 0.01
 _MANY = 16.0  # interactions of an item in the mean
 _LEAST_BATCH, _LARGEST_BATCH = 24, 1024
 _SMALL = 150_000  # interactions
-_LONG = 25  # interactions of a user in the mean
+_LONG = 50  # interactions of a user in the mean
 
 
 def choices(matrix: sp.csr_matrix) -> dict[str, float | str]:

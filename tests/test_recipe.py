@@ -22,7 +22,7 @@ def users_of(n_users, n_items, length):
         # n_users, n_items, interactions a user; items have n_users * length / n_items.
         ((1000, 1250, 20), ("learned", 64, 0.01, 20, 10, 0.7)),  # 16 an item, small data
         ((1000, 1280, 20), ("unit", 64, 0.01, 10, 5, 0.5)),  # 15.6 an item, short histories
-        ((1000, 2000, 25), ("learned", 64, 0.008, 10, 5, 0.5)),  # long ones
+        ((1000, 4000, 50), ("learned", 64, 0.008, 10, 5, 0.5)),  # 12.5 an item, long ones
         ((20_000, 4000, 10), ("learned", 400, 0.01, 10, 5, 0.6)),  # 50 an item, 200,000
         ((200, 1000, 5), ("unit", 24, 0.0012, 10, 5, 0.8)),  # the least batch
         ((100_000, 1000, 2), ("learned", 496, 0.0099, 10, 5, 0.92)),

@@ -41,11 +41,11 @@ def _read() -> dict[tuple[str, str, str], dict[int, float]]:
     """Values by `DATASET/TABLE`, row of ours and metric, then by bytes per item."""
     path = importlib.resources.files("celsa_jax.sweeps") / "published_results.csv"
     lines = [line for line in path.read_text("utf-8").splitlines() if not line.startswith("#")]
-    found: dict[tuple[str, str, str], dict[int, float]] = {}
+    figures: dict[tuple[str, str, str], dict[int, float]] = {}
     for r in csv.DictReader(lines):
         key = f"{r['dataset']}/{r['table']}", r["ours"], r["metric"]
-        found.setdefault(key, {})[int(r["bytes_per_item"])] = float(r["value"])
-    return found
+        figures.setdefault(key, {})[int(r["bytes_per_item"])] = float(r["value"])
+    return figures
 
 
 def check(table: str) -> None:
