@@ -55,13 +55,13 @@ class Checkpoints:
           folder: where the checkpoints are; it need not exist.
           keep: how many of the newest are kept, beside the best.
         """
-        self._folder = folder.absolute()
+        self.folder = folder.absolute()
         self._keep = keep
         self._writes = is_first_process()
         # For OCDBT tensorstore hands out JSON that it never frees.
         self._orbax = ocp.Checkpointer(ocp.StandardCheckpointHandler(use_ocdbt=False))
         if self._writes:
-            remove_left_overs(self._folder)
+            remove_left_overs(self.folder)
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -71,7 +71,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """The steps that were saved, sound or not, ascending."""
-        return steps_in(self._folder)
+        return steps_in(self.folder)
 
     def save(self, step: int, state: State, notes: dict, score: float | None = None) -> None:
         """Saves the state, JSON notes, and the score by which the best is kept.
@@ -79,7 +79,7 @@ class Checkpoints:
         Raises:
           InputError: it cannot be written; those before it are still there.
         """
-        temporary = self._folder / TEMPORARY.format(step)  # the same in every process
+        temporary = self.folder / TEMPORARY.format(step)  # the same in every process
         try:
             if self._writes:
                 temporary.mkdir(parents=True)
@@ -94,12 +94,12 @@ class Checkpoints:
             if self._writes:
                 write_json(temporary / "notes.json", {"notes": notes, "score": score})
                 write_text(temporary / SUMS, sums(temporary, flush=True))
-                os.replace(temporary, self._folder / str(step))
+                os.replace(temporary, self.folder / str(step))
             wait_for_all("checkpoint written")
         except Exception as error:  # orbax and tensorstore raise many kinds
             reason = one_line(error) or type(error).__name__
             raise InputError(
-                f"{self._folder}: checkpoint {step} cannot be written ({reason}); free space or "
+                f"{self.folder}: checkpoint {step} cannot be written ({reason}); free space or "
                 "mend the folder, and start again with the same command"
             ) from error
         finally:
@@ -123,11 +123,11 @@ class Checkpoints:
         if step < 0:
             if steps := self.steps():
                 raise InputError(
-                    f"{self._folder}: no checkpoint is sound (steps {steps}); start again in "
+                    f"{self.folder}: no checkpoint is sound (steps {steps}); start again in "
                     "another folder"
                 )
             return None
-        folder = self._folder / str(step)
+        folder = self.folder / str(step)
         notes = json.loads((folder / "notes.json").read_bytes())["notes"]
         shapes = ocp.args.StandardRestore(like(notes), strict=False)
         state = self._orbax.restore(folder / "state", args=shapes)
@@ -140,7 +140,7 @@ class Checkpoints:
         """The newest step whose files are as their sums say, or -1."""
         for step in reversed(self.steps()):
             try:
-                check_sums(self._folder / str(step))
+                check_sums(self.folder / str(step))
                 return step
             except (OSError, ValueError) as error:
                 log.warning("checkpoint %d is damaged (%s); trying an older one", step, error)
@@ -157,14 +157,14 @@ class Checkpoints:
 
     def _score(self, step: int) -> float | None:
         try:
-            return json.loads((self._folder / str(step) / "notes.json").read_bytes())["score"]
+            return json.loads((self.folder / str(step) / "notes.json").read_bytes())["score"]
         except (OSError, ValueError, KeyError, TypeError):  # damaged
             return None
 
     def _remove(self, step: int) -> None:
         """Under a temporary name, so that a checkpoint is never there in part."""
-        temporary = temporary_beside(self._folder / str(step))
-        os.replace(self._folder / str(step), temporary)
+        temporary = temporary_beside(self.folder / str(step))
+        os.replace(self.folder / str(step), temporary)
         shutil.rmtree(temporary, ignore_errors=True)
 
 

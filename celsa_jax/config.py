@@ -208,6 +208,17 @@ def outcome(config: ConfigDict) -> dict[str, Any]:
     return fields
 
 
+def by_name(config: ConfigDict | dict[str, Any]) -> dict[str, Any]:
+    """The fields of all sections under names with dots, `train.batch_size`."""
+    fields: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, ConfigDict | dict):
+            fields |= {f"{name}.{field}": inner for field, inner in by_name(value).items()}
+        else:
+            fields[name] = value
+    return fields
+
+
 def seed_of(config: ConfigDict, what: str) -> int:
     """The seed of a part of the run, named in `seeds`."""
     own = config.seeds[what]

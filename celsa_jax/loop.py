@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import pathlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,6 @@ import scipy.sparse as sp
 from flax import nnx
 from ml_collections import ConfigDict
 
-from celsa_jax import stopping, tensorboard
 from celsa_jax.checkpoint import Checkpoints
 from celsa_jax.config import seed_of
 from celsa_jax.data import Split
@@ -57,35 +58,50 @@ from celsa_jax.state import (
     without_rows_of_no_item,
 )
 from celsa_jax.step import train_steps
-from celsa_jax.workdir import Workdir
 
 log = logging.getLogger(__name__)
 
 _CHECKPOINT_VERSION = 3
 
 
+class Reached(NamedTuple):
+    """How far training is.
+
+    Attributes:
+      state: of a new run, a resumed one, or after training.
+      epoch: how many are behind it.
+      seconds: that were spent on them.
+      stopped: whether it ended because it was asked to.
+    """
+
+    state: TrainState
+    epoch: int
+    seconds: float
+    stopped: bool = False
+
+
 class TrainingLoop:
-    """The epochs of a run: pruning, training, validation, checkpoints, metrics."""
+    """The epochs of a run: pruning, training, validation, checkpoints."""
 
     def __init__(
         self,
         config: ConfigDict,
         split: Split,
-        folder: Workdir,
-        checkpoints: Checkpoints,
         placement: Placement | None,
+        checkpoints: Checkpoints | None = None,
+        profile: pathlib.Path | None = None,
     ):
         """Prepares the users of every epoch.
 
         Args:
           config: of the run, without open fields (`recipe.filled`).
           split: users to train on and to validate with.
-          folder, checkpoints: of the run.
           placement: on several devices, or None.
+          checkpoints: where the state is saved, and gone on from; None to train in memory.
+          profile: folder for a trace of the second epoch, or None.
         """
         self.config, self.split = config, split
-        self.folder, self.checkpoints = folder, checkpoints
-        self.placement = placement
+        self.checkpoints, self.placement, self.profile = checkpoints, placement, profile
         self.plan = plan(config)
         self.n_epochs = len(self.plan)
         seed = seed_of(config, "training")
@@ -103,30 +119,52 @@ class TrainingLoop:
         self.layout: Layout | None = None  # of the columns as they are, once it is made
         self.seconds = {"training": 0.0, "mask": 0.0, "validation": 0.0, "checkpoint": 0.0}
 
-    def train(self, start: Start | None) -> tuple[TrainState, float]:
-        """The trained state, and the seconds spent before this process resumed the run.
+    def begin(self, start: Start | None) -> Reached:
+        """The newest checkpoint, or a new state.
 
         Args:
-          start: where to begin unless the run is resumed; None for dense, at random.
+          start: where a new one begins; None for dense, at random.
+        """
+        return self._resume() or Reached(self._new_state(start), 0, 0.0)
+
+    def train(
+        self,
+        begun: Reached,
+        callbacks: Sequence[Callable[[dict], None]] = (),
+        stop: Callable[[], bool] = lambda: False,
+        show_bar: bool = False,
+    ) -> Reached:
+        """Trains from there to the end, or until asked to stop.
+
+        Args:
+          begun: what `begin` returned; its arrays are given up.
+          callbacks: called after every epoch with its metrics.
+          stop: asked after every epoch whether it is to be the last.
+          show_bar: a bar on stderr; lines in the log otherwise.
         """
         started = time.perf_counter()
-        state, first, before = self._resume() or (self._begin(start), 0, 0.0)
-        self.folder.cut_metrics(int(state.step), first)
-        self.progress = Progress(first, self.n_epochs, self.feed.steps_per_epoch)
-        with self.progress, self._tensorboard(int(state.step)) as log_scalars:
-            for epoch in range(first, self.n_epochs):
-                with self._profile(epoch == min(first + 1, self.n_epochs - 1)):
+        state, epoch, before, stopped = begun
+        self.progress = Progress(epoch, self.n_epochs, self.feed.steps_per_epoch, show_bar)
+        with self.progress:
+            while epoch < self.n_epochs and not stopped:
+                with self._profile(epoch == min(begun.epoch + 1, self.n_epochs - 1)):
                     state, record = self._epoch(epoch, state)
-                self.folder.log_metrics(record)
-                log_scalars(record)
-                stop = in_any_process(stopping.requested())
+                for callback in callbacks:
+                    callback(record)
+                stopped = in_any_process(stop())
                 due = self._due(epoch, self.config.checkpoint.every_epochs)
-                if due or stop or "ndcg@100" in record:
+                if due or stopped or "ndcg@100" in record:
                     self._save(state, record, before + time.perf_counter() - started)
                 self.progress.end_epoch(record)
-                if stop:
-                    stopping.leave(f"checkpoint at step {int(state.step)}")
-        return state, before
+                epoch += 1
+        return Reached(state, epoch, before + time.perf_counter() - started, stopped)
+
+    def at_target(self, reached: Reached) -> TrainState:
+        """The state with the target number of weights an item, wherever training ended."""
+        if self._kept_after(reached.epoch) == self.config.sparsity.target_nnz:
+            return reached.state
+        last = self.plan[reached.epoch - 1]
+        return self._at_target(reached.state, last)
 
     def embeddings(self, state: TrainState) -> sp.csc_matrix:
         """Those of a trained state, CSC float32 [n_items, n_factors]."""
@@ -143,24 +181,28 @@ class TrainingLoop:
 
     # The beginning of a run, and its checkpoints.
 
-    def _begin(self, start: Start | None) -> TrainState:
+    def _new_state(self, start: Start | None) -> TrainState:
         widest = self.config.sparsity.start_nnz
         form, places = self._form(widest), self._places(widest)
         if start is None:
             return random_state(self.start_key, self.split.train.n_items, form, places)
         return sparse_state(start, form, places)
 
-    def _resume(self) -> tuple[TrainState, int, float] | None:
+    def _resume(self) -> Reached | None:
+        checkpoints = self.checkpoints
+        if checkpoints is None:
+            return None
+
         def like(notes: dict) -> TrainState:
             if notes.get("layout") != _CHECKPOINT_VERSION:
                 raise InputError(
-                    f"{self.folder.path}: its checkpoints are of another version of celsa_jax, "
+                    f"{checkpoints.folder}: these checkpoints are of another version of celsa_jax, "
                     "with another layout; go on with that version, or use another folder"
                 )
             kept = self._kept_after(notes["epoch"])
             return shaped(state_shape(self.n_rows, self._places(kept)), self.placement)
 
-        newest = self.checkpoints.restore_latest(like)
+        newest = checkpoints.restore_latest(like)
         if newest is None:
             return None
         step, state, notes = newest
@@ -171,9 +213,11 @@ class TrainingLoop:
             state = jax.device_put(jax.device_get(state))
         else:  # it may have been saved on another number of devices
             state = without_rows_of_no_item(state, self._form(self._kept_after(notes["epoch"])))
-        return state, notes["epoch"], notes["elapsed"]
+        return Reached(state, notes["epoch"], notes["elapsed"])
 
     def _save(self, state: TrainState, record: dict, elapsed: float) -> None:
+        if self.checkpoints is None:
+            return
         at_target = record["k"] == self.config.sparsity.target_nnz
         score = record.get("ndcg@100") if at_target else None
         notes = {
@@ -207,7 +251,7 @@ class TrainingLoop:
         self._check_finite(epoch, state, losses)
         if epoch + 1 == self.n_epochs and now.kept > target:
             # Meets the target where no final phase follows, or the mask was chosen every step.
-            state = self._prune(state, target, chosen_each_step=now.kept > now.nnz)
+            state = self._at_target(state, now)
         n_users = self.split.train.n_users
         realised = to_host(nnz_per_row(state))[: self.split.train.n_items]
         record: dict[str, float | None] = {
@@ -261,6 +305,10 @@ class TrainingLoop:
         form, places = self._form(k, chosen_each_step), self._places(k)
         return prune(state, k, self.start_key, form=form, places=places, rewind=rewind)
 
+    def _at_target(self, state: TrainState, now: Epoch) -> TrainState:
+        target = self.config.sparsity.target_nnz
+        return self._prune(state, target, chosen_each_step=now.kept > now.nnz)
+
     def _validate(self, state: TrainState, now: Epoch) -> dict[str, float | None]:
         ends_here = now.kept > now.nnz  # the mask as it would be then
         if ends_here:
@@ -283,13 +331,13 @@ class TrainingLoop:
             at = int(np.argmin(finite))
             what = f"the loss is {losses[at]}"
         rate = self.config.train.learning_rate * float(self.plan[epoch].rates(len(losses))[at])
-        saved = self.checkpoints.steps()
-        last = f"step {saved[-1]} in {self.folder.checkpoints}" if saved else "none"
-        raise InputError(
-            f"{what} at step {epoch * len(losses) + at + 1} (epoch {epoch + 1}, learning rate "
-            f"{rate:.3g}); last sound checkpoint: {last}; lower config.train.learning_rate and "
-            "use another folder"
-        )
+        where = f"step {epoch * len(losses) + at + 1} (epoch {epoch + 1}, learning rate {rate:.3g})"
+        advice = "lower config.train.learning_rate"
+        if self.checkpoints is not None:
+            saved, folder = self.checkpoints.steps(), self.checkpoints.folder
+            last = f"step {saved[-1]} in {folder}" if saved else "none"
+            advice = f"last sound checkpoint: {last}; {advice} and use another folder"
+        raise InputError(f"{what} at {where}; {advice}")
 
     # How the model of an epoch is held and multiplied.
 
@@ -346,22 +394,15 @@ class TrainingLoop:
 
     # What is written beside the state.
 
-    def _tensorboard(self, step: int) -> contextlib.AbstractContextManager[tensorboard.Log]:
-        """What logs the metrics from a step on for TensorBoard, or nowhere."""
-        if self.config.train.tensorboard and is_first_process():
-            return tensorboard.scalars(self.folder.tensorboard, step)
-        return contextlib.nullcontext(lambda record: None)
-
     @contextlib.contextmanager
     def _profile(self, wanted: bool) -> Iterator[None]:
         """A trace of what is done inside, for TensorBoard or Perfetto."""
-        if not (wanted and self.config.train.profile and is_first_process()):
+        if not (wanted and self.profile and is_first_process()):
             yield
             return
-        folder = self.folder.path / "profile"
-        with jax.profiler.trace(str(folder)):
+        with jax.profiler.trace(str(self.profile)):
             yield
-        log.info("profile: %s", folder)
+        log.info("profile: %s", self.profile)
 
     def _due(self, epoch: int, every: int) -> bool:
         return every > 0 and ((epoch + 1) % every == 0 or epoch + 1 == self.n_epochs)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Iterator
 
@@ -20,14 +19,14 @@ _LOG_SECONDS = 30.0  # between two lines about it
 class Progress:
     """Of a run of epochs with equally many steps; a context manager."""
 
-    def __init__(self, first_epoch: int, n_epochs: int, steps_per_epoch: int):
+    def __init__(self, first_epoch: int, n_epochs: int, steps_per_epoch: int, show_bar: bool):
         self._first, self._n_epochs, self._n_steps = first_epoch, n_epochs, steps_per_epoch
         self._started = time.perf_counter()
         self._bar = tqdm.tqdm(
             initial=first_epoch * steps_per_epoch,
             total=n_epochs * steps_per_epoch,
             unit="step",
-            disable=not (sys.stderr.isatty() and is_first_process()),
+            disable=not (show_bar and is_first_process()),
         )
 
     def __enter__(self) -> Progress:

@@ -54,6 +54,12 @@ class Start(NamedTuple):
         lengths = np.linalg.norm(self.values, axis=1, keepdims=True)
         return self._replace(values=self.values * (np.median(lengths) / lengths))
 
+    def tocsr(self) -> sp.csr_matrix:
+        """[n_items, n_factors] float32."""
+        n_items, k0 = self.columns.shape
+        arrays = self.values.ravel(), self.columns.ravel(), np.arange(n_items + 1) * k0
+        return sp.csr_matrix(arrays, (n_items, self.n_factors))
+
 
 def neighbours(matrix: sp.csr_matrix, k0: int, alpha: float, seed: int) -> Start:
     """Factor f belongs to item f; an item begins with its own and its nearest items' factors.

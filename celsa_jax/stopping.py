@@ -7,10 +7,12 @@ cannot save and leave in time is left as it is: it resumes from its newest check
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
 import threading
+from collections.abc import Callable, Iterator
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +41,31 @@ def install() -> None:
 def requested() -> bool:
     """Whether the program was asked to stop; then it saves what it has, and calls `leave`."""
     return _signal != 0
+
+
+@contextlib.contextmanager
+def interrupts() -> Iterator[Callable[[], bool]]:
+    """What tells whether Ctrl-C was pressed, for callers that are no programs of their own.
+
+    The first one is only noticed, the second raises KeyboardInterrupt. In other threads than the
+    main one, which do not get signals, nothing is changed.
+    """
+    pressed = threading.Event()
+
+    def notice(number: int, frame: object) -> None:
+        if pressed.is_set():
+            raise KeyboardInterrupt
+        pressed.set()
+        log.info("asked to stop: at the end of the epoch; Ctrl-C again leaves now")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield pressed.is_set
+        return
+    before = signal.signal(signal.SIGINT, notice)
+    try:
+        yield pressed.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def leave(what: str) -> None:

@@ -20,22 +20,22 @@ _OFFERED = 0.1  # of its largest value: where a known item's further factors beg
 
 
 def warm_start(
-    workdir: str, train: Interactions, k0: int, n_factors: int, alpha: float, seed: int
+    earlier: SparseEmbeddings, train: Interactions, k0: int, n_factors: int, alpha: float, seed: int
 ) -> tuple[Start, np.ndarray | None]:
     """Factors and values to begin with, and the items of the factors.
 
-    Items of the earlier run begin at its embeddings. Where factors belong to items, new items begin
-    like those of any run (`starts.neighbours`), and known ones are offered their nearest items'
-    factors, too, at a tenth of their similarity; the factors of items that are gone stay. Where
-    they do not, new items begin at the mean of their users' latent vectors, x A / |x A|. New rows
-    have the median length of the earlier ones. Where that is fewer factors than k0, others follow,
-    drawn at random with tiny values.
+    Items of the earlier model begin at its embeddings. Where factors belong to items, new items
+    begin like those of any run (`starts.neighbours`), and known ones are offered their nearest
+    items' factors, too, at a tenth of their similarity; the factors of items that are gone stay.
+    Where they do not, new items begin at the mean of their users' latent vectors, x A / |x A|. New
+    rows have the median length of the earlier ones. Where that is fewer factors than k0, others
+    follow, drawn at random with tiny values.
 
-    The embeddings know the users that the earlier run was trained on, so the new run is split by
-    `make_split` with `earlier`.
+    The embeddings know the users that they were trained on, so the new run is split by `make_split`
+    with `earlier`.
 
     Args:
-      workdir: of a finished run.
+      earlier: embeddings of a trained model.
       train: interactions to train on.
       k0: factors an item.
       n_factors: of the new model, where its factors belong to no items.
@@ -45,14 +45,13 @@ def warm_start(
       The start, and the ids of its factors' items, [n_factors], or None.
 
     Raises:
-      InputError: no finished run, no item in common, or another number of factors.
+      InputError: no item in common, or another number of factors.
     """
-    earlier = SparseEmbeddings.load(finished_run(workdir).embeddings)
     at = lookup(earlier.item_ids, train.item_ids)
     known = at >= 0
     if not known.any():
-        raise InputError(f"{workdir}: no item in common with the data; the same ids?")
-    log.info("%d items start from %s, %d are new", known.sum(), workdir, (~known).sum())
+        raise InputError("the earlier model has no item in common with the data; the same ids?")
+    log.info("%d items start from an earlier model, %d are new", known.sum(), (~known).sum())
     learned, factor_ids = earlier.tocsr(), earlier.factor_ids
     if factor_ids is not None:
         learned, factor_ids = _renumbered(learned, factor_ids, train.item_ids)
@@ -60,7 +59,8 @@ def warm_start(
     lengths = sp.linalg.norm(rows, axis=1)
     length = np.median(lengths[known])
     if factor_ids is not None:
-        fresh = unit_rows(_csr(neighbours(train.matrix, k0, alpha, seed), rows.shape[1]))
+        nearest = neighbours(train.matrix, k0, alpha, seed)._replace(n_factors=rows.shape[1])
+        fresh = unit_rows(nearest.tocsr())
         scale = np.where(known, _OFFERED * lengths, length).astype(np.float32)
         offered = fresh.multiply(scale[:, None]).tocsr()
         rows = rows + offered - offered.multiply(rows != 0)
@@ -70,7 +70,8 @@ def warm_start(
         rows = rows + length * unit_rows((new @ latent).tocsr())
         if rows.shape[1] != n_factors:
             raise InputError(
-                f"{workdir}: has {rows.shape[1]} factors, and config.model.n_factors is {n_factors}"
+                f"the earlier model has {rows.shape[1]} factors, and config.model.n_factors is "
+                f"{n_factors}"
             )
     start = _start(keep_largest(rows.tocsr(), k0), k0, seed)
     start.values[~known] *= length / np.linalg.norm(start.values[~known], axis=1, keepdims=True)
@@ -88,13 +89,6 @@ def _renumbered(
     shape = (learned.shape[0], len(item_ids) + int(gone.sum()))
     renumbered = sp.csr_matrix((learned.data, number[learned.indices], learned.indptr), shape)
     return renumbered, np.concatenate([item_ids, factor_ids[gone]])
-
-
-def _csr(start: Start, n_factors: int) -> sp.csr_matrix:
-    n_items, k0 = start.columns.shape
-    indptr = np.arange(n_items + 1) * k0
-    arrays = (start.values.ravel(), start.columns.ravel(), indptr)
-    return sp.csr_matrix(arrays, (n_items, n_factors))
 
 
 def _start(rows: sp.csr_matrix, k0: int, seed: int) -> Start:

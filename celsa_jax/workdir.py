@@ -13,7 +13,7 @@ import filelock
 import numpy as np
 from ml_collections import ConfigDict
 
-from celsa_jax.config import default_config, outcome
+from celsa_jax.config import by_name, default_config, outcome
 from celsa_jax.errors import InputError
 from celsa_jax.files import read_json, remove_left_overs, write_json, write_text
 from celsa_jax.sparse.npz import read_item_ids
@@ -49,7 +49,7 @@ class Workdir:
         if not self.config.exists():
             return
         both = (self.stored_config(), config)
-        stored, wanted = (dict(_flat(json.loads(json.dumps(outcome(c))))) for c in both)
+        stored, wanted = (by_name(json.loads(json.dumps(outcome(c)))) for c in both)
         differing = [f for f in {**stored, **wanted} if stored.get(f) != wanted.get(f)]
         if differing:
             field = differing[0]
@@ -128,6 +128,10 @@ class Workdir:
             with self._metrics.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(record) + "\n")
 
+    def metrics(self) -> list[dict]:
+        """What was logged, sound lines alone."""
+        return [record for record, _ in self._logged()]
+
     def cut_metrics(self, step: int, epoch: int) -> None:
         """Drops what was logged after a checkpoint, a half-written line included.
 
@@ -140,20 +144,21 @@ class Workdir:
         """
         if not self._writes:
             return
-        kept, epochs = [], set()
-        content = self._metrics.read_bytes() if self._metrics.exists() else b""
-        for line in content.splitlines():
-            try:
-                text = line.decode()  # as JSON, bytes may have a mark of their encoding
-                record = json.loads(text)
-                if record["step"] <= step:
-                    epochs.add(record["epoch"])
-                    kept.append(text + "\n")
-            except (ValueError, KeyError, TypeError, RecursionError):
-                continue
+        kept = [(record, text) for record, text in self._logged() if record["step"] <= step]
+        epochs = {record["epoch"] for record, _ in kept}
         if missing := sorted(set(range(1, epoch + 1)) - epochs):
             log.warning("%s: damaged: epochs %s are missing; going on", self._metrics, missing)
-        write_text(self._metrics, "".join(kept))
+        write_text(self._metrics, "".join(text for _, text in kept))
+
+    def _logged(self) -> Iterator[tuple[dict, str]]:
+        """The sound records of metrics.jsonl, and their lines."""
+        content = self._metrics.read_bytes() if self._metrics.exists() else b""
+        for line in content.splitlines():
+            with contextlib.suppress(ValueError, TypeError, RecursionError):
+                text = line.decode()  # as JSON, bytes may have a mark of their encoding
+                record = json.loads(text)
+                if {"step", "epoch"} <= set(record):
+                    yield record, text + "\n"
 
 
 def _read_object(path: pathlib.Path) -> dict:
@@ -168,12 +173,3 @@ def _read_object(path: pathlib.Path) -> dict:
 
 def _damaged(path: pathlib.Path, error: Exception) -> InputError:
     return InputError(f"{path}: damaged: {error}; use another folder")
-
-
-def _flat(config: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """The fields of nested dictionaries, under names with dots."""
-    for name, value in config.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value

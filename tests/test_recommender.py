@@ -223,16 +223,65 @@ def test_similar_items_of_tiny_and_huge_rows(engine):
 def test_recommend_ids_reports_what_it_does_not_know():
     dense, ids = random_embeddings(30), [f"book {i}" for i in range(30)]
     recommender = Recommender(SparseEmbeddings.from_dense(dense, ids))
-    found = recommender.recommend_ids(["book 3", "atlas", "book 8"], 4)
+    histories = [["book 3", "atlas", "book 8"], ids[:29], ["atlas"], []]
+    found, all_but_one, nothing, nobody = recommender.recommend_ids(histories, 4)
     expected = reference(dense, np.isin(np.arange(30), [3, 8])[None], 4)
     assert found.item_ids.tolist() == [ids[i] for i in expected[0][0]]
     np.testing.assert_allclose(found.scores, expected[1][0], atol=1e-6)
     assert found.unknown == ["atlas"]
-    assert len(recommender.recommend_ids([f"book {i}" for i in range(29)], 4).item_ids) == 1
-    nothing = recommender.recommend_ids(["atlas"], 4)
+    assert all_but_one.item_ids.tolist() == ["book 29"]
     assert (len(nothing.item_ids), len(nothing.scores), nothing.unknown) == (0, 0, ["atlas"])
-    with pytest.raises(InputError, match="a list of ids, not one text"):
-        recommender.recommend_ids("book 3")
+    assert (len(nobody.item_ids), nobody.unknown) == (0, [])
+    assert recommender.recommend_ids([]) == []
+    for history in "book 3", 3:
+        with pytest.raises(InputError, match=f"a list of ids, not {history!r}"):
+            recommender.recommend_ids([history])
+
+
+def test_candidates_by_their_ids():
+    dense, ids = random_embeddings(30), [f"book {i}" for i in range(30)]
+    recommender = Recommender(SparseEmbeddings.from_dense(dense, ids))
+    candidates = ["book 5", "atlas", "book 3", "book 9"]
+    [found] = recommender.recommend_ids([["book 3"]], 4, candidates=candidates)
+    scores = dense[3] @ dense.T
+    assert found.item_ids.tolist() == sorted(
+        ["book 5", "book 9"], key=lambda b: -scores[int(b[5:])]
+    )
+    [found] = recommender.recommend_ids([["book 3"]], 4, candidates=["atlas"])
+    assert len(found.item_ids) == 0
+
+
+def test_similar_users_have_similar_latent_vectors(monkeypatch):
+    dense, users = random_embeddings(60), random_histories(23, 60, 5)
+    recommender = Recommender(SparseEmbeddings.from_dense(dense))
+    latent = users.toarray() @ dense
+    latent /= np.linalg.norm(latent, axis=1, keepdims=True)
+    cosines = latent[:7] @ latent[7:].T
+    monkeypatch.setattr("celsa_jax.sparse.recommender._COSINES_AT_ONCE", 40)  # blocks of two
+    rows, values = recommender.similar_users(users[:7], users[7:], 20)
+    np.testing.assert_array_equal(rows[:, :16], np.argsort(-cosines, axis=1, kind="stable"))
+    np.testing.assert_allclose(values[:, :16], -np.sort(-cosines), atol=1e-6)
+    assert (rows[:, 16:] == -1).all()
+    assert (values[:, 16:] == -np.inf).all()
+    rows, _ = recommender.similar_users(users[:2], users[:0], 3)
+    assert (rows == -1).all()
+
+
+def test_an_explanation_adds_up_by_item_and_by_factor():
+    dense = random_embeddings(20)
+    recommender = Recommender(SparseEmbeddings.from_dense(dense))
+    history = sp.csr_matrix(([1.0, 2.0], ([0, 0], [4, 11])), (1, 20))
+    score, by_item, by_factor = recommender.explain(history, 7)
+    latent = dense[4] + 2 * dense[11]
+    assert score == pytest.approx(latent @ dense[7], rel=1e-6)
+    assert dict(by_item) == pytest.approx({4: dense[4] @ dense[7], 11: 2 * dense[11] @ dense[7]})
+    parts = {f: latent[f] * dense[7, f] for f in np.flatnonzero(latent * dense[7])}
+    assert dict(by_factor) == pytest.approx(parts)
+    assert [abs(part) for _, part in by_factor] == sorted(map(abs, parts.values()), reverse=True)
+    with pytest.raises(InputError, match="takes one history, not 2"):
+        recommender.explain(sp.vstack([history, history]), 7)
+    with pytest.raises(InputError, match="item: 20 is no item position"):
+        recommender.explain(history, 20)
 
 
 def test_encode_is_the_product_with_the_embeddings():

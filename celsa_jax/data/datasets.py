@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from celsa_jax.data import goodbooks, movielens, netflix, prepared
 from celsa_jax.data.download import fetch
-from celsa_jax.data.interactions import Interactions
+from celsa_jax.data.interactions import Interactions, lookup
 from celsa_jax.data.readers import Columns, Ratings, read_ratings
 from celsa_jax.data.synthetic import PlantedSegments, synthetic
 from celsa_jax.data.tables import AnyPath, as_file, find_optional, read_text_columns, unzipped
@@ -41,6 +41,17 @@ class Dataset:
     counts: dict[str, int]
     truth: PlantedSegments | None = None
     folder: pathlib.Path | None = None
+
+    @functools.cached_property
+    def titles(self) -> np.ndarray:
+        """[n_items] text objects in the order of the items, their ids where no title is known."""
+        item_ids = self.interactions.item_ids
+        titles = item_ids.astype(object)
+        if "title" in self.metadata:
+            at = lookup(self.metadata["item_id"].astype(np.str_), item_ids)
+            given = np.where(at >= 0, self.metadata["title"][at], "")
+            titles = np.where(given == "", titles, given)
+        return titles
 
 
 @dataclasses.dataclass(frozen=True)

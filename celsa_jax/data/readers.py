@@ -15,7 +15,7 @@ import logging
 import math
 import re
 from collections.abc import Generator
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -291,6 +291,40 @@ def id_fault(text: str) -> str:
 
 def _read_parquet(path: str | AnyPath, columns: Columns) -> Ratings:
     table = parquet_table(path, _present(path, column_names(path), columns))
+    return _typed_table(path, table, columns)
+
+
+def ratings_of_frame(frame: Any, columns: Columns, name: str) -> tuple[Ratings, bool]:
+    """A table in memory, of pandas, polars or Arrow.
+
+    Args:
+      frame: what has `__arrow_c_stream__`.
+      columns: those to read.
+      name: what errors call the table.
+
+    Returns:
+      Its rows, and whether item ids are integers.
+
+    Raises:
+      InputError: not a table, or a column or a row of it is at fault.
+    """
+    if not hasattr(frame, "__arrow_c_stream__"):
+        raise InputError(
+            f"{name}: give a table of pandas (2.2 or newer), polars or Arrow, not "
+            f"{type(frame).__name__}"
+        )
+    with arrow_errors(name):
+        table = pa.table(frame)
+    table = table.select(_present(name, table.column_names, columns))
+    table.validate(full=True)
+    return (
+        _typed_table(name, table, columns),
+        pa.types.is_integer(table.schema.field(columns.item).type),
+    )
+
+
+def _typed_table(path: str | AnyPath, table: pa.Table, columns: Columns) -> Ratings:
+    """Ids as dictionaries, ratings as float64."""
     for at, name in enumerate(table.column_names):
         column = table[name]
         with arrow_errors(f"{path}: column '{name}'"):

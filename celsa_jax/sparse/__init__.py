@@ -3,11 +3,12 @@
 from celsa_jax.sparse.embeddings import SparseEmbeddings
 from celsa_jax.sparse.formats import FORMATS
 from celsa_jax.sparse.npz import bytes_per_item, load_embeddings, save_embeddings
-from celsa_jax.sparse.recommender import Recommendation, Recommender
+from celsa_jax.sparse.recommender import Explanation, Recommendation, Recommender
 from celsa_jax.sparse.retrieval import scorer, top_k
 
 __all__ = [
     "FORMATS",
+    "Explanation",
     "Recommendation",
     "Recommender",
     "SparseEmbeddings",

@@ -191,6 +191,10 @@ class SparseEmbeddings:
         starts, arrays = pack(matrix, format)
         return dataclasses.replace(self, starts=starts, arrays=arrays)
 
+    def with_metadata(self, metadata: dict[str, object]) -> SparseEmbeddings:
+        """The same embeddings with these values beside those that they have."""
+        return dataclasses.replace(self, metadata={**self.metadata, **metadata})
+
     @property
     def n_items(self) -> int:
         return len(self.starts) - 1

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -12,10 +13,13 @@ import scipy.sparse as sp
 from celsa_jax.errors import InputError
 from celsa_jax.sparse.embeddings import SparseEmbeddings
 from celsa_jax.sparse.engines import FEW_USERS, NumbaEngine, Request, ScipyEngine, encode
+from celsa_jax.sparse.retrieval import top_k
+from celsa_jax.sparse.rows import unit_rows
 from celsa_jax.sparse.threads import n_cores
 
 ENGINES = ("auto", "numba", "scipy")
 _LARGEST_SCORE = 1e38
+_COSINES_AT_ONCE = 1 << 24  # 64 MB
 
 
 class Recommendation(NamedTuple):
@@ -30,6 +34,21 @@ class Recommendation(NamedTuple):
     item_ids: np.ndarray
     scores: np.ndarray
     unknown: list[str]
+
+
+class Explanation(NamedTuple):
+    """What a score is made of: two exact sums, each over float64 parts.
+
+    Attributes:
+      score: the item's score for the user, x A A_i^T.
+      history: (item position, part) by size of the part: x_j A_j A_i^T for each item j. A part
+        below 0 speaks against the item; parts of exactly 0 are left out, here and below.
+      factors: (factor, part) by size of the part: (x A)_f A_if.
+    """
+
+    score: float
+    history: list[tuple[int, float]]
+    factors: list[tuple[int, float]]
 
 
 class Recommender:
@@ -57,7 +76,8 @@ class Recommender:
       >>> from celsa_jax.sparse import Recommender, SparseEmbeddings
       >>> rows = np.array([[1, 0], [0.6, 0.8], [0, 1]])
       >>> recommender = Recommender(SparseEmbeddings.from_dense(rows, ["a", "b", "c"]))
-      >>> recommender.recommend_ids(["a"], k=1).item_ids.tolist()
+      >>> [best] = recommender.recommend_ids([["a"]], k=1)
+      >>> best.item_ids.tolist()
       ['b']
     """
 
@@ -119,22 +139,55 @@ class Recommender:
         return self._recommend(user_items, k, filter_seen, candidates)
 
     def recommend_ids(
-        self, history: list[str], k: int = 100, *, filter_seen: bool = True
-    ) -> Recommendation:
-        """The best items for one history of external ids; ids may repeat, which adds weight.
+        self,
+        histories: Iterable[Sequence],
+        k: int = 100,
+        *,
+        filter_seen: bool = True,
+        candidates: Sequence | None = None,
+    ) -> list[Recommendation]:
+        """The best items for histories of external ids.
 
-        A history without any known item gets no recommendation.
+        Args:
+          histories: of one user each, lists of ids, which may repeat, which adds weight. One
+            without any known item gets no recommendation.
+          k: items a user, at most.
+          filter_seen: leave out what is in the history.
+          candidates: ids to choose from, such as those in stock; ids that the catalogue does not
+            have are passed over. The whole catalogue if None.
+
+        Raises:
+          InputError: a history is one text instead of a list, or as of `recommend`.
         """
-        if isinstance(history, str | bytes):
-            raise InputError("a history is a list of ids, not one text")
-        ids = [str(item) for item in history]
-        unknown = [item for item in ids if item not in self._positions]
-        known = [self._positions[item] for item in ids if item in self._positions]
-        row = (np.ones(len(known), np.float32), known, [0, len(known)])
-        x = sp.csr_matrix(row, shape=(1, self.embeddings.n_items))
-        items, scores = self.recommend(x, k, filter_seen=filter_seen)
-        n = int((items[0] >= 0).sum()) if known else 0
-        return Recommendation(self.embeddings.item_ids[items[0, :n]], scores[0, :n], unknown)
+        rows, unknown = [], []
+        for history in histories:
+            if isinstance(history, str | bytes) or not isinstance(history, Iterable):
+                raise InputError(
+                    f"a history is a list of ids, not {history!r}; give a list of such lists"
+                )
+            ids = [str(item) for item in history]
+            positions = self.positions(ids)
+            rows.append(positions[positions >= 0])
+            unknown.append([ids[at] for at in np.flatnonzero(positions < 0)])
+        starts = np.cumsum([0, *map(len, rows)])
+        items = np.concatenate([np.empty(0, np.int32), *rows])
+        shape = (len(rows), self.embeddings.n_items)
+        x = sp.csr_matrix((np.ones(len(items), np.float32), items, starts), shape=shape)
+        among = None
+        if candidates is not None:
+            among = self.positions([str(item) for item in candidates])
+            among = among[among >= 0]
+        best, scores = self.recommend(x, k, filter_seen=filter_seen, candidates=among)
+        n_found = np.where(np.diff(starts) > 0, (best >= 0).sum(axis=1), 0)
+        return [
+            Recommendation(self.embeddings.item_ids[best[user, :n]], scores[user, :n], left_out)
+            for user, (n, left_out) in enumerate(zip(n_found, unknown, strict=True))
+        ]
+
+    def positions(self, item_ids: Sequence[str]) -> np.ndarray:
+        """[n] int32 positions of items by their ids; -1 where the catalogue has none."""
+        found = [self._positions.get(item, -1) for item in item_ids]
+        return np.array(found, np.int32)
 
     def similar_items(self, items: np.ndarray, k: int = 10) -> tuple[np.ndarray, np.ndarray]:
         """The k nearest items of each of `items` (positions), itself included.
@@ -148,6 +201,61 @@ class Recommender:
         shape = (len(items), self.embeddings.n_items)
         return self._recommend(
             sp.csr_matrix(rows, shape=shape), k, filter_seen=False, unit_rows=True
+        )
+
+    def similar_users(
+        self,
+        user_items: sp.spmatrix | sp.sparray,
+        among: sp.spmatrix | sp.sparray,
+        k: int = 10,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The users whose latent vectors x A are nearest.
+
+        Args:
+          user_items: histories [n_users, n_items], sparse.
+          among: those of the users to choose from [n_others, n_items].
+          k: users a user; where there are fewer, the rest is -1 with cosine -inf.
+
+        Returns:
+          Rows of `among` [n_users, k] int32, nearest first, and cosines [n_users, k] float32. Ties
+          go to the lower row.
+        """
+        check_count("k", k)
+        latent, others = (unit_rows(self.encode(x)) for x in (user_items, among))
+        n_users, n_ranked = latent.shape[0], min(k, others.shape[0])
+        rows = np.full((n_users, k), -1, np.int32)
+        cosines = np.full((n_users, k), -np.inf, np.float32)
+        others = others.T.tocsr()
+        size = max(1, _COSINES_AT_ONCE // max(others.shape[1], 1))
+        for first in range(0, n_users if n_ranked else 0, size):
+            block = slice(first, first + size)
+            products = (latent[block] @ others).toarray()
+            rows[block, :n_ranked] = top_k(products, n_ranked)
+            cosines[block, :n_ranked] = np.take_along_axis(products, rows[block, :n_ranked], 1)
+        return rows, cosines
+
+    def explain(self, user_items: sp.spmatrix | sp.sparray, item: int) -> Explanation:
+        """Splits the score of an item for one user by the history and by the factors.
+
+        Args:
+          user_items: one history [1, n_items], sparse.
+          item: its position.
+
+        Raises:
+          InputError: more than one history, or no such item.
+        """
+        [item] = self._check_positions(np.array([item]), "item")
+        history = self._check(user_items).astype(np.float64)
+        if history.shape[0] != 1:
+            raise InputError(f"explain takes one history, not {history.shape[0]}")
+        rows = self._rows.astype(np.float64)
+        row = rows[[item]]
+        by_factor = row.multiply(history @ rows).tocsr()
+        by_item = (rows[history.indices] @ row.T).toarray()[:, 0] * history.data
+        return Explanation(
+            float(by_factor.sum()),
+            by_size(zip(history.indices.tolist(), by_item.tolist(), strict=True)),
+            by_size(zip(by_factor.indices.tolist(), by_factor.data.tolist(), strict=True)),
         )
 
     def encode(self, user_items: sp.spmatrix | sp.sparray) -> sp.csr_matrix:
@@ -170,8 +278,7 @@ class Recommender:
     ) -> tuple[np.ndarray, np.ndarray]:
         """As `recommend`; with `unit_rows` as if all rows were of unit length."""
         history = self._check(user_items)
-        if not isinstance(k, int | np.integer) or isinstance(k, bool) or k < 1:
-            raise InputError(f"k is {k!r}; give a whole number of at least 1")
+        check_count("k", k)
         query_factors = self.query_factors
         seen = history if filter_seen else sp.csr_matrix(history.shape, dtype=np.float32)
         if candidates is not None:
@@ -246,3 +353,14 @@ class Recommender:
     @functools.cached_property
     def _positions(self) -> dict[str, int]:
         return {item: i for i, item in enumerate(self.embeddings.item_ids.tolist())}
+
+
+def by_size(parts: Iterable[tuple[Any, float]]) -> list[tuple[Any, float]]:
+    """Named parts of a sum, the largest in magnitude first, without those of 0."""
+    return sorted((p for p in parts if p[1]), key=lambda part: (-abs(part[1]), part[0]))
+
+
+def check_count(name: str, value: int) -> None:
+    """InputError unless a value is a whole number of at least 1."""
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
+        raise InputError(f"{name} is {value!r}; give a whole number of at least 1")
