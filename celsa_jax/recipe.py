@@ -7,6 +7,7 @@ interactions (`experiments.defaults`; docs/results.md has the figures).
 
 from __future__ import annotations
 
+import numpy as np
 import scipy.sparse as sp
 from ml_collections import ConfigDict
 
@@ -23,6 +24,8 @@ _LONG = 50  # interactions of a user in the mean
 def choices(matrix: sp.csr_matrix) -> dict[str, float | str]:
     """What the rules choose for users to train on, CSR [n_users, n_items], by field.
 
+    Items without interactions do not count.
+
     - A batch has as many users as bring every item one interaction in the mean, and at most a
       sixteenth of all, so that an epoch has steps enough.
     - Where that is fewer than bring one each, as items have few interactions, the rate is lower in
@@ -33,7 +36,7 @@ def choices(matrix: sp.csr_matrix) -> dict[str, float | str]:
     - Small data of many interactions an item are trained on for more epochs, and with more left
       out, as they overfit otherwise.
     """
-    n_users, n_items = matrix.shape
+    n_users, n_items = matrix.shape[0], _n_used_items(matrix)
     length, of_item = matrix.nnz / n_users, matrix.nnz / n_items
     batch = min(n_users / max(of_item, _MANY), _LARGEST_BATCH)
     batch = max(_LEAST_BATCH, round(batch / 8) * 8)
@@ -46,6 +49,10 @@ def choices(matrix: sp.csr_matrix) -> dict[str, float | str]:
         "train.n_final_epochs": 10 if more else 5,
         "train.input_dropout": 0.7 if more else round(max(0.5, 1 - length / 25), 2),
     }
+
+
+def _n_used_items(matrix: sp.csr_matrix) -> int:
+    return int(np.count_nonzero(matrix.getnnz(axis=0)))
 
 
 def filled(config: ConfigDict, matrix: sp.csr_matrix) -> ConfigDict:
@@ -62,10 +69,9 @@ def filled(config: ConfigDict, matrix: sp.csr_matrix) -> ConfigDict:
         ("sparsity.target_nnz", config.sparsity.target_nnz),
         ("model.n_factors", config.model.n_factors if config.model.start == "clusters" else 0),
     ):
-        if wanted > matrix.shape[1] and config.model.start != "random":
+        if wanted > (n_items := _n_used_items(matrix)) and config.model.start != "random":
             raise InputError(
-                f"config.{field} is {wanted}, and the training users have {matrix.shape[1]} items; "
-                "lower it"
+                f"config.{field} is {wanted}, and the training users have {n_items} items; lower it"
             )
     filled = config.copy_and_resolve_references()
     model, sparsity = filled.model, filled.sparsity

@@ -68,17 +68,18 @@ def neighbours(matrix: sp.csr_matrix, k0: int, alpha: float, seed: int) -> Start
     co-occurrence * w_i * w_j with w = count^0.2 / (count + 80)^alpha, over a scale that is the
     same for all: the 0.99 quantile of the items' largest similarities. Values are at most 1. Where
     fewer co-occur with an item, other factors follow, drawn at random with tiny values. Ties go to
-    the lower index. The number of threads changes nothing.
+    the lower index. The number of threads changes nothing. An item without interactions begins
+    against its own factor, at -1, as nobody is to be shown it.
 
     Args:
-      matrix: [n_users, n_items], binary CSR; every item has interactions.
+      matrix: [n_users, n_items], binary CSR with at least one interaction.
       k0: factors an item, at least 1; more than n_items count as n_items.
       alpha: exponent of the counts: at 0.5 those of many interactions are nearly compared by
         cosines; less favours popular neighbours.
       seed: of the factors drawn at random.
 
     Raises:
-      InputError: k0 or alpha is out of range, or an item has no interactions.
+      InputError: k0 or alpha is out of range, or there are no interactions.
     """
     counts = _check(matrix, k0, alpha)
     own, weights = np.arange(len(counts)), _weights(counts, alpha)
@@ -97,18 +98,20 @@ def clusters(matrix: sp.csr_matrix, n_factors: int, k0: int, alpha: float, seed:
     n_factors. They are numbered by their first items, and none is empty.
 
     Args:
-      matrix: [n_users, n_items], binary CSR; every item has interactions.
-      n_factors: clusters, at least 1 and at most n_items.
+      matrix: [n_users, n_items], binary CSR with at least one interaction.
+      n_factors: clusters, at least 1 and at most the items that have interactions.
       k0: factors an item, at least 1; more than n_factors count as n_factors.
       alpha, seed: as in `neighbours`.
 
     Raises:
-      InputError: n_factors, k0 or alpha is out of range, or an item has no interactions.
+      InputError: n_factors, k0 or alpha is out of range, or there are no interactions.
     """
     counts = _check(matrix, k0, alpha)
-    if not 1 <= n_factors <= len(counts):
-        raise InputError(f"n_factors is {n_factors}; choose 1 to {len(counts)}, the items' number")
-    own = _agglomerate(matrix, n_factors)
+    used = np.flatnonzero(counts)
+    if not 1 <= n_factors <= len(used):
+        raise InputError(f"n_factors is {n_factors}; choose 1 to {len(used)}, the items' number")
+    own = np.arange(len(counts)) % n_factors
+    own[used] = _agglomerate(matrix if len(used) == len(own) else matrix[:, used], n_factors)
     of_cluster = np.bincount(own, counts)
     by_cluster = matrix.astype(np.float32) @ _membership(own)
     weights = _weights(of_cluster, alpha + 0.5)
@@ -122,10 +125,8 @@ def _check(matrix: sp.csr_matrix, k0: int, alpha: float) -> np.ndarray:
     if not 0 <= alpha < np.inf:
         raise InputError(f"alpha is {alpha}; give a finite number from 0 on, 0.5 for cosines")
     counts = np.bincount(matrix.indices, minlength=matrix.shape[1])
-    if not counts.all():
-        raise InputError(
-            f"the item at position {np.argmin(counts)} has no interactions; leave such items out"
-        )
+    if not counts.any():
+        raise InputError("there are no interactions to begin with")
     return counts
 
 
@@ -143,9 +144,9 @@ def _start(
     Args:
       matrix: [n_users, n_items], binary CSR.
       by_factor: [n_users, n_factors] CSR, how often users had an item of a factor.
-      own: [n_items], the factor of each item.
-      item_weights, weights: [n_items] and [n_factors], positive; similarity is co-occurrence times
-        these.
+      own: [n_items], the factor of each item, of one without interactions any factor.
+      item_weights, weights: [n_items] and [n_factors]; similarity is co-occurrence times these.
+        0 where there are no interactions.
       k0, seed: as in `neighbours`.
     """
     n_items, n_factors = len(own), by_factor.shape[1]
@@ -153,14 +154,15 @@ def _start(
     columns, values = np.zeros((n_items, k0), np.int32), np.zeros((n_items, k0), np.float32)
     _put_nearest(columns[:, 1:], values[:, 1:], matrix, by_factor, weights, own)
     largest = values[:, 1:].max(axis=1, initial=0) * item_weights
-    scale = np.quantile(largest, _SCALE_QUANTILE) or 1.0
+    is_used = item_weights > 0
+    scale = np.quantile(largest[is_used], _SCALE_QUANTILE) or 1.0
     of_item = (item_weights / np.maximum(largest, scale)).astype(np.float32)[:, None]
     rng = np.random.default_rng(seed)
     places = rng.random(n_items)
     for first in range(0, n_items, _ROWS_AT_ONCE):
         rows = slice(first, first + _ROWS_AT_ONCE)
         values[rows] *= of_item[rows]
-        columns[rows, 0], values[rows, 0] = own[rows], 1
+        columns[rows, 0], values[rows, 0] = own[rows], np.where(is_used[rows], 1, -1)
         complete(columns[rows], values[rows], n_factors, places[rows], rng)
     return Start(columns, values, n_factors)
 

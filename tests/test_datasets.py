@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
 from celsa_jax.config import default_config
-from celsa_jax.data import load_dataset
+from celsa_jax.data import load_dataset, split_users
 from celsa_jax.errors import InputError
 
 
@@ -46,6 +47,26 @@ def test_the_order_of_rows_does_not_matter(tmp_path):
     first, second = (load_dataset(config_for(tmp_path / f"{n}.csv")).interactions for n in "ab")
     assert first.user_ids.tolist() == second.user_ids.tolist()
     assert (first.matrix != second.matrix).nnz == 0
+
+
+def test_a_matrix_keeps_its_columns_and_their_order(tmp_path):
+    """Users with too few interactions go; columns stay, though nobody has them."""
+    rng = np.random.default_rng(0)
+    dense = rng.random((25, 23)) < 0.4
+    dense[:, [0, 4, 22]] = dense[11] = False
+    sp.save_npz(tmp_path / "m.npz", sp.csr_matrix(dense, dtype=np.int8))
+    config = config_for(tmp_path / "m.npz", data_dir=str(tmp_path / "cache"))
+    for _ in range(2):  # read, and from its prepared form
+        dataset = load_dataset(config)
+        data = dataset.interactions
+        assert dataset.folder is not None
+        assert data.item_ids.tolist() == [str(i) for i in range(23)]
+        assert data.user_ids.tolist() == [str(u) for u in range(25) if u != 11]
+        np.testing.assert_array_equal(data.matrix.toarray(), np.delete(dense, 11, axis=0))
+        split = split_users(data, 3, 4, seed=0)
+        for part in (split.train, split.val, split.test):
+            rows = part.user_ids.astype(int)
+            np.testing.assert_array_equal(part.matrix.toarray(), dense[rows])
 
 
 def test_no_rows_left(tmp_path):

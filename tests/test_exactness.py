@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from celsa_jax.sparse import Recommender, SparseEmbeddings
 from celsa_jax.train import train_and_evaluate
 
 
@@ -36,7 +37,7 @@ def test_edges(small_config, tmp_path, edge, random_matrix):
     train_and_evaluate(small_config, tmp_path / "w")
     embeddings = sp.load_npz(tmp_path / "w" / "embeddings.npz")
     items = (tmp_path / "w" / "items.txt").read_text().splitlines()
-    assert len(items) == matrix.any(axis=0).sum()
+    assert items == [str(column) for column in range(matrix.shape[1])]
     assert embeddings.shape == (len(items), len(items))
     assert set(embeddings.getnnz(axis=1)) == {changes["sparsity.target_nnz"]}
     assert (sp.linalg.norm(embeddings, axis=1) > 0.1).all()
@@ -44,3 +45,26 @@ def test_edges(small_config, tmp_path, edge, random_matrix):
     losses = [json.loads(line)["loss"] for line in lines]
     assert len(losses) == 2
     assert all(0 <= loss <= 4 for loss in losses)
+
+
+@pytest.mark.parametrize(("start", "norms"), [("neighbours", "learned"), ("clusters", "unit")])
+def test_a_matrix_of_training_is_a_history(small_config, tmp_path, start, norms):
+    """Its columns are the model's; those that nobody has are not recommended."""
+    rng, unused = np.random.default_rng(0), [0, 11, 23]
+    alike = (np.add.outer(np.arange(90), np.arange(24)) % 2 == 0).astype(np.float32)
+    alike[:, unused] = 0
+    dense = alike.copy()
+    for row in dense:
+        row[rng.choice(np.flatnonzero(row), 3, replace=False)] = 0
+    matrix = sp.csr_matrix(dense)
+    sp.save_npz(tmp_path / "x.npz", matrix)
+    small_config.data.update(name="file", path=str(tmp_path / "x.npz"), min_user_interactions=1)
+    small_config.data.update(n_val_users=5, n_test_users=5)
+    small_config.model.update(start=start, n_factors=8 * (start == "clusters"), norms=norms)
+    small_config.sparsity.start_nnz = 8
+    train_and_evaluate(small_config, tmp_path / "w")
+    embeddings = SparseEmbeddings.load(tmp_path / "w" / "embeddings.npz")
+    items, _ = Recommender(embeddings).recommend(matrix, k=3)
+    withheld = alike - dense
+    assert withheld[np.arange(90)[:, None], items].mean() > 0.95
+    assert not np.isin(items, unused).any()

@@ -174,9 +174,11 @@ def test_indices_outside_of_a_matrix_are_refused(tmp_path, name, at, value):
 
 
 def test_a_matrix_of_any_shape_costs_what_its_entries_do(tmp_path):
-    matrix = sp.coo_matrix(([2.0], ([5], [2**30])), shape=(10, 2**31 - 1))
+    matrix = sp.coo_matrix(([2.0], ([2**30], [5])), shape=(2**31 - 1, 10))
     sp.save_npz(tmp_path / "r.npz", matrix)
-    assert triples(read_ratings(tmp_path / "r.npz")) == [("5", str(2**30), 2.0)]
+    assert triples(read_ratings(tmp_path / "r.npz")) == [(str(2**30), "5", 2.0)]
+    sp.save_npz(tmp_path / "r.npz", matrix.T)
+    assert_refused(read_ratings, tmp_path / "r.npz", "has 2147483647 columns")
     assert_refused(load_embeddings, tmp_path / "r.npz", r"its shape is \(10, 2147483647\)")
 
 

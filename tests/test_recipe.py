@@ -34,6 +34,12 @@ def test_rules(sizes, rule):
     assert choices(users_of(*sizes)) == dict(zip(fields, rule, strict=True))
 
 
+def test_items_without_interactions_do_not_count():
+    matrix = users_of(1000, 1250, 20)
+    wider = sp.hstack([sp.csr_matrix((1000, 3000)), matrix], format="csr")
+    assert choices(wider) == choices(matrix)
+
+
 def test_what_is_given_stays_and_what_was_chosen_is_told():
     config, matrix = default_config(), users_of(200, 100, 30)
     config.train.update(learning_rate=0.5, n_epochs=3)

@@ -7,6 +7,9 @@ from celsa_jax.config import default_config
 from celsa_jax.data import Interactions, make_split, split_users
 from celsa_jax.data.splits import load_split, split_by_time
 from celsa_jax.errors import InputError
+from celsa_jax.evaluation.folds import holdouts
+
+PARTS = ("train", "val", "test")
 
 
 @pytest.fixture
@@ -28,6 +31,42 @@ def test_interactions_over_another_catalogue(interactions):
     np.testing.assert_array_equal(matrix.toarray(), expected)
     assert matrix.has_canonical_format
     assert interactions.onto(catalogue[:0]).shape == (50, 0)
+
+
+def test_ids_may_be_in_any_order(random_matrix, tmp_path):
+    """Everything of data whose users and items are shuffled is that of the sorted ones."""
+    rng = np.random.default_rng(0)
+    ids = [np.array([f"{kind}{i}" for i in range(n)]) for kind, n in (("u", 30), ("i", 20))]
+    users, items = rng.permutation(30), rng.permutation(20)
+    matrix = random_matrix(30, 20, density=0.2)
+    data = Interactions(matrix, *ids)
+    shuffled = Interactions(matrix[users][:, items].sorted_indices(), ids[0][users], ids[1][items])
+
+    def pairs(part):
+        user = np.repeat(part.user_ids, np.diff(part.matrix.indptr))
+        item = part.item_ids[part.matrix.indices]
+        return set(zip(user.tolist(), item.tolist(), strict=True))
+
+    assert pairs(shuffled) == pairs(data)
+    for kind in ("disjoint", "independent"):
+        held_out = [holdouts(d, kind, seed=5) for d in (data, shuffled)]
+        for fold in range(5):
+            one, other = (
+                pairs(d.take_entries(masks[fold]))
+                for d, masks in zip((data, shuffled), held_out, strict=True)
+            )
+            assert one == other
+    split = split_users(data, 4, 6, seed=1)
+    split.save(tmp_path / "split.npz")
+    again = load_split(tmp_path / "split.npz", data)
+    assert pairs(again.test) == pairs(split.test)
+    np.savez(tmp_path / "hand.npz", **{p: getattr(split, p).user_ids for p in PARTS})
+    other = load_split(tmp_path / "hand.npz", shuffled)
+    for part in PARTS:
+        assert pairs(getattr(other, part)) == pairs(getattr(split, part))
+    catalogue = rng.permutation(ids[1])[:9]
+    one, other = (d.take_users(d.user_ids == "u7").onto(catalogue) for d in (data, shuffled))
+    np.testing.assert_array_equal(one.toarray(), other.toarray())
 
 
 def test_parts_are_disjoint_and_complete(interactions):

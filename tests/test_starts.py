@@ -224,6 +224,26 @@ def test_clusters_do_not_depend_on_blocks_and_threads(monkeypatch, planted):
     assert same(start, clusters(matrix, 100, 16, 0.5, seed=3))
 
 
+@pytest.mark.parametrize("make", [neighbours, functools.partial(clusters, n_factors=30)])
+def test_items_without_interactions_are_in_nobodys_way(make):
+    """The others begin as without them, and a history scores them at nothing or below it."""
+    matrix = random_matrix(40, 60, 0.3, 0)
+    used = np.delete(np.arange(66), [0, 7, 8, 30, 64, 65])
+    wider = sp.csr_matrix((40, 66), dtype=np.float32).tolil()
+    wider[:, used] = matrix
+    wider = wider.tocsr()
+    start = make(wider, k0=5, alpha=0.5, seed=0)
+    assert_sound(start, 5)
+    alone = make(matrix, k0=5, alpha=0.5, seed=0)
+    np.testing.assert_allclose(np.sort(start.values[used]), np.sort(alone.values), rtol=1e-5)
+    rows = sp.csr_matrix(
+        (start.values.ravel(), start.columns.ravel(), np.arange(67) * 5), (66, start.n_factors)
+    )
+    scores = (wider @ rows @ rows.T).toarray()
+    unused = np.setdiff1d(np.arange(66), used)
+    assert scores[:, unused].max() < 0.01 * scores[:, used].max(axis=1).min()
+
+
 @pytest.mark.parametrize(
     ("change", "parts"),
     [
@@ -231,7 +251,7 @@ def test_clusters_do_not_depend_on_blocks_and_threads(monkeypatch, planted):
         ({"alpha": float("nan")}, ["alpha is nan", "finite"]),
         ({"alpha": float("inf")}, ["alpha is inf"]),
         ({"alpha": -0.5}, ["alpha is -0.5"]),
-        ({"matrix": sp.csr_matrix([[1.0, 0.0, 1.0]])}, ["position 1", "leave such items out"]),
+        ({"matrix": sp.csr_matrix((3, 4))}, ["no interactions"]),
     ],
 )
 def test_errors_name_the_argument(change, parts):
@@ -247,3 +267,6 @@ def test_errors_name_the_argument(change, parts):
 def test_clusters_are_as_many_as_items_at_most(n_factors):
     with pytest.raises(InputError, match=f"n_factors is {n_factors}; choose 1 to 12"):
         clusters(islands(12), n_factors, 3, 0.5, seed=0)
+    wider = sp.hstack([islands(12), sp.csr_matrix((6, 5))], format="csr")
+    with pytest.raises(InputError, match=f"n_factors is {n_factors}; choose 1 to 12"):
+        clusters(wider, n_factors, 3, 0.5, seed=0)

@@ -137,7 +137,8 @@ def filter_ratings(
 ) -> tuple[Interactions, dict[str, int]]:
     """Ratings first, then each pair once, then users with enough interactions.
 
-    Where the file has no ratings, every row counts as positive.
+    Where the file has no ratings, every row counts as positive. Items that nobody has any more are
+    left out, unless they are fixed.
     """
     positive = np.ones(len(ratings.users), bool)
     if ratings.ratings is not None:
@@ -148,6 +149,7 @@ def filter_ratings(
         ratings.user_ids,
         ratings.item_ids,
         None if ratings.times is None else ratings.times[positive],
+        fixed_items=ratings.fixed_items,
     )
     enough = interactions.matrix.getnnz(axis=1) >= min_user_interactions
     kept = interactions.take_users(enough).drop_unused_items()

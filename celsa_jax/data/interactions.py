@@ -15,15 +15,18 @@ class Interactions:
 
     Attributes:
       matrix: CSR [n_users, n_items], float32, every stored value 1, column indices sorted.
-      user_ids: [n_users] NumPy text, unique and sorted.
-      item_ids: [n_items] NumPy text, unique and sorted.
+      user_ids: [n_users] NumPy text, unique, in any order.
+      item_ids: [n_items] NumPy text, unique, in any order.
       times: [nnz] int64 seconds since 1970 of the stored entries, or None where unknown.
+      fixed_items: whether the items are given, as the columns of a matrix are; then those that
+        nobody has stay, so that positions go on to mean the same.
     """
 
     matrix: sp.csr_matrix
     user_ids: np.ndarray
     item_ids: np.ndarray
     times: np.ndarray | None = None
+    fixed_items: bool = False
 
     def __post_init__(self):
         if self.matrix.shape != (len(self.user_ids), len(self.item_ids)):
@@ -54,16 +57,19 @@ class Interactions:
         user_ids: np.ndarray,
         item_ids: np.ndarray,
         times: np.ndarray | None = None,
+        *,
+        fixed_items: bool = False,
     ) -> tuple[Interactions, int]:
         """Builds the matrix from codes into the id arrays; each pair is kept once.
 
         The order of the pairs does not matter: users and items are sorted by id, and ids that
-        no pair uses are left out.
+        no pair uses are left out; with `fixed_items` both keep their order, and all items stay.
 
         Args:
           users, items: [n_pairs] integer codes into `user_ids` and `item_ids`.
           user_ids, item_ids: text arrays of unique ids, in any order.
           times: [n_pairs] int64 seconds since 1970; of a repeated pair the earliest counts.
+          fixed_items: see `Interactions`.
 
         Returns:
           The interactions and the number of repeated pairs left out.
@@ -74,14 +80,15 @@ class Interactions:
           >>> data.user_ids.tolist(), data.nnz, n_repeated
           (['a', 'b'], 2, 1)
         """
-        users, user_ids = _sorted_codes(users, user_ids)
-        items, item_ids = _sorted_codes(items, item_ids)
+        users, user_ids = _used(users, user_ids, in_order=fixed_items)
+        if not fixed_items:
+            items, item_ids = _used(items, item_ids)
         shape = (len(user_ids), len(item_ids))
         matrix = sp.csr_matrix((np.ones(len(users), np.float32), (users, items)), shape=shape)
         matrix.data[:] = 1  # repeated pairs were added up
         n_repeated = len(users) - matrix.nnz
         if times is None:
-            return cls(matrix, user_ids, item_ids), n_repeated
+            return cls(matrix, user_ids, item_ids, None, fixed_items), n_repeated
         if n_repeated:
             order = np.lexsort((times, items, users))
             users, items, times = users[order], items[order], times[order]
@@ -92,7 +99,7 @@ class Interactions:
             stored = sp.csr_matrix((times, (users, items)), shape=shape)
             stored.sort_indices()
             times = stored.data
-        return cls(matrix, user_ids, item_ids, times), n_repeated
+        return cls(matrix, user_ids, item_ids, times, fixed_items), n_repeated
 
     def digest(self) -> str:
         """SHA-256 of ids, pairs and times: equal data have it, wherever they came from."""
@@ -120,7 +127,7 @@ class Interactions:
         if self.times is not None:
             entries = (self.times, self.matrix.indices, self.matrix.indptr)
             times = sp.csr_matrix(entries, shape=self.matrix.shape)[rows].data
-        return Interactions(matrix, self.user_ids[rows], self.item_ids, times)
+        return dataclasses.replace(self, matrix=matrix, user_ids=self.user_ids[rows], times=times)
 
     def take_entries(self, kept: np.ndarray) -> Interactions:
         """The same users and items with some of the stored entries alone; `kept` is [nnz] bool."""
@@ -128,7 +135,7 @@ class Interactions:
         matrix.data = kept.astype(np.float32)
         matrix.eliminate_zeros()
         times = None if self.times is None else self.times[kept]
-        return Interactions(matrix, self.user_ids, self.item_ids, times)
+        return dataclasses.replace(self, matrix=matrix, times=times)
 
     def onto(self, item_ids: np.ndarray) -> sp.csr_matrix:
         """The users over another catalogue; interactions with items outside of it are left out.
@@ -147,11 +154,11 @@ class Interactions:
         return matrix
 
     def drop_unused_items(self) -> Interactions:
-        """The same users over the items that at least one of them has."""
+        """The same users over the items that at least one of them has; fixed items all stay."""
         used = self.matrix.getnnz(axis=0) > 0
-        if used.all():
+        if self.fixed_items or used.all():
             return self
-        return Interactions(self.matrix[:, used], self.user_ids, self.item_ids[used], self.times)
+        return dataclasses.replace(self, matrix=self.matrix[:, used], item_ids=self.item_ids[used])
 
 
 def lookup(ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -164,9 +171,12 @@ def lookup(ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     return np.where(ids[at] == wanted, at, -1)
 
 
-def _sorted_codes(codes: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _used(
+    codes: np.ndarray, ids: np.ndarray, in_order: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Codes into the ids that are used, which are sorted unless they are `in_order`."""
     used = np.flatnonzero(np.bincount(codes, minlength=len(ids)))
-    order = used[np.argsort(ids[used], kind="stable")]
+    order = used if in_order else used[np.argsort(ids[used], kind="stable")]
     rank = np.empty(len(ids), np.int32)
     rank[order] = np.arange(len(order), dtype=np.int32)
     return rank[codes], ids[order]

@@ -26,7 +26,7 @@ from celsa_jax.files import read_json, remove_left_overs, temporary_beside
 
 log = logging.getLogger(__name__)
 
-_FORMAT = 2
+_FORMAT = 3
 _ABANDONED = 24 * 3600  # seconds after which nobody is writing any more
 _SAMPLE = 1 << 16  # bytes from either end of a source
 
@@ -73,6 +73,7 @@ def save(
             "settings": settings,
             "counts": counts,
             "arrays": _forms(arrays),
+            "fixed_items": interactions.fixed_items,
             "metadata": {name: column.tolist() for name, column in metadata.items()},
         }
         (temporary / "info.json").write_text(json.dumps(info), encoding="utf-8")
@@ -110,7 +111,8 @@ def load(
         matrix = sp.csr_matrix(entries, shape=(len(user_ids), len(item_ids)))
         matrix.check_format(full_check=True)
         matrix.has_canonical_format = True
-        interactions = Interactions(matrix, user_ids, item_ids, arrays.get("times"))
+        times, fixed = arrays.get("times"), bool(info["fixed_items"])
+        interactions = Interactions(matrix, user_ids, item_ids, times, fixed)
         metadata = {name: np.array(column, object) for name, column in info["metadata"].items()}
         log.info("prepared data: %s", folder)
         return interactions, metadata, info["counts"]

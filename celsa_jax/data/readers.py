@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 
 # An id goes into fixed-width NumPy text, so one runaway id would cost every row its width.
 MAX_ID_LENGTH = 256
+_MOST_COLUMNS = 1 << 24  # of a matrix: an item each
 _END_OF_TIME = 2.0**63  # seconds that int64 cannot hold
 _IDS = pa.dictionary(pa.int32(), pa.string())
 _NUMBER = re.compile(r"[ \t]*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?[ \t]*")
@@ -78,6 +79,8 @@ class Ratings:
       user_ids, item_ids: NumPy text, unique, in order of appearance.
       ratings: [n_rows] numbers, or None where the file has no such column.
       times: [n_rows] int64 seconds since 1970, UTC, or None where they were not read.
+      fixed_items: whether the ids are the rows and columns of a matrix: in their order, and with
+        the columns that have no entries.
     """
 
     users: np.ndarray
@@ -86,6 +89,7 @@ class Ratings:
     item_ids: np.ndarray
     ratings: np.ndarray | None
     times: np.ndarray | None = None
+    fixed_items: bool = False
 
 
 def read_ratings(
@@ -391,7 +395,10 @@ def codes(path: object, column: pa.ChunkedArray, name: str) -> tuple[np.ndarray,
 
 
 def _read_npz(path: str | AnyPath) -> Ratings:
-    """A users x items matrix; positions are the ids. Values that are not all 1 are ratings."""
+    """A users x items matrix; positions are the ids. Values that are not all 1 are ratings.
+
+    All columns are items, in their order, so that the matrix itself can be a history later.
+    """
     try:
         with open_data(path) as stream:
             matrix = read_sparse(io.BytesIO(stream.read()), path).tocoo()
@@ -410,13 +417,14 @@ def _read_npz(path: str | AnyPath) -> Ratings:
         raise InputError(
             f"{path}: row {matrix.row[at]}, column {matrix.col[at]}: the value is not finite"
         )
-    # Those that have entries, as a shape may be of any size.
-    users, user_ids = _positions(matrix.row)
-    items, item_ids = _positions(matrix.col)
+    if matrix.shape[1] > _MOST_COLUMNS:  # a shape may be of any size, whatever the file's is
+        raise InputError(
+            f"{path}: has {matrix.shape[1]} columns, and each is an item; give those with entries"
+        )
+    # Of the rows those with entries: positions of items alone mean something later.
+    rows, users = np.unique(matrix.row, return_inverse=True)
+    item_ids = np.arange(matrix.shape[1]).astype(np.str_)
     ratings = None if (values == 1).all() else values
-    return Ratings(users, items, user_ids, item_ids, ratings)
-
-
-def _positions(column: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    encoded = pa.array(column).dictionary_encode()
-    return encoded.indices.to_numpy(), encoded.dictionary.to_numpy().astype(np.str_)
+    return Ratings(
+        users.astype(np.int32), matrix.col, rows.astype(np.str_), item_ids, ratings, None, True
+    )

@@ -25,7 +25,8 @@ class Split:
     test, what happened before a date is the history, what happened from then on is held out.
 
     Attributes:
-      train: training users over the catalogue, the items that at least one of them has.
+      train: training users over the catalogue: the items that at least one of them has, or all of
+        a matrix (`Interactions.fixed_items`).
       val, test: users over all items, those outside the catalogue included: held out, such an
         item counts as a miss.
       val_from, test_from: by time, in seconds since 1970: what `val` and `test` have from then on
@@ -123,7 +124,7 @@ def split_users(
     seed: int,
     trained_on: np.ndarray | None = None,
 ) -> Split:
-    """Draws test and validation users; the others train. Deterministic in seed and user ids.
+    """Draws test and validation users; the others train. Deterministic in seed and user order.
 
     Args:
       interactions: all of them.

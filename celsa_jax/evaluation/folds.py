@@ -44,7 +44,7 @@ def holdouts(data: Interactions, kind: str, seed: int) -> np.ndarray:
 
     # A pseudo-random order of each user's items that any other set of users would give, too.
     pair_keys = _mix(_mix(user_keys ^ _mix(salt))[users] ^ item_keys[matrix.indices])
-    order = np.lexsort((matrix.indices, pair_keys, users))  # item ids are sorted
+    order = np.lexsort((pair_keys, users))
     rank = np.empty(matrix.nnz, np.int64)
     rank[order] = np.arange(matrix.nnz) - matrix.indptr[users]
 
