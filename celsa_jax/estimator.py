@@ -93,6 +93,7 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
 
     Attributes:
       embeddings_: `SparseEmbeddings`, float32.
+      recommender_: `Recommender` of these, on all cores.
       item_ids_: [n_items] external ids, in the order of the columns.
       recipe_: what the data decided, by field.
       history_: the metrics of each epoch.
@@ -209,15 +210,9 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
         train = _interactions(users, text)
         if not train.nnz:
             raise ValueError("user_items has no interaction: no value is above 0")
-        judged = users[:0] if validation is None else self._checked(validation)
-        split = Split(
-            train,
-            _interactions(judged, text),
-            _interactions(users[:0], text),
-            digest=train.digest(),
-        )
+        judged = users[:0] if validation is None else self._checked(validation, reset=False)
         with _arguments():
-            self._fit_in(split, workdir, callbacks, progress)
+            self._fit(train, _interactions(judged, text), workdir, callbacks, progress)
         return self
 
     def fit_frame(
@@ -322,7 +317,7 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
 
         Raises: as `fit`.
         """
-        users, earlier = self._checked(user_items), self.embeddings_
+        users, earlier = self._histories(user_items), self.embeddings_
         train = _interactions(users, earlier.item_ids)
         if not train.nnz:
             raise ValueError("user_items has no interaction: no value is above 0")
@@ -394,7 +389,7 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
         candidates: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """The k best items of each history, as positions, and their scores: see `Recommender`."""
-        histories = self._checked(user_items)
+        histories = self._histories(user_items)
         return self.recommender_.recommend(
             histories, k, filter_seen=filter_seen, candidates=candidates
         )
@@ -408,6 +403,7 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
         candidates: Sequence | None = None,
     ) -> list[Recommendation]:
         """The best items for histories of external ids: see `Recommender`."""
+        check_is_fitted(self)
         found = self.recommender_.recommend_ids(
             histories, k, filter_seen=filter_seen, candidates=candidates
         )
@@ -415,21 +411,24 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
 
     def similar_items(self, items: np.ndarray, k: int = 10) -> tuple[np.ndarray, np.ndarray]:
         """The k nearest items of each of `items` (positions), and the cosines."""
+        check_is_fitted(self)
         return self.recommender_.similar_items(items, k)
 
     def similar_users(
         self, user_items: Matrix, among: Matrix, k: int = 10
     ) -> tuple[np.ndarray, np.ndarray]:
         """The k users of `among` nearest to each of `user_items`, and the cosines."""
-        return self.recommender_.similar_users(self._checked(user_items), self._checked(among), k)
+        return self.recommender_.similar_users(
+            self._histories(user_items), self._histories(among), k
+        )
 
     def explain(self, user_items: Matrix, item: int) -> Explanation:
         """What an item's score for one user is made of: see `Recommender`."""
-        return self.recommender_.explain(self._checked(user_items), item)
+        return self.recommender_.explain(self._histories(user_items), item)
 
     def transform(self, user_items: Matrix) -> sp.csr_matrix:
         """The latent vectors x A of histories, CSR float32 [n_users, n_factors]."""
-        return self.recommender_.encode(self._checked(user_items))
+        return self.recommender_.encode(self._histories(user_items))
 
     def positions(self, item_ids: Sequence) -> np.ndarray:
         """[n] the positions of items by their ids; -1 where unknown."""
@@ -447,7 +446,7 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
             folds.
         """
         if not isinstance(users, Interactions):
-            users = _interactions(self._checked(users), self.embeddings_.item_ids)
+            users = _interactions(self._histories(users), self.embeddings_.item_ids)
         check_is_fitted(self)
         config = self.config()
         return evaluate(
@@ -462,12 +461,6 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
     @property
     def item_ids_(self) -> np.ndarray:
         return self._typed(self.embeddings_.item_ids)
-
-    @functools.cached_property
-    def recommender_(self) -> Recommender:
-        """Of the embeddings, on all cores."""
-        check_is_fitted(self)
-        return Recommender(self.embeddings_, n_threads=0)
 
     # Saving.
 
@@ -562,12 +555,14 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
     def _set(self, embeddings: SparseEmbeddings) -> None:
         self.embeddings_ = embeddings
         self.n_features_in_ = embeddings.n_items
-        self.__dict__.pop("recommender_", None)
+        self.recommender_ = Recommender(embeddings, n_threads=0)
 
-    def _checked(self, user_items: Matrix, reset: bool = False) -> sp.csr_matrix:
+    def _histories(self, user_items: Matrix) -> sp.csr_matrix:
+        check_is_fitted(self)
+        return self._checked(user_items, reset=False)
+
+    def _checked(self, user_items: Matrix, reset: bool) -> sp.csr_matrix:
         """Ones where interactions are, CSR float32 [n_users, n_items]."""
-        if not reset:
-            check_is_fitted(self)
         checked = validate_data(
             self, user_items, accept_sparse="csr", ensure_min_samples=int(reset), reset=reset
         )
@@ -577,10 +572,18 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
         """Ids as they were given."""
         return item_ids.astype(np.int64) if self._integer_ids else item_ids
 
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "embeddings_")
+
     def __getstate__(self) -> dict:
         state = dict(super().__getstate__())
-        state.pop("recommender_", None)
+        state.pop("recommender_", None)  # which is made of the embeddings
         return state
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        if "embeddings_" in state:
+            self._set(self.embeddings_)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -603,7 +606,7 @@ def _positive(user_items: Matrix) -> sp.csr_matrix:
 def _interactions(users: sp.csr_matrix, item_ids: np.ndarray) -> Interactions:
     """Those of the users who have any, known by their rows."""
     rows = np.flatnonzero(np.diff(users.indptr))
-    return Interactions(users[rows], rows.astype(np.str_), item_ids)
+    return Interactions(users[rows], rows.astype(np.str_), item_ids, fixed_items=True)
 
 
 def _nobody(users: Interactions) -> Interactions:

@@ -16,12 +16,12 @@ from celsa_jax import recipe, tensorboard
 from celsa_jax.checkpoint import Checkpoints, steps_in
 from celsa_jax.config import seed_of
 from celsa_jax.data import Interactions, Split
+from celsa_jax.data.interactions import lookup
 from celsa_jax.loop import Reached, TrainingLoop
 from celsa_jax.memory import check_memory, training_bytes
 from celsa_jax.sampling import n_columns
 from celsa_jax.sharding import DATA, ITEM, Placement, is_first_process, make_placement, wait_for_all
 from celsa_jax.sparse import SparseEmbeddings
-from celsa_jax.sparse.rows import keep_largest
 from celsa_jax.starts import Start, clusters, neighbours
 from celsa_jax.warm_start import finished_run, warm_start
 from celsa_jax.workdir import Workdir
@@ -103,9 +103,8 @@ def fit(
             callbacks = (*_records(folder, config, begun, stack), *callbacks)
         reached = loop.train(begun, callbacks, stop, show_bar)
     embeddings = loop.embeddings(loop.at_target(reached))
-    unused = train.matrix.getnnz(axis=0) == 0
-    if earlier is not None and start is not None and unused.any():
-        embeddings = _with_rows(embeddings, start, unused)
+    if earlier is not None:
+        embeddings = _unused_as_before(embeddings, factor_ids, train, earlier)
     return Fitted(
         embeddings,
         factor_ids,
@@ -118,12 +117,23 @@ def fit(
     )
 
 
-def _with_rows(embeddings: sp.csc_matrix, start: Start, chosen: np.ndarray) -> sp.csc_matrix:
-    """With chosen rows as they began, by the k largest of their weights; `chosen` is [n] bool."""
-    k = embeddings.nnz // embeddings.shape[0]
-    began = keep_largest(start.tocsr()[chosen], k)
-    number = np.where(chosen, embeddings.shape[0] + np.cumsum(chosen) - 1, np.arange(len(chosen)))
-    return sp.vstack([embeddings.tocsr(), began]).tocsr()[number].tocsc()
+def _unused_as_before(
+    embeddings: sp.csc_matrix,
+    factor_ids: np.ndarray | None,
+    train: Interactions,
+    earlier: SparseEmbeddings,
+) -> sp.csc_matrix:
+    """With the earlier rows of items that no user has, of whom nothing new was learned."""
+    at = lookup(earlier.item_ids, train.item_ids)
+    unused = (train.matrix.getnnz(axis=0) == 0) & (at >= 0)
+    rows = earlier.tocsr()[at[unused]]
+    factors = rows.indices
+    if factor_ids is not None and earlier.factor_ids is not None:
+        factors = lookup(factor_ids, earlier.factor_ids)[factors]
+    shape = (rows.shape[0], embeddings.shape[1])
+    both = sp.vstack([embeddings.tocsr(), sp.csr_matrix((rows.data, factors, rows.indptr), shape)])
+    number = np.where(unused, len(at) + np.cumsum(unused) - 1, np.arange(len(at)))
+    return both.tocsr()[number].tocsc()
 
 
 def _begin_folder(

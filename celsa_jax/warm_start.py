@@ -62,6 +62,7 @@ def warm_start(
         nearest = neighbours(train.matrix, k0, alpha, seed)._replace(n_factors=rows.shape[1])
         fresh = unit_rows(nearest.tocsr())
         scale = np.where(known, _OFFERED * lengths, length).astype(np.float32)
+        scale[known & (train.matrix.getnnz(axis=0) == 0)] = 0  # of whom nothing new is known
         offered = fresh.multiply(scale[:, None]).tocsr()
         rows = rows + offered - offered.multiply(rows != 0)
     else:

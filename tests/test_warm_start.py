@@ -211,8 +211,8 @@ def test_what_a_warm_start_cannot_start_from(small_config, tmp_path):
     small_config.train.init_from = str(tmp_path / "nowhere")
     with pytest.raises(InputError, match=r"nowhere: no finished run"):
         train_and_evaluate(small_config, tmp_path / "run")
-    small_config.train.init_from = finished(tmp_path, np.eye(3, 32, dtype=np.float32), "xyz")
-    (tmp_path / "split.npz").unlink()
+    small_config.train.init_from = str(tmp_path)
+    finished(tmp_path, np.eye(3, 32, dtype=np.float32), "xyz")
     with pytest.raises(InputError, match=r"split\.npz is missing"):
         finished_run(str(tmp_path))
     nobody = np.array([], "U1")

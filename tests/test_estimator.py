@@ -1,0 +1,397 @@
+"""The estimator: what callers of scikit-learn and implicit expect, and the same model as a run."""
+
+import json
+import os
+import pickle
+import re
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pandas
+import pyarrow as pa
+import pytest
+import scipy.sparse as sp
+from conftest import small
+from launch import ROOT
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.utils.estimator_checks import check_estimator
+
+from celsa_jax import CompressedELSA, datasets, load_dataset
+from celsa_jax.config import by_name, default_config
+from celsa_jax.data import load_dataset as load
+from celsa_jax.data.splits import load_split
+from celsa_jax.errors import InputError
+from celsa_jax.sparse import Recommender, SparseEmbeddings, load_embeddings
+from celsa_jax.workdir import Workdir
+
+PARAMS = {
+    "nnz": 4,
+    "start_nnz": 16,
+    "norms": "learned",
+    "batch_size": 64,
+    "n_epochs": 2,
+    "n_final_epochs": 1,
+    "input_dropout": 0.25,
+    "learning_rate": 0.01,
+}
+
+
+def two_groups(n_users=60, n_items=24, seed=0):
+    """Users of even rows like items of the first half, those of odd rows of the second."""
+    rng = np.random.default_rng(seed)
+    dense = rng.random((n_users, n_items)) < 0.5
+    dense[::2, n_items // 2 :] = dense[1::2, : n_items // 2] = False
+    dense[np.arange(n_users), np.arange(n_users) % 2 * (n_items // 2)] = True
+    return sp.csr_matrix(dense.astype(np.float32))
+
+
+@pytest.fixture(scope="module")
+def users():
+    return two_groups()
+
+
+@pytest.fixture(scope="module")
+def fitted(users):
+    """Of two groups; tests leave it as it is."""
+    return CompressedELSA(**PARAMS).fit(users, progress=False)
+
+
+def copied(model):
+    return pickle.loads(pickle.dumps(model))
+
+
+def test_histories_are_answered_from_their_own_half(users, fitted):
+    items, scores = fitted.recommend(users, k=5)
+    own = (np.arange(60) % 2)[:, None] == items // 12
+    n_unseen = 12 - users.getnnz(axis=1)
+    assert own[n_unseen >= 5].all()
+    assert (np.diff(scores) <= 0).all()
+    seen = users.toarray().astype(bool)
+    assert not np.take_along_axis(seen, items, axis=1).any()
+    assert fitted.recommend(users, k=5, filter_seen=False)[1].max() > scores.max()
+    assert set(fitted.recommend(users[:1], k=3, candidates=[20, 3])[0][0]) <= {20, 3, -1}
+
+
+def test_counts_are_interactions(users, fitted):
+    counts = users.copy()
+    counts.data[:] = np.random.default_rng(0).integers(1, 9, users.nnz)
+    other = CompressedELSA(**PARAMS).fit(counts.tocsc(), progress=False)
+    np.testing.assert_array_equal(
+        other.embeddings_.tocsr().toarray(), fitted.embeddings_.tocsr().toarray()
+    )
+    np.testing.assert_array_equal(other.recommend(counts)[1], fitted.recommend(users)[1])
+
+
+def test_the_order_of_columns_is_that_of_the_model(users, fitted):
+    """As text, position 10 would come before 2."""
+    order = np.random.default_rng(1).permutation(24)
+    other = CompressedELSA(**PARAMS).fit(users[:, order], item_ids=order, progress=False)
+    assert other.item_ids_.tolist() == order.tolist()
+    items, _ = other.recommend(users[:, order], k=4)
+    assert ((np.arange(60) % 2)[:, None] == order[items] // 12)[users.getnnz(axis=1) <= 8].all()
+    assert fitted.item_ids_.tolist() == list(range(24))
+    assert fitted.positions([10, 2, 99]).tolist() == [10, 2, -1]
+
+
+def test_it_is_the_model_of_a_run(small_run):
+    """To the bit, from the matrix alone; and the folder of the run loads."""
+    config = small()
+    split = load_split(small_run / "split.npz", load(config.data).interactions)
+    model = CompressedELSA(**PARAMS, options={"eval.every_epochs": 9}).fit(
+        split.train.matrix,
+        item_ids=split.train.item_ids,
+        validation=split.val.onto(split.train.item_ids),
+        progress=False,
+    )
+    matrix, item_ids = load_embeddings(small_run / "embeddings.npz")
+    np.testing.assert_array_equal(model.embeddings_.tocsr().toarray(), matrix.toarray())
+    assert model.item_ids_.tolist() == item_ids.tolist()
+    logged = Workdir(small_run).metrics()
+    assert [r["loss"] for r in model.history_] == [r["loss"] for r in logged]
+    assert model.history_[-1]["ndcg@100"] > 0.2  # folds are those of other user ids
+    loaded = CompressedELSA.load(small_run)
+    assert loaded.get_params()["learning_rate"] == 0.01
+    judged = loaded.evaluate(split.test).summary()
+    assert (
+        judged["ndcg@100"]
+        == json.loads((small_run / "results.json").read_text())["test"]["ndcg@100"]
+    )
+    assert loaded.recommend_ids([[item_ids[0]]], 3)[0].item_ids.dtype.kind == "U"
+
+
+def test_a_configuration_goes_both_ways():
+    config = small()
+    config.train.b1, config.mesh.item, config.seeds.folds = 0.7, 1, 5
+    model = CompressedELSA.from_config(config)
+    assert by_name(model.config()) == by_name(config)
+    assert by_name(clone(model).config()) == by_name(config)
+    assert model.get_params()["nnz"] == 4
+
+
+def test_defaults_are_those_of_a_run():
+    assert by_name(CompressedELSA().config()) == by_name(default_config())
+    assert (
+        CompressedELSA.from_config(default_config()).get_params() == CompressedELSA().get_params()
+    )
+
+
+@pytest.mark.parametrize("make", [pa.table, pandas.DataFrame])
+def test_tables(make):
+    """Ids come back as they were; ratings below the threshold and short histories are left out."""
+    user = ["x", "x", "y", "y", "z", "z", "z", "w"]
+    film = [70, 8, 8, 9, 70, 9, 8, 8]
+    stars = [5, 4, 5, 5, 4, 4, 1, 5]
+    frame = make({"user": user, "film": film, "stars": stars})
+    model = CompressedELSA(nnz=2, n_epochs=1, n_final_epochs=0)
+    model.fit_frame(
+        frame, user="user", item="film", rating="stars", min_user_interactions=2, progress=False
+    )
+    assert sorted(model.item_ids_.tolist()) == [8, 9, 70]
+    assert model.item_ids_.dtype == np.int64
+    [best] = model.recommend_ids([[70, 8, 1234]], k=5)
+    assert best.item_ids.tolist() == [9]
+    assert best.unknown == ["1234"]
+    with pytest.raises(InputError, match=r"frame.*no column 'genre'"):
+        model.fit_frame(frame, user="user", item="genre")
+    with pytest.raises(InputError, match=r"^frame: give a table of pandas .* not list"):
+        model.fit_frame([1, 2], user="user", item="film")
+
+
+def test_saved_and_loaded(users, fitted, tmp_path):
+    fitted.save(tmp_path / "model")
+    loaded = CompressedELSA.load(tmp_path / "model")
+    for answers in (lambda m: m.recommend(users, 7), lambda m: m.similar_items([3, 4], 4)):
+        for one, other in zip(answers(fitted), answers(loaded), strict=True):
+            np.testing.assert_array_equal(one, other)
+    assert loaded.get_params() == fitted.get_params()
+    assert loaded.history_ == fitted.history_
+    assert loaded.item_ids_.tolist() == fitted.item_ids_.tolist()
+    served = Recommender(SparseEmbeddings.load(tmp_path / "model")).recommend(users, 7)
+    np.testing.assert_array_equal(served[0], fitted.recommend(users, 7)[0])
+    fitted.save(tmp_path / "small", format="int8")
+    n_same = (
+        CompressedELSA.load(tmp_path / "small").recommend(users, 3)[0] == served[0][:, :3]
+    ).mean()
+    assert n_same > 0.5
+    assert (tmp_path / "small").stat().st_size < (tmp_path / "model").stat().st_size
+
+
+def test_what_is_no_model(fitted, tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        CompressedELSA.load(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="no finished run"):
+        CompressedELSA.load(tmp_path)
+    fitted.embeddings_.save(tmp_path / "plain")
+    with pytest.raises(InputError, match=r"embeddings without a model; serve them with celsa_jax"):
+        CompressedELSA.load(tmp_path / "plain")
+    newer = {"estimator": {"version": 2}, "celsa_jax": "9.1"}
+    fitted.embeddings_.with_metadata(newer).save(tmp_path / "newer")
+    with pytest.raises(InputError, match=r"newer: saved by celsa_jax 9\.1, newer than this one"):
+        CompressedELSA.load(tmp_path / "newer")
+    with pytest.raises(NotFittedError):
+        CompressedELSA().save(tmp_path / "x")
+    with pytest.raises(NotFittedError):
+        CompressedELSA().recommend_ids([["1"]])
+
+
+def test_ctrl_c_leaves_what_was_learned(users):
+    def press(record):
+        if record["epoch"] == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    model = CompressedELSA(**PARAMS | {"n_epochs": 9})
+    model.fit(users, callbacks=[press], progress=False)
+    assert [record["epoch"] for record in model.history_] == [1, 2]
+    assert model.history_[-1]["k"] > 4
+    assert set(np.diff(model.embeddings_.starts)) == {4}
+    model.recommend(users)
+
+    def press_twice(record):
+        press({"epoch": 2})
+        press({"epoch": 2})
+
+    other = CompressedELSA(**PARAMS)
+    with pytest.raises(KeyboardInterrupt):
+        other.fit(users, callbacks=[press_twice], progress=False)
+    with pytest.raises(NotFittedError):
+        other.recommend(users)
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_a_folder_is_gone_on_in(users, fitted, tmp_path):
+    """Stopped after the first epoch, it ends with the same bits."""
+
+    def press(record):
+        if record["epoch"] == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    folder = tmp_path / "run"
+    CompressedELSA(**PARAMS).fit(users, workdir=folder, callbacks=[press], progress=False)
+    model = CompressedELSA(**PARAMS).fit(users, workdir=folder, progress=False)
+    assert [record["epoch"] for record in model.history_] == [2, 3]
+    np.testing.assert_array_equal(
+        model.embeddings_.tocsr().toarray(), fitted.embeddings_.tocsr().toarray()
+    )
+    assert [record["epoch"] for record in Workdir(folder).metrics()] == [1, 2, 3]
+    with pytest.raises(InputError, match=r"nnz=4, not 5"):
+        CompressedELSA(**PARAMS | {"nnz": 5}).fit(users, workdir=folder)
+    with pytest.raises(InputError, match="the data have changed since"):
+        CompressedELSA(**PARAMS).fit(users[1:], workdir=folder)
+
+
+@pytest.mark.parametrize("start", ["neighbours", "clusters", "random"])
+def test_an_update_goes_on(users, start):
+    """Items that the new users do not have stay as they are, to the bit."""
+    first = CompressedELSA(**PARAMS, start=start)
+    if start != "neighbours":
+        first.set_params(n_factors=20)
+    if start == "random":
+        first.set_params(start_nnz=None, norms="unit")
+    first.fit(users, progress=False)
+    model = copied(first)
+    new = two_groups(40, seed=1).toarray()
+    new[:, [0, 5, 13]] = 0
+    new = sp.csr_matrix(new)
+    model.update(new, progress=False)
+    before, after = (m.embeddings_.tocsr().toarray() for m in (first, model))
+    assert before.shape == after.shape
+    changed = (before != after).any(axis=1)
+    assert np.flatnonzero(~changed).tolist() == [0, 5, 13]
+    assert set(np.diff(model.embeddings_.starts)) == {4}
+    assert len(model.history_) == 6
+    items, _ = model.recommend(users, k=2)
+    assert ((np.arange(60) % 2)[:, None] == items // 12)[users.getnnz(axis=1) <= 9].mean() > 0.8
+
+
+def test_new_items_of_their_users(users):
+    """An item of the users of even rows goes where these are, at the median length."""
+    known = CompressedELSA(**PARAMS).fit(
+        users, item_ids=[f"i{n}" for n in range(24)], progress=False
+    )
+    rows = known.embeddings_.tocsr().toarray()
+    new = np.zeros((60, 2), np.float32)
+    new[::4, 0] = new[1::2, 1] = 1
+    model = copied(known).add_items(["new", "last"], user_items=sp.hstack([users, new]))
+    added = model.embeddings_.tocsr()[24:].toarray()
+    latent = users.toarray() @ rows
+    latent /= np.linalg.norm(latent, axis=1, keepdims=True)
+    for row, of_item in zip(added, new.T, strict=True):
+        mean = latent.T @ of_item
+        kept = np.argsort(-np.abs(mean), kind="stable")[:4]
+        expected = np.zeros_like(mean)
+        expected[kept] = mean[kept] / np.linalg.norm(mean[kept])
+        lengths = np.linalg.norm(rows, axis=1)
+        np.testing.assert_allclose(row, np.median(lengths) * expected, rtol=1e-4, atol=1e-6)
+    [best] = model.recommend_ids([["i1", "i2"]], k=2, candidates=["new", "last"])
+    assert best.item_ids[0] == "new"
+    assert model.n_features_in_ == 26
+    wider = sp.csr_matrix(np.hstack([users.toarray(), new]))
+    assert model.recommend(wider)[0].shape == (60, 10)
+    for bad, problem in (
+        (["i3"], "item_ids: 'i3' is there twice"),
+        ([7], "item_ids are integers, and those of the model texts"),
+        (["a", "b"], r"has 25 columns; give the 24 items of the model and then the 2 new ones"),
+    ):
+        with pytest.raises(InputError, match=problem):
+            copied(known).add_items(bad, user_items=wider[:, :25])
+    with pytest.raises(InputError, match="takes user_items, or texts with known_texts"):
+        copied(known).add_items(["a"])
+
+
+def test_new_items_of_their_texts(fitted):
+    words = ["red apple", "green pear"]
+    known_texts = [f"{words[i // 12]} number{i}" for i in range(24)]
+    texts = ["a red apple", "green pear", "nothing alike", ""]
+    model = copied(fitted).add_items([30, 31, 32, 33], texts=texts, known_texts=known_texts)
+    rows = model.embeddings_.tocsr().toarray()
+    assert not rows[26:].any()
+    assert (rows[24] @ rows[:12].T).mean() > (rows[24] @ rows[12:24].T).mean() + 0.1
+    assert (rows[25] @ rows[12:24].T).mean() > (rows[25] @ rows[:12].T).mean() + 0.1
+    [best] = model.recommend_ids([[13, 14]], k=4, candidates=[30, 31, 32])
+    assert best.item_ids[0] == 31
+    with pytest.raises(InputError, match="known_texts: 3 texts for 24 known items"):
+        copied(fitted).add_items([30], texts=["x"], known_texts=["a", "b", "c"])
+    with pytest.raises(InputError, match="no word"):
+        copied(fitted).add_items([30], texts=["x"], known_texts=[""] * 24)
+
+
+def test_similar_users_and_reasons(users, fitted):
+    rows, cosines = fitted.similar_users(users[:2], users, k=3)
+    assert rows[:, 0].tolist() == [0, 1]
+    np.testing.assert_allclose(cosines[:, 0], 1, rtol=1e-5)
+    assert (rows[0] % 2 == 0).all()
+    items, scores = fitted.recommend(users[:1], k=1)
+    reasons = fitted.explain(users[:1], items[0, 0])
+    assert reasons.score == pytest.approx(scores[0, 0], rel=1e-5)
+    assert {item for item, _ in reasons.history} <= set(users[0].indices)
+    latent = fitted.transform(users)
+    assert latent.shape == (60, 24)
+
+
+@pytest.mark.parametrize(
+    ("params", "problem"),
+    [
+        ({"nnz": 0}, "^nnz is 0; it must be a whole number from 1 on"),
+        ({"nnz": 30, "start_nnz": None}, "^nnz is 30, and the training users have 24 items"),
+        ({"start": "warm"}, "^start is 'warm'; choose one of"),
+        ({"learning_rate": "fast"}, "^learning_rate is 'fast'"),
+        ({"start": "clusters"}, "^start=clusters needs n_factors"),
+        ({"options": {"train.rate": 1}}, r"^options: there is no field 'train\.rate'"),
+        ({"options": {"eval.every_epochs": "x"}}, r"^config\.eval\.every_epochs is 'x'"),
+        ({"learning_rate": 1e30}, "not finite|is nan|is inf"),
+    ],
+)
+def test_parameters_at_fault(users, params, problem):
+    with pytest.raises(InputError, match=problem):
+        CompressedELSA(**PARAMS | params).fit(users, progress=False)
+
+
+def test_matrices_at_fault(users, fitted):
+    with pytest.raises(ValueError, match="no interaction"):
+        CompressedELSA(**PARAMS).fit(0 * users)
+    with pytest.raises(ValueError, match="Negative values"):
+        CompressedELSA(**PARAMS).fit(-users)
+    with pytest.raises(ValueError, match="NaN"):
+        fitted.recommend(users * np.nan)
+    with pytest.raises(ValueError, match="X has 23 features, but CompressedELSA is expecting 24"):
+        fitted.recommend(users[:, :23])
+    with pytest.raises(InputError, match="item_ids: 3 ids for 24 items"):
+        CompressedELSA(**PARAMS).fit(users, item_ids=[1, 2, 3])
+    with pytest.raises(InputError, match="'1' is there twice"):
+        CompressedELSA(**PARAMS).fit(users, item_ids=[1] * 24, progress=False)
+
+
+def test_scikit_learn_agrees():
+    """All of its checks that apply: those of the array API are skipped where it is off."""
+    model = CompressedELSA(nnz=1, start_nnz=1, n_epochs=1, n_final_epochs=0)
+    checked = check_estimator(model, on_fail=None, on_skip=None)
+    others = {
+        check["check_name"]: check["status"] for check in checked if check["status"] != "passed"
+    }
+    assert others == {"check_array_api_input": "skipped"}
+    assert len(checked) > 40
+
+
+def test_nothing_heavy_is_imported_before_it_is_needed():
+    code = "import sys, celsa_jax, celsa_jax.sparse\n"
+    code += "assert not {'jax', 'sklearn', 'pyarrow'} & set(sys.modules)\n"
+    code += "from celsa_jax import CompressedELSA\nCompressedELSA()\n"
+    code += "assert not {'jax', 'flax', 'optax'} & set(sys.modules)\n"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_the_lines_of_the_readme(monkeypatch, tmp_path, capsys):
+    """On made-up data, as tests download nothing."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    [snippet] = [b for b in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "ml-100k" in b]
+    made_up = load_dataset("synthetic", synthetic={"n_users": 200, "n_items": 60, "n_segments": 4})
+    monkeypatch.setattr(datasets, "load_dataset", lambda name: made_up)
+    monkeypatch.chdir(tmp_path)
+    exec(snippet, {})
+    printed = capsys.readouterr().out
+    assert sum(title in printed for title in made_up.titles) >= 5
+    assert isinstance(CompressedELSA.load("model"), CompressedELSA)
