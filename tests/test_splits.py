@@ -138,6 +138,25 @@ def test_a_split_of_the_same_users_with_other_interactions_is_refused(interactio
         load_split(tmp_path / "split.npz", other)
 
 
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        ({"test": ["u001", "u030"]}, "user 'u001' is in train and test"),
+        ({"val": ["u002", "u001", "u030"]}, "user 'u001' is in train and val"),
+        ({"val": ["u030", "u031", "u030"]}, "user 'u030' is in val and val"),
+    ],
+)
+def test_a_user_in_two_parts_of_a_split_by_hand(tmp_path, interactions, change, where):
+    """Also where another user is in none, so that the numbers fit."""
+    users = interactions.user_ids
+    parts = {"train": users[:30], "val": users[30:40], "test": users[40:]}
+    np.savez(tmp_path / "split.npz", **parts)
+    assert load_split(tmp_path / "split.npz", interactions).train.n_users == 30
+    np.savez(tmp_path / "split.npz", **{**parts, **change})
+    with pytest.raises(InputError, match=rf"split\.npz: {where}; leave each user in one"):
+        load_split(tmp_path / "split.npz", interactions)
+
+
 def test_the_digest_is_that_of_the_data(interactions):
     matrix = interactions.matrix.copy()
     matrix.indices, matrix.indptr = (a.astype(np.int64) for a in (matrix.indices, matrix.indptr))

@@ -245,13 +245,23 @@ def same_data(stored: dict[str, np.ndarray], digest: str) -> bool:
 
 
 def read_parts(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """User ids of `train`, `val` and `test` of a split file; InputError where it is by time."""
+    """User ids of `train`, `val` and `test` of a split file by user.
+
+    Raises:
+      InputError: as `read_split`; it is by time, or a user is in two parts or twice in one.
+    """
     stored = read_split(path)
     if "from" in stored:
         raise InputError(
             f"{path}: a split by time, where the parts share users; this needs one by user"
         )
-    return {part: stored[part] for part in _PARTS}
+    parts = {part: stored[part] for part in _PARTS}
+    users, n_times = np.unique(np.concatenate(list(parts.values())), return_counts=True)
+    if (n_times > 1).any():
+        user = users[np.argmax(n_times > 1)]
+        where = " and ".join(p for p, ids in parts.items() for _ in range(int((ids == user).sum())))
+        raise InputError(f"{path}: user '{user}' is in {where}; leave each user in one part, once")
+    return parts
 
 
 def read_split(path: pathlib.Path) -> dict[str, np.ndarray]:
