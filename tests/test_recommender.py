@@ -17,7 +17,10 @@ ENGINES = ("scipy", "numba")
 
 
 def reference(dense, histories, k, filter_seen=True, candidates=None):
-    """Each user apart, in float64; a stable sort gives ties to the lower position."""
+    """Each user apart, in float64; a stable sort gives ties to the lower position.
+
+    Nothing for nobody, who has an empty history.
+    """
     dense, histories = np.asarray(dense, np.float64), np.asarray(histories, np.float64)
     items = np.full((len(histories), k), -1)
     scores = np.full((len(histories), k), -np.inf)
@@ -26,7 +29,7 @@ def reference(dense, histories, k, filter_seen=True, candidates=None):
         admissible = [
             i
             for i in range(len(dense))
-            if not (filter_seen and x[i]) and (candidates is None or i in candidates)
+            if x.any() and not (filter_seen and x[i]) and (candidates is None or i in candidates)
         ]
         best = sorted(admissible, key=lambda i: -score[i])[:k]
         items[user, : len(best)] = best
@@ -282,6 +285,24 @@ def test_an_explanation_adds_up_by_item_and_by_factor():
         recommender.explain(sp.vstack([history, history]), 7)
     with pytest.raises(InputError, match="item: 20 is no item position"):
         recommender.explain(history, 20)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_empty_history_is_recommended_nothing(engine):
+    """By positions and by ids alike, alone and in company."""
+    embeddings = SparseEmbeddings.from_dense(np.eye(4, dtype=np.float32), list("abcd"))
+    recommender = Recommender(embeddings, engine=engine)
+    histories = sp.csr_matrix(np.array([[0, 0, 0, 0], [0, 1, 0, 0]], np.float32))
+    for filter_seen, candidates in ((True, None), (False, None), (True, [3, 2])):
+        options = {"filter_seen": filter_seen, "candidates": candidates}
+        items, scores = recommender.recommend(histories, 2, **options)
+        assert items[0].tolist() == [-1, -1]
+        assert scores[0].tolist() == [-np.inf, -np.inf]
+        assert (items[1] >= 0).all()
+        assert recommender.recommend(histories[:1], 2, **options)[0].tolist() == [[-1, -1]]
+    for history in ([], ["x"]):
+        best = recommender.recommend_ids(history, 2)
+        assert (best.item_ids.tolist(), best.scores.tolist()) == ([], [])
 
 
 def test_encode_is_the_product_with_the_embeddings():

@@ -130,7 +130,8 @@ class Recommender:
           candidates: item positions to choose from, in any order; the whole catalogue if None.
 
         Returns:
-          Item positions [n_users, k] int32, best first, and their scores [n_users, k] float32.
+          Item positions [n_users, k] int32, best first, and their scores [n_users, k] float32. An
+          empty history says nothing of its user, who is recommended nothing: -1 and -inf.
 
         Raises:
           InputError: histories of another number of items, with positions out of range or values
@@ -178,7 +179,7 @@ class Recommender:
             among = self.positions([str(item) for item in candidates])
             among = among[among >= 0]
         best, scores = self.recommend(x, k, filter_seen=filter_seen, candidates=among)
-        n_found = np.where(np.diff(starts) > 0, (best >= 0).sum(axis=1), 0)
+        n_found = (best >= 0).sum(axis=1)
         return [
             Recommendation(self.embeddings.item_ids[best[user, :n]], scores[user, :n], left_out)
             for user, (n, left_out) in enumerate(zip(n_found, unknown, strict=True))
@@ -296,6 +297,8 @@ class Recommender:
             if candidates is not None:
                 best = np.where(best < 0, -1, candidates[best])
             items[:, :n_ranked] = best
+            empty = history.indptr[1:] == history.indptr[:-1]
+            items[empty], scores[empty] = -1, -np.inf
         return items, scores
 
     def _check(self, user_items: sp.spmatrix | sp.sparray) -> sp.csr_matrix:
