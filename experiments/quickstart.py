@@ -88,7 +88,7 @@ def print_recommendations(config: ConfigDict, folder: pathlib.Path) -> None:
         for item in item_ids[liked[:: max(1, len(liked) // N_TITLES)][:N_TITLES]]:
             print(f"  {titles[item]}")
         print(f"the model with {SHOWN_NNZ} non-zeros a row recommends:")
-        for item in item_ids[ranked[row]]:
+        for item in item_ids[ranked[row][ranked[row] >= 0]]:
             print(f"  {titles[item]}")
 
 

@@ -189,7 +189,7 @@ def test_what_is_undefined_is_none():
 def test_a_seen_item_never_comes_before_one_with_a_negative_score():
     history = sp.csr_matrix(np.array([[1, 0, 0]], np.float32))
     ranked = rank_unseen(lambda h: np.array([[5.0, -2.0, -1.0]]), history)
-    assert ranked.tolist() == [[2, 1, 0]]
+    assert ranked.tolist() == [[2, 1, -1]]
 
 
 def test_scores_that_are_not_finite_are_an_error():
@@ -217,6 +217,27 @@ def test_exposure_by_hand():
     # Percentiles: item 0 1, items 1 and 2 share 3.5 / 5, items 4 and 5 share 0.5 / 5.
     assert exposure.summary()["coverage@20"] == pytest.approx(3 / 6)
     assert exposure.summary()["popularity@20"] == pytest.approx((1 + 0.7 + 1 + 0.1) / 4)
+
+
+def test_exposure_of_users_with_little_left_to_see():
+    """What they have seen stands in no list, though it fills the 20 places."""
+    ids = np.array([f"{i}" for i in range(6)])
+    matrix = sp.csr_matrix(np.array([[1, 1, 1, 1, 1, 0]], np.float32))
+    exposure = Exposure(np.arange(6))
+    data = Interactions(matrix, np.array(["u"]), ids)
+    result = evaluate(
+        lambda history: np.tile(np.arange(6.0), (history.shape[0], 1)),
+        data,
+        ids,
+        seed=0,
+        observe=exposure.add,
+    )
+    # In each of five folds the one item held out and item 5 are left to see, and no other.
+    assert result.summary()["recall@20"] == 1
+    assert result.summary()["ndcg@100"] == pytest.approx(1 / np.log2(3))
+    assert exposure.summary()["coverage@20"] == 1
+    shown = [*range(5), *[5] * 5]
+    assert exposure.summary()["popularity@20"] == pytest.approx(np.mean(shown) / 5)
 
 
 def test_exposure_of_an_evaluation_equals_a_loop_over_its_lists(random_matrix):

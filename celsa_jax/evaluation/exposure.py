@@ -22,8 +22,9 @@ class Exposure:
         self._times_shown = np.zeros(len(popularity), np.int64)
 
     def add(self, ranked: np.ndarray) -> None:
-        """Counts lists, [n_lists, n_ranked] item positions, best first."""
-        shown = ranked[:, :EXPOSURE_DEPTH].ravel()
+        """Counts lists, [n_lists, n_ranked] item positions, best first; -1 is no item."""
+        shown = ranked[:, :EXPOSURE_DEPTH]
+        shown = shown[shown >= 0]
         self._times_shown += np.bincount(shown, minlength=len(self._times_shown))
 
     def summary(self) -> dict[str, float | None]:

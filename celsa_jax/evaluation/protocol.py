@@ -75,7 +75,7 @@ def evaluate(
       n_folds: how many of the five folds to use.
       held_out_from: seconds since 1970; hold out what happened from then on, and no folds.
       batch_size: users scored at once; None for as many as `users_at_once` says.
-      observe: called with the ranked lists of every batch, [n, 100] item positions, best first.
+      observe: called with the ranked lists of every batch (`rank_unseen`).
 
     Raises:
       InputError: scores that are not finite, or another kind of folds.
@@ -113,7 +113,8 @@ def evaluate(
             ranked = rank_unseen(score, history[rows])
             if observe is not None:
                 observe(ranked)
-            hits = np.take_along_axis(targets[rows].toarray() > 0, ranked, axis=1)
+            hits = np.take_along_axis(targets[rows].toarray() > 0, np.maximum(ranked, 0), axis=1)
+            hits &= ranked >= 0
             for name, values in ranking_metrics(hits, n_held_out[rows]).items():
                 sums[name][rows] += values
         n_evaluated[usable] += 1
@@ -137,7 +138,7 @@ def users_at_once(n_items: int) -> int:
 
 
 def rank_unseen(score: Scorer, history: sp.csr_matrix, k: int = DEPTH) -> np.ndarray:
-    """[n_users, k] item positions, best first; what is in the history comes last (-inf).
+    """[n_users, k] item positions, best first; -1 where only the history is left.
 
     Args:
       score: from histories to scores [n_users, n_items].
@@ -152,7 +153,8 @@ def rank_unseen(score: Scorer, history: sp.csr_matrix, k: int = DEPTH) -> np.nda
         raise InputError("there are scores that are not finite; are some embeddings too large?")
     seen = np.repeat(np.arange(len(scores)), np.diff(history.indptr))
     scores[seen, history.indices] = -np.inf
-    return top_k(scores, k)
+    ranked = top_k(scores, k)
+    return np.where(np.isneginf(np.take_along_axis(scores, ranked, axis=1)), -1, ranked)
 
 
 def _matrix(
