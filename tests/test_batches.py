@@ -6,14 +6,17 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from celsa_jax.data import batches as batches_module
 from celsa_jax.data.batches import (
     Batch,
+    check_chunk,
     in_blocks,
     make_chunks,
     nnz_budget,
     shuffled_batches,
     take_batch,
 )
+from celsa_jax.errors import InputError
 
 KEY = jax.random.key(0)
 take = jax.jit(take_batch, static_argnames="budget")
@@ -152,3 +155,17 @@ def test_dropout_leaves_out_its_share(random_matrix, dropout):
         shares.append(seen.sum() / matrix.nnz)
     n = 20 * matrix.nnz
     assert abs(np.mean(shares) - (1 - dropout)) <= 5 * np.sqrt(dropout * (1 - dropout) / n)
+
+
+def test_more_interactions_than_int32_counts_are_no_chunk(monkeypatch, random_matrix):
+    """They would wrap around without a word."""
+    check_chunk(10**6, 2**31 - 1)
+    with pytest.raises(InputError, match=r"2,147,483,648 interactions .* lower chunk_users, to 8"):
+        check_chunk(10**6, 2**31)
+    with pytest.raises(InputError, match="lower chunk_users, to 1 say"):
+        check_chunk(1, 2**40)
+    matrix = random_matrix(40, 30, density=0.5)
+    monkeypatch.setattr(batches_module, "MOST_RESIDENT", matrix.nnz // 2)
+    with pytest.raises(InputError, match=f"40 users with {matrix.nnz} interactions are a chunk"):
+        make_chunks(matrix, 0, seed=0)
+    assert len(make_chunks(matrix, 10, seed=0)) == 4

@@ -10,7 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.sparse as sp
 
+from celsa_jax.errors import InputError
+
 Array = jax.Array | np.ndarray  # on the device, or not there yet
+MOST_RESIDENT = 2**31 - 1  # interactions that int32 can count
 
 
 class Chunk(NamedTuple):
@@ -69,6 +72,9 @@ def make_chunks(matrix: sp.csr_matrix, chunk_users: int, seed: int) -> list[Chun
       chunk_users: the most users in a chunk; 0 for one chunk in the order of the matrix. With
         several chunks, users are dealt out at random, once for the run.
       seed: of that deal.
+
+    Raises:
+      InputError: a chunk has more interactions than can be on the device together.
     """
     n_users = matrix.shape[0]
     n_chunks = -(-n_users // chunk_users) if chunk_users else 1
@@ -77,6 +83,7 @@ def make_chunks(matrix: sp.csr_matrix, chunk_users: int, seed: int) -> list[Chun
         order = np.random.default_rng(seed).permutation(n_users)
     parts = [matrix[rows] for rows in np.array_split(order, n_chunks)]
     n_rows, nnz = max(p.shape[0] for p in parts), max(p.nnz for p in parts)
+    check_chunk(n_rows, nnz)
     return [
         Chunk(
             np.pad(p.indptr, (0, n_rows + 1 - p.shape[0]), mode="edge").astype(np.int32),
@@ -84,6 +91,16 @@ def make_chunks(matrix: sp.csr_matrix, chunk_users: int, seed: int) -> list[Chun
         )
         for p in parts
     ]
+
+
+def check_chunk(n_users: int, n_interactions: int) -> None:
+    """InputError for a chunk of more interactions than `MOST_RESIDENT`."""
+    if n_interactions > MOST_RESIDENT:
+        fewer = max(1, n_users * MOST_RESIDENT // n_interactions * 9 // 10)  # as chunks differ
+        raise InputError(
+            f"{n_users:,} users with {n_interactions:,} interactions are a chunk of training, and "
+            f"it may have {MOST_RESIDENT:,}; lower chunk_users, to {fewer} say"
+        )
 
 
 @functools.partial(jax.jit, static_argnames=("n_rows", "batch_size"))
