@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import os
+import pathlib
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
@@ -46,6 +48,11 @@ def _whole(least: int) -> Callable[[Any], str | None]:
     return problem
 
 
+def _seed(value: Any) -> str | None:
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    return None if is_whole and 0 <= value < 1 << 32 else "choose a whole number from 0 to 2^32 - 1"
+
+
 def _share(value: Any) -> str | None:
     return None if _is_number(value) and 0 <= value < 1 else "it must be from 0 to below 1"
 
@@ -59,7 +66,8 @@ def _exponent(value: Any) -> str | None:
 
 
 def _threshold(value: Any) -> str | None:
-    return "give a number" if math.isnan(value) else None
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return None if is_number and not math.isnan(value) else "give a number"
 
 
 def _is_number(value: Any) -> bool:
@@ -76,14 +84,15 @@ FIELDS: dict[str, Any] = {
         "data_dir": Field(""),
         # A file with titles of the items.
         "items_path": Field(""),
-        # The names of the columns of a file of your own.
+        # The names of the columns of a file of your own; an empty rating_column for none.
         "user_column": Field("user_id"),
         "item_column": Field("item_id"),
         "rating_column": Field("rating"),
         "title_column": Field("title"),
         "time_column": Field("timestamp"),
-        # Ratings below this are dropped, all others become 1.
-        "min_rating": Field(4.0, _threshold),
+        # Ratings below this are dropped, all others become 1. Where it is open it is 4, but the
+        # values of a matrix are counts, which are all positives.
+        "min_rating": Field(None, _threshold),
         # Users with fewer interactions are dropped.
         "min_user_interactions": Field(5, _whole(0)),
         # "users": some users are held back from training. "temporal": the future of users is.
@@ -155,10 +164,10 @@ FIELDS: dict[str, Any] = {
         "init_from": Field(""),
     },
     # The seed of everything random.
-    "seed": Field(0, _whole(0)),
+    "seed": Field(0, _seed),
     # Seeds of single parts that are to differ from it: the split of the users, what is held out of
     # the users who are judged, the start, and the order and the draws of training.
-    "seeds": {name: Field(None, _whole(0)) for name in ("split", "folds", "start", "training")},
+    "seeds": {name: Field(None, _seed) for name in ("split", "folds", "start", "training")},
     # Devices along which the users of a batch and the items are shared; 0 for all that are left.
     "mesh": {"data": Field(1, _whole(1)), "item": Field(0, _whole(0))},
     "checkpoint": {
@@ -200,11 +209,15 @@ def _defaults(fields: dict[str, Any]) -> dict[str, Any]:
 def outcome(config: ConfigDict) -> dict[str, Any]:
     """The fields that decide what comes of a run: all but where it runs, what it keeps and logs.
 
-    Those of `eval` decide what stands in metrics.jsonl and results.json.
+    Those of `eval` decide what stands in metrics.jsonl and results.json. A path is the same however
+    it is spelt.
     """
     fields = config.to_dict()
     del fields["mesh"], fields["checkpoint"], fields["data"]["data_dir"]
     del fields["train"]["tensorboard"], fields["train"]["profile"]
+    for section, name in (("data", "path"), ("data", "items_path"), ("train", "init_from")):
+        if path := fields[section][name]:
+            fields[section][name] = _spelt_out(path)
     return fields
 
 
@@ -217,6 +230,13 @@ def by_name(config: ConfigDict | dict[str, Any]) -> dict[str, Any]:
         else:
             fields[name] = value
     return fields
+
+
+def _spelt_out(path: str) -> str:
+    """Inside of the working directory relative to it, as it is elsewhere on another machine."""
+    absolute = pathlib.Path(os.path.abspath(path))
+    here = pathlib.Path.cwd()
+    return str(absolute.relative_to(here) if absolute.is_relative_to(here) else absolute)
 
 
 def seed_of(config: ConfigDict, what: str) -> int:

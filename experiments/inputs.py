@@ -65,7 +65,7 @@ def define_users() -> None:
     flags.DEFINE_string("split", None, "split.npz of a run: its test users alone.")
     for name in ("user", "item"):
         flags.DEFINE_string(f"{name}_column", f"{name}_id", "Column of the interactions.")
-    flags.DEFINE_string("rating_column", "rating", "Column of the interactions.")
+    flags.DEFINE_string("rating_column", "rating", "Column of the interactions; empty for none.")
 
 
 @functools.cache

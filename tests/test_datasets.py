@@ -1,4 +1,6 @@
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import scipy.sparse as sp
 
@@ -71,8 +73,41 @@ def test_a_matrix_keeps_its_columns_and_their_order(tmp_path):
 
 def test_no_rows_left(tmp_path):
     (tmp_path / "r.csv").write_text("user_id,item_id,rating\na,x,3\n")
-    with pytest.raises(InputError, match=r"r\.csv: no rows left: 1 read, 0 with a rating"):
+    with pytest.raises(InputError, match=r"r\.csv: no rows left: 1 read, 0 of them positives"):
         load_dataset(config_for(tmp_path / "r.csv"))
+
+
+def test_values_of_a_matrix_are_counts_unless_they_are_said_to_be_ratings(tmp_path):
+    values = np.array([[1, 0, 9], [0, 2, 4], [0.5, 5, 0]])
+    sp.save_npz(tmp_path / "m.npz", sp.csr_matrix(values))
+
+    def matrix(**fields):
+        data = load_dataset(config_for(tmp_path / "m.npz", **fields)).interactions
+        return data.matrix.toarray()
+
+    np.testing.assert_array_equal(matrix(), values > 0)
+    np.testing.assert_array_equal(matrix(min_rating=4.0), values >= 4)
+    np.testing.assert_array_equal(matrix(min_rating=2.0), values[[0, 1, 2]] >= 2)
+    np.testing.assert_array_equal(matrix(min_rating=4.0, rating_column=""), values > 0)
+    values[1, 2] = -3
+    sp.save_npz(tmp_path / "m.npz", sp.csr_matrix(values))
+    with pytest.raises(InputError, match=r"m\.npz: row 1, column 2: the count -3 is below 0; if"):
+        matrix()
+    np.testing.assert_array_equal(matrix(min_rating=0.5), values > 0)
+
+
+def test_a_column_of_ratings_can_be_ignored(tmp_path):
+    (tmp_path / "r.csv").write_text("user_id,item_id,rating\na,x,1\nb,y,5\nb,x,none\n")
+    dataset = load_dataset(config_for(tmp_path / "r.csv", rating_column=""))
+    assert pairs(dataset) == {("a", "x"), ("b", "y"), ("b", "x")}
+    table = pa.table({"user_id": ["a", "b"], "item_id": ["x", "y"], "rating": [1, 5]})
+    pq.write_table(table, tmp_path / "r.parquet")
+    for fields, kept in (
+        ({}, {("b", "y")}),
+        ({"rating_column": ""}, {("a", "x"), ("b", "y")}),
+        ({"min_rating": 1.0}, {("a", "x"), ("b", "y")}),
+    ):
+        assert pairs(load_dataset(config_for(tmp_path / "r.parquet", **fields))) == kept
 
 
 def test_a_mistyped_column_of_ratings_is_no_file_without_ratings(tmp_path):

@@ -301,7 +301,7 @@ def test_an_empty_history_is_recommended_nothing(engine):
         assert (items[1] >= 0).all()
         assert recommender.recommend(histories[:1], 2, **options)[0].tolist() == [[-1, -1]]
     for history in ([], ["x"]):
-        best = recommender.recommend_ids(history, 2)
+        [best] = recommender.recommend_ids([history], 2)
         assert (best.item_ids.tolist(), best.scores.tolist()) == ([], [])
 
 

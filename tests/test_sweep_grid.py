@@ -198,8 +198,8 @@ ROWS = {"a": {"method": "pruned_ease"}}
         ({"columns": {"any size": {}}}, r"config\.columns\.any size: a name without"),
         ({"seeds": ()}, r"config\.seeds is \(\)"),
         ({"seeds": (0, 0)}, r"config\.seeds is \(0, 0\); give one or more, each once"),
-        ({"seeds": (0, -1)}, r"\(0, -1\); give whole numbers"),
-        ({"seeds": (0, 1.5)}, r"\(0, 1\.5\); give whole numbers"),
+        ({"seeds": (0, -1)}, r"\(0, -1\); choose a whole number from 0"),
+        ({"seeds": (0, 1.5)}, r"\(0, 1\.5\); choose a whole number from 0"),
         ({"reference": "b"}, r"config\.reference is 'b', which is not a row"),
         (
             {"published": "goodbooks/mane"},

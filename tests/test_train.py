@@ -13,6 +13,7 @@ from launch import program
 
 from celsa_jax import runtime, starts
 from celsa_jax.checkpoint import sums
+from celsa_jax.config import outcome
 from celsa_jax.data import load_dataset
 from celsa_jax.data.splits import load_split
 from celsa_jax.errors import InputError
@@ -21,6 +22,7 @@ from celsa_jax.sparse import load_embeddings, scorer
 from celsa_jax.state import initial_weights
 from celsa_jax.step import train_steps
 from celsa_jax.train import train_and_evaluate
+from celsa_jax.workdir import Workdir
 
 
 def metrics_of(workdir):
@@ -211,6 +213,27 @@ def test_a_workdir_of_another_configuration_is_refused(small_config, small_run):
         train_and_evaluate(small_config, small_run)
 
 
+def test_a_path_is_the_same_however_it_is_spelt(timed_config, tmp_path, monkeypatch):
+    """In the folder of a run, and in the names of a sweep's, which are those elsewhere, too."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    folder, found = Workdir(tmp_path / "w"), set()
+    folder.path.mkdir()
+    folder.start(timed_config)
+    for spelt in ("r.csv", "./r.csv", "sub/../r.csv", str(tmp_path / "r.csv")):
+        timed_config.data.path = spelt
+        folder.check(timed_config)
+        found.add(outcome(timed_config)["data"]["path"])
+    assert found == {"r.csv"}
+    for other in ("sub/r.csv", "../r.csv", ""):
+        timed_config.data.path = other
+        with pytest.raises(InputError, match=r"config\.data\.path='r\.csv', not "):
+            folder.check(timed_config)
+    timed_config.data.update(path="r.csv", items_path="items.csv")
+    with pytest.raises(InputError, match=r"config\.data\.items_path='', not 'items\.csv'"):
+        folder.check(timed_config)
+
+
 def test_a_run_from_before_a_field_existed_is_still_that_run(small_config, copied, tmp_path):
     stored = json.loads((copied / "config.json").read_text())
     del stored["train"]["chunk_users"], stored["data"]["split"]
@@ -375,7 +398,10 @@ def test_the_best_checkpoint_at_the_target_is_kept(small_config, tmp_path):
         ({"train.input_dropout": True}, "input_dropout is True; it must be"),
         ({"train.batch_size": 0}, "batch_size is 0; it must be a whole number from 1 on"),
         ({"train.n_epochs": 0, "train.n_final_epochs": 0}, "nothing to train"),
-        ({"seeds.start": -1}, r"seeds\.start is -1; it must be"),
+        ({"seeds.start": -1}, r"seeds\.start is -1; choose a whole number from 0 to 2\^32 - 1"),
+        ({"seeds.folds": 2**32}, r"seeds\.folds is 4294967296; choose"),
+        ({"seed": 2**64}, "seed is 18446744073709551616; choose"),
+        ({"data.min_rating": "good"}, "min_rating is 'good'; give a number"),
         ({"eval.folds": "one"}, "choose one of disjoint, independent"),
         ({"data.min_rating": float("nan")}, "min_rating is nan"),
         ({"data.n_test_users": 300}, "300 users"),

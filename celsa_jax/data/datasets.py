@@ -23,6 +23,8 @@ from celsa_jax.files import locked
 
 log = logging.getLogger(__name__)
 
+_LIKED = 4.0  # the rating from which on, of 5, something is taken for liked, as in the paper
+
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
@@ -133,16 +135,23 @@ def data_folder(config: ConfigDict) -> pathlib.Path:
 
 
 def filter_ratings(
-    ratings: Ratings, min_rating: float, min_user_interactions: int, where: str
+    ratings: Ratings, min_rating: float | None, min_user_interactions: int, where: str
 ) -> tuple[Interactions, dict[str, int]]:
     """Ratings first, then each pair once, then users with enough interactions.
 
-    Where the file has no ratings, every row counts as positive. Items that nobody has any more are
-    left out, unless they are fixed.
+    Items that nobody has any more are left out, unless they are fixed.
+
+    Args:
+      ratings: what was read. Where it has no ratings, every row is a positive.
+      min_rating: of a positive. If None, 4, but the values of a matrix are counts, and every one
+        is a positive.
+      min_user_interactions: positives of a user, each pair once.
+      where: the source, for messages.
+
+    Raises:
+      InputError: nothing is left, or a count is below 0.
     """
-    positive = np.ones(len(ratings.users), bool)
-    if ratings.ratings is not None:
-        positive = ratings.ratings >= min_rating
+    positive = _positives(ratings, min_rating, where)
     interactions, repeated = Interactions.from_pairs(
         ratings.users[positive],
         ratings.items[positive],
@@ -155,9 +164,9 @@ def filter_ratings(
     kept = interactions.take_users(enough).drop_unused_items()
     if not kept.nnz:
         raise InputError(
-            f"{where}: no rows left: {len(positive)} read, {int(positive.sum())} with a rating of "
-            f"at least {min_rating:g}, no user with {min_user_interactions} of them; "
-            "lower min_rating or min_user_interactions"
+            f"{where}: no rows left: {len(positive)} read, {int(positive.sum())} of them "
+            f"positives, no user with {min_user_interactions} of these; lower min_rating or "
+            "min_user_interactions"
         )
     return kept, {
         "rows": len(positive),
@@ -167,6 +176,20 @@ def filter_ratings(
         "dropped_rows_of_those_users": interactions.nnz - kept.nnz,
         **_sizes(kept),
     }
+
+
+def _positives(ratings: Ratings, min_rating: float | None, where: str) -> np.ndarray:
+    """[n_rows] bool; see `filter_ratings`."""
+    values = ratings.ratings
+    if values is not None and (min_rating is not None or not ratings.fixed_items):
+        return values >= (_LIKED if min_rating is None else min_rating)
+    if values is not None and values.min() < 0:
+        at = np.argmin(values)
+        raise InputError(
+            f"{where}: row {ratings.user_ids[ratings.users[at]]}, column {ratings.items[at]}: the "
+            f"count {values[at]:g} is below 0; if these are ratings, give min_rating"
+        )
+    return np.ones(len(ratings.users), bool)
 
 
 def _sizes(interactions: Interactions) -> dict[str, int]:

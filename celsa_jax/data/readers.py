@@ -60,8 +60,8 @@ _TIMES = {
 class Columns:
     """Names of the columns to read.
 
-    A file may have no `rating`, but one of another name must be there; `time` is not read unless it
-    is named.
+    A file may have no `rating`, but one of another name must be there; "" reads none. `time` is not
+    read unless it is named.
     """
 
     user: str = "user_id"
@@ -77,7 +77,7 @@ class Ratings:
     Attributes:
       users, items: [n_rows] int32 codes into `user_ids` and `item_ids`.
       user_ids, item_ids: NumPy text, unique, in order of appearance.
-      ratings: [n_rows] numbers, or None where the file has no such column.
+      ratings: [n_rows] numbers, or None where the file has no such column, or one was not read.
       times: [n_rows] int64 seconds since 1970, UTC, or None where they were not read.
       fixed_items: whether the ids are the rows and columns of a matrix: in their order, and with
         the columns that have no entries.
@@ -109,7 +109,7 @@ def read_ratings(
     """
     kind = kind_of(path)
     if delimiter is None and kind == ".npz":
-        return _read_npz(path)
+        return _read_npz(path, columns)
     if delimiter is None and kind == ".parquet":
         return _read_parquet(path, columns)
     if (delimiter := delimiter or DELIMITERS.get(kind)) is None:
@@ -248,11 +248,11 @@ class _Counted:
 def _present(path: str | AnyPath, file_names: list[str], columns: Columns) -> list[str]:
     """Which columns to read of those that a file has."""
     names = [columns.user, columns.item, *([columns.time] if columns.time else [])]
-    is_rated = columns.rating in file_names or columns.rating != Columns.rating
+    is_rated = columns.rating in file_names or columns.rating not in ("", Columns.rating)
     if is_rated:
         names.append(columns.rating)
     check_columns(path, file_names, names)
-    if not is_rated:
+    if columns.rating and not is_rated:
         shown = f"{path}: no column '{columns.rating}' ({shown_columns(file_names)})"
         log.info("%s; every row counts, whatever min_rating is", shown)
     return names
@@ -394,8 +394,8 @@ def codes(path: object, column: pa.ChunkedArray, name: str) -> tuple[np.ndarray,
     return rows.astype(np.int32, copy=False), np.asarray(ids, np.str_)
 
 
-def _read_npz(path: str | AnyPath) -> Ratings:
-    """A users x items matrix; positions are the ids. Values that are not all 1 are ratings.
+def _read_npz(path: str | AnyPath, columns: Columns) -> Ratings:
+    """A users x items matrix; positions are the ids. Values are ratings unless all are 1.
 
     All columns are items, in their order, so that the matrix itself can be a history later.
     """
@@ -424,7 +424,7 @@ def _read_npz(path: str | AnyPath) -> Ratings:
     # Of the rows those with entries: positions of items alone mean something later.
     rows, users = np.unique(matrix.row, return_inverse=True)
     item_ids = np.arange(matrix.shape[1]).astype(np.str_)
-    ratings = None if (values == 1).all() else values
+    ratings = values if columns.rating and (values != 1).any() else None
     return Ratings(
         users.astype(np.int32), matrix.col, rows.astype(np.str_), item_ids, ratings, None, True
     )

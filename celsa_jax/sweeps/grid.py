@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from ml_collections import ConfigDict
 
-from celsa_jax.config import default_config
+from celsa_jax.config import FIELDS, default_config
 from celsa_jax.errors import InputError
 from celsa_jax.sweeps import published
 from celsa_jax.sweeps.methods import Run, check
@@ -120,8 +120,8 @@ def _check_fields(sweep: ConfigDict) -> None:
     seeds = sweep.seeds
     if not seeds or len(set(seeds)) < len(seeds):
         raise InputError(f"config.seeds is {seeds}; give one or more, each once")
-    if not all(type(seed) is int and seed >= 0 for seed in seeds):
-        raise InputError(f"config.seeds is {seeds}; give whole numbers of at least 0")
+    if problem := next(filter(None, map(FIELDS["seed"].problem, seeds)), None):
+        raise InputError(f"config.seeds is {seeds}; {problem}")
     if sweep.reference not in sweep.rows:
         raise InputError(f"config.reference is '{sweep.reference}', which is not a row")
     published.check(sweep.published)
