@@ -361,7 +361,7 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
         if (user_items is None) == (texts is None):
             raise InputError("add_items takes user_items, or texts with known_texts")
         matrix = known.tocsr()
-        if user_items is not None:
+        if texts is None:
             users = _positive(user_items)
             if users.shape[1] != known.n_items + len(text):
                 raise InputError(
@@ -370,7 +370,8 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
                 )
             rows = rows_from_users(matrix, users, self.nnz)
         else:
-            rows = rows_from_texts(matrix, known_texts or (), texts or (), self.nnz)
+            known_texts = [] if known_texts is None else known_texts
+            rows = rows_from_texts(matrix, known_texts, texts, self.nnz)
         self._learn(
             sp.vstack([matrix, rows]).tocsr(),
             np.concatenate([known.item_ids, text]),

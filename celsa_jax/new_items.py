@@ -12,12 +12,14 @@ from sklearn.preprocessing import normalize
 from celsa_jax.errors import InputError
 from celsa_jax.sparse.rows import keep_largest
 
-_NEAREST = 20  # items whose embeddings a new one takes the mean of
-_ROWS_AT_ONCE = 1024
+# Chosen on validation users for items hidden from training (`experiments.new_items`).
+_NEAREST = 20
 
 
 def rows_from_users(embeddings: sp.csr_matrix, user_items: sp.csr_matrix, k: int) -> sp.csr_matrix:
-    """The mean direction of an item's users' latent vectors, in the median length of all rows.
+    """The mean embedding of the 20 known items that most share a new item's users.
+
+    Items are compared, and weighed, by the cosine of their users.
 
     Args:
       embeddings: of the known items, CSR [n_items, n_factors].
@@ -25,14 +27,14 @@ def rows_from_users(embeddings: sp.csr_matrix, user_items: sp.csr_matrix, k: int
       k: non-zeros of a new row.
 
     Returns:
-      CSR float32 [n_new, n_factors]; a new item whose users have no known item gets zeros, and is
-      never recommended.
+      CSR float32 [n_new, n_factors], rows of the known ones' median length; a new item that shares
+      no user with a known one gets zeros, and is never recommended.
     """
     n_items = embeddings.shape[0]
-    latent = normalize(user_items[:, :n_items] @ embeddings)
-    lengths = sp.linalg.norm(embeddings, axis=1)
-    rows = keep_largest((user_items[:, n_items:].T @ latent).tocsr(), k)
-    return normalize(rows) * np.float32(np.median(lengths[lengths > 0]))
+    columns = user_items.tocsc()
+    known, new = columns[:, :n_items], columns[:, n_items:]
+    weights = 1 / np.sqrt(np.maximum(known.getnnz(axis=0), 1))
+    return _means(embeddings, (new.T @ known) @ sp.diags_array(weights), k)
 
 
 def rows_from_texts(
@@ -41,9 +43,9 @@ def rows_from_texts(
     texts: Sequence[str],
     k: int,
 ) -> sp.csr_matrix:
-    """The mean embedding of the 20 known items with the nearest texts, weighed by nearness.
+    """The mean embedding of the 20 known items with the nearest texts.
 
-    Texts are compared by the cosine of their TF-IDF vectors over words.
+    Texts are compared, and weighed, by the cosine of their TF-IDF vectors over words.
 
     Args:
       embeddings: of the known items, CSR [n_items, n_factors].
@@ -52,11 +54,11 @@ def rows_from_texts(
       k: non-zeros of a new row.
 
     Returns:
-      CSR float32 [n_new, n_factors]; a new item that shares no word with a known one gets zeros,
-      and is never recommended.
+      CSR float32 [n_new, n_factors], rows of the known ones' median length; a new item that shares
+      no word with a known one gets zeros, and is never recommended.
 
     Raises:
-      InputError: no text, or another number of them.
+      InputError: no word, or another number of texts.
     """
     if len(known_texts) != embeddings.shape[0]:
         raise InputError(
@@ -67,10 +69,12 @@ def rows_from_texts(
         known = vectorizer.fit_transform(known_texts)
     except ValueError:
         raise InputError("known_texts: there is no word in them") from None
-    new = vectorizer.transform(texts)
-    rows = [sp.csr_matrix((0, embeddings.shape[1]), dtype=np.float32)]
-    for first in range(0, new.shape[0], _ROWS_AT_ONCE):
-        likeness = (new[first : first + _ROWS_AT_ONCE] @ known.T).tocsr()
-        nearest = normalize(keep_largest(likeness, _NEAREST), norm="l1")
-        rows.append(keep_largest((nearest @ embeddings).tocsr(), k))
-    return sp.vstack(rows, format="csr")
+    return _means(embeddings, vectorizer.transform(texts) @ known.T, k)
+
+
+def _means(embeddings: sp.csr_matrix, likeness: sp.spmatrix, k: int) -> sp.csr_matrix:
+    """By likeness [n_new, n_items], the k largest factors of the mean of the nearest rows."""
+    nearest = keep_largest(likeness.tocsr(), _NEAREST)
+    rows = keep_largest((nearest @ embeddings).tocsr(), k)
+    lengths = sp.linalg.norm(embeddings, axis=1)
+    return normalize(rows) * np.float32(np.median(lengths[lengths > 0]))
