@@ -5,7 +5,7 @@ r"""Prepares a data set once, so that every run on it starts at once.
     python -m experiments.train --config=configs/ml_20m.py --config.data.data_dir=data \
         --workdir=runs/ml-20m
 
-Of the configuration `data` alone is read. Its path is the publisher's folder, the archive as
+Of the configuration `data` alone is used. Its path is the publisher's folder, the archive as
 downloaded, or your own interactions; without one the publisher's files are downloaded into
 data_dir/NAME. What is left after the filters is written to data_dir/prepared and mapped into memory
 by every run with the same source and filters. The last line printed is one JSON object. JAX is not
@@ -20,6 +20,7 @@ import time
 import numpy as np
 from absl import flags
 
+from celsa_jax.config import validate
 from celsa_jax.data.datasets import load_dataset
 from celsa_jax.errors import InputError
 from experiments import cli, inputs
@@ -30,6 +31,7 @@ inputs.define_config()
 
 def main() -> None:
     started = time.perf_counter()
+    validate(FLAGS.config)
     config = FLAGS.config.data
     if config.name == "synthetic":
         raise InputError("config.data.name is synthetic, which is made anew; name a data set")

@@ -174,6 +174,12 @@ def test_prepare_data_reports_what_it_kept(tmp_path):
     }
 
 
-def test_prepare_data_names_what_is_wrong():
-    done = program("prepare_data", "--config=configs/synthetic.py", code=WITHOUT_JAX)
-    assert_fails(done, "config.data.name is synthetic")
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--config=configs/synthetic.py"], "config.data.name is synthetic"),
+        (["--config=configs/file.py", "--config.data.min_rating=good"], "min_rating is 'good'"),
+    ],
+)
+def test_prepare_data_names_what_is_wrong(flags, message):
+    assert_fails(program("prepare_data", *flags, code=WITHOUT_JAX), message)
