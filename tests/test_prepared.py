@@ -252,6 +252,8 @@ def test_ids_are_kept_as_they_are(tmp_path):
     assert loaded.user_ids.tolist() == ["007", "戦"]
     assert loaded.item_ids.tolist() == ["a b", "é"]
     np.testing.assert_array_equal(loaded.matrix.toarray(), matrix)
+    for array in (loaded.user_ids, loaded.item_ids):
+        assert isinstance(array.base, np.memmap)  # not in memory until it is used
     assert loaded.times is None
     assert (metadata, counts) == ({}, {"users": 2})
     assert json.loads((tmp_path / "x" / "info.json").read_text())["settings"] == {"a": 1}

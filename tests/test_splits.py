@@ -1,3 +1,5 @@
+import hashlib
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -5,6 +7,7 @@ from hypothesis import strategies as st
 
 from celsa_jax.config import default_config
 from celsa_jax.data import Interactions, make_split, split_users
+from celsa_jax.data import interactions as interactions_module
 from celsa_jax.data.splits import load_split, split_by_time
 from celsa_jax.errors import InputError
 from celsa_jax.evaluation.folds import holdouts
@@ -171,6 +174,17 @@ def test_the_digest_is_that_of_the_data(interactions):
     ]
     digests = {data.digest() for data in [interactions, *changed]}
     assert len(digests) == 6
+
+
+def test_the_digest_by_hand(interactions, monkeypatch):
+    """SHA-256 of the lines of ids and of the arrays, however many ids are hashed at once."""
+    digest = hashlib.sha256("\n".join(interactions.user_ids).encode())
+    digest.update("\n".join(interactions.item_ids).encode())
+    digest.update(interactions.matrix.indptr.astype("<i8").tobytes())
+    digest.update(interactions.matrix.indices.astype("<i4").tobytes())
+    for at_once in (1, 7, 10**6):
+        monkeypatch.setattr(interactions_module, "_IDS_AT_ONCE", at_once)
+        assert interactions.digest() == digest.hexdigest()
 
 
 def _parts(data):

@@ -8,6 +8,8 @@ import hashlib
 import numpy as np
 import scipy.sparse as sp
 
+_IDS_AT_ONCE = 1 << 16
+
 
 @dataclasses.dataclass(frozen=True)
 class Interactions:
@@ -105,7 +107,9 @@ class Interactions:
         """SHA-256 of ids, pairs and times: equal data have it, wherever they came from."""
         digest = hashlib.sha256()
         for ids in (self.user_ids, self.item_ids):
-            digest.update("\n".join(ids.tolist()).encode("utf-8", "surrogatepass"))
+            for first in range(0, len(ids), _IDS_AT_ONCE):
+                text = "\n" * (first > 0) + "\n".join(ids[first : first + _IDS_AT_ONCE].tolist())
+                digest.update(text.encode("utf-8", "surrogatepass"))
         pairs = ((self.matrix.indptr, "<i8"), (self.matrix.indices, "<i4"))
         for array, kind in (*pairs, *([] if self.times is None else [(self.times, "<i8")])):
             digest.update(np.ascontiguousarray(array, kind).data)

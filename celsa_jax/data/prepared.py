@@ -105,7 +105,7 @@ def load(
         }
         if (forms := _forms(arrays)) != info["arrays"]:
             raise ValueError(f"arrays are {forms}, not {info['arrays']}")
-        user_ids, item_ids = (np.array(arrays[name]) for name in ("user_ids", "item_ids"))
+        user_ids, item_ids = (np.asarray(arrays[name]) for name in ("user_ids", "item_ids"))
         indices = arrays["indices"]
         entries = (np.ones(len(indices), np.float32), indices, arrays["indptr"])
         matrix = sp.csr_matrix(entries, shape=(len(user_ids), len(item_ids)))
