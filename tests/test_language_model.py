@@ -1,10 +1,14 @@
 """Naming by a language model, against a stub of an OpenAI-compatible server on this machine."""
 
+import contextlib
+import gzip
 import http.server
 import json
 import logging
+import socketserver
 import threading
 import time
+import tracemalloc
 
 import pytest
 
@@ -140,7 +144,8 @@ def test_passing_faults_are_repeated(stub, namer, status):
         (200, '{"title": "Nordic Crime"}'),
         (200, b"null"),
         (200, b"\xff{"),
-        (302, {}),
+        (200, b'{"choices": ' + b"[" * 100_000),
+        (400, b"[" * 100_000),
         (400, {"error": "content policy"}),
         (402, {}),
         (413, {}),
@@ -226,12 +231,95 @@ def test_a_run_that_breaks_off_keeps_its_names_and_asks_no_more(stub, namer, tmp
     assert len(stub.requests) < 10
 
 
+@pytest.fixture
+def endpoint():
+    """Makes an endpoint that answers every connection by a function of its socket."""
+    servers = []
+
+    def make(answer):
+        class Handler(socketserver.BaseRequestHandler):
+            def handle(self):
+                self.request.recv(1 << 16)
+                with contextlib.suppress(OSError):  # the client has given up
+                    answer(self.request)
+
+        servers.append(socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler))
+        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{servers[-1].server_address[1]}/v1"
+
+    yield make
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("headers", "part", "n_parts", "problem"),
+    [
+        (["Content-Length: 9000000000"], bytes(1 << 16), 1000, "of more than 1048576 bytes"),
+        (["Transfer-Encoding: chunked"], b"400\r\n" + bytes(1 << 10) + b"\r\n", 60000, "of more"),
+        (["Content-Encoding: gzip"], gzip.compress(bytes(64 << 20)), 1, "packed as gzip"),
+        (["Content-Type: application/json; charset=rot13"], b"{}", 1, "no chat completion: {}"),
+    ],
+    ids=["long", "chunked", "packed", "charset"],
+)
+def test_of_an_answer_one_mebibyte_is_read(endpoint, tmp_path, headers, part, n_parts, problem):
+    n_sent = []
+
+    def answer(connection):
+        n_sent.append(0)
+        connection.sendall("\r\n".join(["HTTP/1.1 200 OK", *headers, "", ""]).encode())
+        for _ in range(n_parts):
+            connection.sendall(part)
+            n_sent[-1] += len(part)
+
+    settings = {"base_url": endpoint(answer), "model": "m", "key": KEY}
+    namer = LanguageModelNamer(tmp_path / "n", **settings, n_workers=1)
+    tracemalloc.start()
+    with pytest.raises(InputError, match=problem):
+        namer.rename(*MANY)
+    assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    tracemalloc.stop()
+    assert max(n_sent) < 32 << 20  # what the system takes in ahead among it
+
+
+@pytest.mark.parametrize("start", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n"])
+def test_an_answer_that_drips_ends_at_the_deadline(endpoint, tmp_path, start):
+    def answer(connection):
+        connection.sendall(start)
+        for byte in b"HTTP/1.1 200 OK\r\n" * 1000:
+            connection.sendall(bytes([byte]))
+            time.sleep(0.05)
+
+    settings = {"base_url": endpoint(answer), "model": "m", "key": KEY}
+    namer = LanguageModelNamer(tmp_path / "n", **settings, deadline=0.3)
+    with pytest.raises(InputError, match=r"no usable name \(no whole answer in 0.3 s\)"):
+        namer.rename(*MANY)
+
+
+def test_a_redirect_is_not_followed(stub, namer, endpoint):
+    asked = []
+    stub.headers["Location"] = endpoint(asked.append) + "/elsewhere"
+    stub.answer = lambda *_: (307, {})
+    with pytest.raises(InputError, match="set OPENAI_BASE_URL to where that redirects"):
+        namer().rename(NAMES, TITLES)
+    assert not asked
+
+
+def test_what_proxies_and_certificates_have_wrong_is_one_line(namer, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "foo://user:hunter2@host")
+    with pytest.raises(InputError, match=r"no client can be made \(.*proxies and cert") as caught:
+        namer().rename(NAMES, TITLES)
+    assert "hunter2" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("status", "part"),
     [
         (401, "refuses requests .*; set OPENAI_API_KEY"),
         (403, "refuses requests .*; set OPENAI_API_KEY"),
         (404, "refuses requests .*; set OPENAI_BASE_URL .*and OPENAI_MODEL"),
+        (302, "refuses requests .*; set OPENAI_BASE_URL to where that redirects"),
     ],
 )
 def test_settings_at_fault_are_named_and_the_key_is_not(stub, namer, status, part):
@@ -359,6 +447,16 @@ def test_a_password_in_the_address_is_not_shown(stub, tmp_path):
     with pytest.raises(InputError, match="refuses requests") as caught:
         namer.rename(NAMES, TITLES)
     assert "hunter" not in str(caught.value)
+
+
+def test_a_password_that_comes_back_is_not_shown(stub, namer, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://user:hunter%212@host")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    for password in ("hunter%212", "hunter!2", "dXNlcjpodW50ZXIhMg=="):
+        stub.answer = lambda *_, shown=password: (401, {"error": {"message": f"got {shown}."}})
+        with pytest.raises(InputError, match=r"got \*\*\*\.") as caught:
+            namer().rename(NAMES, TITLES)
+        assert password not in str(caught.value)
 
 
 def test_refusals_that_an_earlier_version_kept_are_asked_for_again(stub, namer, tmp_path):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import concurrent.futures
+import base64
 import dataclasses
 import hashlib
 import json
 import logging
 import os
 import pathlib
+import queue
 import re
 import urllib.parse
-from typing import NamedTuple
+import urllib.request
+from typing import TYPE_CHECKING, NamedTuple
 
 import tqdm
 
@@ -19,17 +21,20 @@ from celsa_jax.errors import InputError
 from celsa_jax.segments.naming import Name, printable
 from celsa_jax.segments.terms import MARKS
 
+if TYPE_CHECKING:
+    from celsa_jax.segments.chat import Chat
+
 BASE_URL, MODEL, KEY = "OPENAI_BASE_URL", "OPENAI_MODEL", "OPENAI_API_KEY"
 _log = logging.getLogger(__name__)
 
-_N_RETRIES = 4
 _N_EXAMPLES = 12
 _LONGEST_TEXT = 120  # characters of a title: enough to read, too few for much else
 _LONGEST_NAME = 40
 _MOST_WORDS = 4
 _GIVE_UP_AFTER = 5  # groups in a row
-_OF_ONE_REQUEST = (400, 413, 422)  # statuses that other requests may not meet
+_OF_ONE_REQUEST = (200, 400, 413, 422)  # statuses; others would be met again
 _OF_SETTINGS = {401: KEY, 403: KEY, 404: f"{BASE_URL} (it often ends in /v1) and {MODEL}"}
+_OF_SETTINGS |= dict.fromkeys((301, 302, 303, 307, 308), f"{BASE_URL} to where that redirects")
 _PLAIN = re.compile(rf"[\w{MARKS}&'\u2019+/. -]*[^\W\d_][\w{MARKS}&'\u2019+/. -]*")
 # An excuse, not a name.
 _REFUSAL = re.compile(
@@ -62,9 +67,10 @@ class _Answer(NamedTuple):
 class LanguageModelNamer:
     """Asks a language model for a name of 2 or 3 words a group.
 
-    Requests go to `{base_url}/chat/completions` at temperature 0. One that fails for a passing
-    reason is repeated by the openai package. A group without a usable answer keeps the name it has.
-    Every name is written to `cache` as it comes, so a run that breaks off continues where it was.
+    Requests go to `{base_url}/chat/completions` at temperature 0, and nowhere else: a redirect is
+    not followed. One that fails for a passing reason is repeated by the openai package. An answer
+    may have 1 MiB. A group without a usable answer keeps the name it has. Every name is written to
+    `cache` as it comes, so a run that breaks off continues where it was.
 
     Titles are strangers' text: they go out as JSON strings, cut short, and what comes back is taken
     only if it is a few plain words.
@@ -73,7 +79,8 @@ class LanguageModelNamer:
       cache: a file of JSON lines; made if it is not there.
       base_url, model, key: by default the environment's OPENAI_BASE_URL, OPENAI_MODEL and
         OPENAI_API_KEY. The key is never written anywhere.
-      timeout: seconds to wait for an answer.
+      timeout: seconds to wait without a byte of an answer, before it is asked for again.
+      deadline: seconds for an answer, with all repetitions.
       n_workers: requests at once.
 
     Raises:
@@ -89,6 +96,7 @@ class LanguageModelNamer:
         model: str | None = None,
         key: str | None = None,
         timeout: float = 60.0,
+        deadline: float = 300.0,
         n_workers: int = 4,
     ):
         given = {BASE_URL: base_url, MODEL: model, KEY: key}
@@ -98,24 +106,23 @@ class LanguageModelNamer:
                 f"naming by a language model needs {', '.join(missing)} in the environment"
                 + (" (any text, if the endpoint asks for no key)" if KEY in missing else "")
             )
-        address, self._model, self._key = settings.values()
+        self._address, self._model, self._key = settings.values()
         if not self._key.isascii() or not self._key.isprintable():
             raise InputError(f"{KEY} has characters that no key has; set it to the key alone")
-        if not _is_address(address):
+        if not _is_address(self._address):
             raise InputError(
                 f"{BASE_URL} is no address; set it to one such as http://localhost:8000/v1"
             )
         try:
-            import openai
+            from celsa_jax.segments import chat
         except ImportError:
             raise InputError(
                 "the openai package is not installed: pip install 'celsa_jax[llm]'"
             ) from None
-        self._openai = openai
-        self._client = openai.OpenAI(
-            base_url=address, api_key=self._key, timeout=timeout, max_retries=_N_RETRIES
-        )
-        self._n_workers = n_workers
+        self._chat = chat
+        proxies = urllib.request.getproxies().values()
+        self._secrets = [self._key, *_passwords([self._address, *proxies])]
+        self._limits = (timeout, deadline, n_workers)
         self._cache = pathlib.Path(cache)
 
     def rename(
@@ -164,64 +171,65 @@ class LanguageModelNamer:
         Returns:
           What was wrong with the last answer that was no name; "" if all were.
         """
+        from anyio.from_thread import start_blocking_portal  # of the openai package
+
         problem, n_failures = "", 0  # in a row
         self._cache.parent.mkdir(parents=True, exist_ok=True)
-        with self._cache.open("a", encoding="utf-8", newline="\n") as cache:
+        with (
+            self._cache.open("a", encoding="utf-8", newline="\n") as cache,
+            start_blocking_portal() as portal,  # which cancels what is left after an error
+        ):
             cache.write("\n")  # a broken run may have left half a line
-            pool = concurrent.futures.ThreadPoolExecutor(self._n_workers)
             try:
-                keys = {pool.submit(self._ask, prompts[k]): k for k in prompts if k not in answers}
-                done = concurrent.futures.as_completed(keys)
-                for future in tqdm.tqdm(done, "naming", len(keys), unit="group", mininterval=1):
-                    key, answer = keys[future], future.result()
-                    if answer.name:
-                        answers[key], n_failures = answer.name, 0
-                        cache.write(json.dumps({"key": key, "name": answer.name}) + "\n")
-                        cache.flush()
-                        continue
-                    problem = answer.problem
-                    n_failures += answer.of_endpoint or not answers
-                    if n_failures >= _GIVE_UP_AFTER:
-                        raise InputError(
-                            f"the endpoint of {BASE_URL} gives no usable name ({problem}); what it "
-                            f"answered is in {self._cache}: the same command goes on from there"
-                        )
-            finally:
-                pool.shutdown(cancel_futures=True)
+                settings = (self._address, self._model, self._key, *self._limits)
+                chat = portal.call(self._chat.Chat, *settings)
+            except Exception as error:  # of many kinds
+                raise InputError(
+                    f"no client can be made ({self._shown(str(error))}); mend the proxies and "
+                    "certificates of the environment"
+                ) from None
+            done: queue.SimpleQueue = queue.SimpleQueue()  # in the order of the answers
+            missing = [key for key in prompts if key not in answers]
+            keys = {portal.start_task_soon(self._ask, chat, prompts[k]): k for k in missing}
+            for future in keys:
+                future.add_done_callback(done.put)
+            for _ in tqdm.trange(len(keys), desc="naming", unit="group", mininterval=1):
+                future = done.get()
+                key, answer = keys[future], future.result()
+                if answer.name:
+                    answers[key], n_failures = answer.name, 0
+                    cache.write(json.dumps({"key": key, "name": answer.name}) + "\n")
+                    cache.flush()
+                    continue
+                problem = answer.problem
+                n_failures += answer.of_endpoint or not answers
+                if n_failures >= _GIVE_UP_AFTER:
+                    raise InputError(
+                        f"the endpoint of {BASE_URL} gives no usable name ({problem}); what it "
+                        f"answered is in {self._cache}: the same command goes on from there"
+                    )
         return problem
 
-    def _ask(self, prompt: str) -> _Answer:
+    async def _ask(self, chat: Chat, prompt: str) -> _Answer:
         """A name, or why there is none."""
         try:
-            response = self._client.chat.completions.with_raw_response.create(
-                model=self._model,
-                temperature=0,
-                max_tokens=64,
-                messages=[
-                    {"role": "system", "content": _TASK},
-                    {"role": "user", "content": prompt},
-                ],
-            )
-        except self._openai.OpenAIError as error:  # a status, a timeout, no connection
-            status = getattr(error, "status_code", None)
-            cause = error if status else error.__cause__ or error
-            problem = self._shown(f"{type(cause).__name__}: {cause}")
-            if status in _OF_SETTINGS:
+            text = await chat.ask(_TASK, prompt)
+        except self._chat.NoAnswer as error:
+            problem = self._shown(str(error))
+            if error.status in _OF_SETTINGS:
                 raise InputError(
                     f"the endpoint of {BASE_URL} refuses requests ({problem}); "
-                    f"set {_OF_SETTINGS[status]}"
+                    f"set {_OF_SETTINGS[error.status]}"
                 ) from None
-            return _Answer("", problem, status not in _OF_ONE_REQUEST)
-        try:
-            text = str(response.parse().choices[0].message.content or "")
-        except (AttributeError, TypeError, IndexError, ValueError):
-            return _Answer("", self._shown(f"no chat completion: {response.text}"))
+            return _Answer("", problem, error.status not in _OF_ONE_REQUEST)
         name = parse_name(text)
         return _Answer(name, "" if name else self._shown(f"no name: {text}"))
 
     def _shown(self, problem: str) -> str:
-        """A problem on one line, without the key."""
-        return _cut(problem.replace(self._key, "***"))
+        """A problem on one line, without the key and the passwords."""
+        for secret in self._secrets:
+            problem = problem.replace(secret, "***")
+        return _cut(problem)
 
     def _key_of(self, prompt: str) -> str:
         return hashlib.sha256("\n".join((self._model, _TASK, prompt)).encode()).hexdigest()
@@ -235,7 +243,7 @@ class LanguageModelNamer:
             try:
                 entry = json.loads(line)
                 key, name = str(entry["key"]), parse_name(str(entry["name"]))
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 continue
             if name:
                 names[key] = name
@@ -248,6 +256,17 @@ def _is_address(url: str) -> bool:
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         return False
+
+
+def _passwords(urls: list[str]) -> list[str]:
+    """What an endpoint that repeats its request would show of them."""
+    found = []
+    for url in urls:
+        name, mark, password = url.rpartition("@")[0].rpartition("//")[2].partition(":")
+        if mark and password:
+            pair = urllib.parse.unquote(f"{name}:{password}")
+            found += [base64.b64encode(pair.encode()).decode(), pair.partition(":")[2], password]
+    return found
 
 
 def parse_name(answer: str) -> str:
