@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -55,6 +56,8 @@ def run(
         if len(values) < len(arguments):
             _fail(f"give {' and '.join(arguments[len(values) :])} (--help shows how)")
         _show_log()
+        if isinstance(sys.stdout, io.TextIOWrapper):  # titles on a terminal that has ASCII alone
+            sys.stdout.reconfigure(errors="backslashreplace")
         if resumable:
             stopping.install()
         try:

@@ -7,7 +7,8 @@ r"""Opens a page in the browser to explore a model and its segments (needs the e
 the first text column is what items are called, the second what is shown below. With
 --interactions=FILE (as for experiments.recommend) the first users of the file can be chosen, too.
 
-The page is served to this machine alone, and needs no network. Ctrl-C ends it. JAX is not needed.
+The page is served to this machine alone, under its own names, and needs no network. Ctrl-C ends
+it. JAX is not needed.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import socket
 import numpy as np
 from absl import flags
 
+from celsa_jax.data.metadata import printable
 from celsa_jax.errors import InputError
 from celsa_jax.segments import SegmentRecommender, load_merges, load_segments
 from celsa_jax.sparse import Recommender
@@ -40,6 +42,7 @@ _log = logging.getLogger("celsa_jax.demo")
 
 def main() -> None:
     try:
+        from streamlit import net_util
         from streamlit.web import bootstrap
     except ImportError:
         raise InputError("the demo is not installed: pip install -e '.[demo]'") from None
@@ -59,9 +62,12 @@ def main() -> None:
     catalogue.warm_up()
     demo_catalogue.serve(catalogue)
     gc.freeze()  # what stays is not looked through again each time the page answers
+    # It would ask an outside host, for an address to print and where a foreign page connects.
+    net_util.get_external_ip = lambda: None
     options = {
         "server_address": _ADDRESS.value,
         "server_port": _PORT.value,
+        "server_allowedHosts": _hosts(_ADDRESS.value),
         "server_headless": not _BROWSER.value,
         "server_fileWatcherType": "none",
         "runner_postScriptGC": False,  # before the answer is sent; Python collects on its own
@@ -73,6 +79,16 @@ def main() -> None:
     }
     bootstrap.load_config_options(options)
     bootstrap.run(str(_PAGE), False, [], options)
+
+
+def _hosts(address: str) -> list[str]:
+    """What a browser may call the page, for a foreign page may give this machine a name of its own.
+
+    To show the page to other machines, which have other names for this one, is to allow any.
+    """
+    if address in ("0.0.0.0", "::"):
+        return ["*"]
+    return [address, "localhost", "127.0.0.1", "::1"]
 
 
 def _check_port() -> None:
@@ -95,7 +111,7 @@ def _read_users(item_ids: np.ndarray) -> dict[str, np.ndarray]:
     users, _ = inputs.read_users(item_ids, FLAGS.interactions)
     histories = users.onto(item_ids)
     shown = zip(users.user_ids[:_N_USERS].tolist(), histories[:_N_USERS], strict=True)
-    return {f"User {user}": row.indices for user, row in shown if row.nnz}
+    return {f"User {printable(user)}": row.indices for user, row in shown if row.nnz}
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ import scipy.sparse as sp
 from celsa_jax.errors import InputError
 from celsa_jax.segments import SegmentRecommender, Segments, extract
 from celsa_jax.segments.groups import shown_pair
-from celsa_jax.segments.naming import printable
 from celsa_jax.sparse import FORMATS, Recommender, SparseEmbeddings
 from celsa_jax.sparse.rows import keep_largest, unit_rows
 
@@ -66,7 +65,7 @@ class Catalogue:
     def labels(self) -> list[str]:
         """[n_items] titles with their details, and with the item's id where two were the same."""
         lines = [
-            printable(f"{title}, {detail}" if detail else title)
+            f"{title}, {detail}" if detail else title
             for title, detail in zip(self.titles, self.details, strict=True)
         ]
         n_same = collections.Counter(lines)

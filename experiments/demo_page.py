@@ -303,8 +303,12 @@ def show_segments(catalogue: Catalogue) -> None:
 
 
 def escaped(text: str) -> str:
-    """Text as it is, in Markdown."""
-    return re.sub(r"([\\`*_{}\[\]()#+\-.!|~$:<>&])", r"\\\1", text)
+    """Text as it is, in Markdown.
+
+    Addresses, arrows, emoji and icons are looked for behind its escapes, hence the word joiners.
+    """
+    apart = re.sub(r"[:@](?=\S)|www(?=\.)|[-<>~](?=[->=])", "\\g<0>\u2060", text, flags=re.I)
+    return re.sub(r"([\\`*_{}\[\]()#+\-.!|~$:<>&])", r"\\\1", apart)
 
 
 if __name__ == "__main__":  # as Streamlit runs it

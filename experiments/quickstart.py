@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from celsa_jax.config import seed_of
 from celsa_jax.data import load_dataset
+from celsa_jax.data.metadata import printable
 from celsa_jax.data.splits import load_split
 from celsa_jax.errors import InputError
 from celsa_jax.evaluation.protocol import rank_unseen
@@ -81,10 +82,11 @@ def print_recommendations(config: ConfigDict, folder: pathlib.Path) -> None:
     users = load_split(folder / "split.npz", dataset.interactions).test
     history = users.onto(item_ids)[:N_USERS]
     ranked = rank_unseen(scorer(embeddings), history, N_TITLES)
-    titles = dict(zip(dataset.interactions.item_ids, dataset.titles, strict=True))
+    titles = [printable(title) for title in dataset.titles]
+    titles = dict(zip(dataset.interactions.item_ids, titles, strict=True))
     for row, user in enumerate(users.user_ids[:N_USERS]):
         liked = history[row].indices
-        print(f"\nUser {user} liked {len(liked)}, among them:")
+        print(f"\nUser {printable(user)} liked {len(liked)}, among them:")
         for item in item_ids[liked[:: max(1, len(liked) // N_TITLES)][:N_TITLES]]:
             print(f"  {titles[item]}")
         print(f"the model with {SHOWN_NNZ} non-zeros a row recommends:")

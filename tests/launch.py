@@ -138,6 +138,7 @@ def _serve(control, first, *modules):
     for fd, standard in zip(fds, (1, 2), strict=True):
         os.dup2(fd, standard)
         os.close(fd)
+    sys.stdout = os.fdopen(1, "w", closefd=False)  # the one from before knows another kind of file
     os.environ.clear()
     os.environ.update(request["environment"])
     return request

@@ -1,15 +1,17 @@
 """The programs, driven as a user drives them."""
 
 import json
+import re
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
 from launch import ROOT, WITHOUT_JAX, program
 
-from experiments.quickstart import print_table
+from experiments.quickstart import print_table, titles_of
 
 
 def assert_fails(done, *parts):
@@ -176,6 +178,14 @@ def test_quickstart_names_what_is_wrong(tmp_path, flag, part):
     assert not (tmp_path / "w").exists()
 
 
+def test_quickstart_shows_nothing_that_a_terminal_obeys():
+    table = {"item_id": ["a", "b"], "title": ["\x1b[2JEvil\u202e", "Les Misérables"]}
+    assert titles_of(types.SimpleNamespace(metadata=table)) == {
+        "a": " [2JEvil ",
+        "b": "Les Misérables",
+    }
+
+
 def test_quickstart_shows_where_a_metric_is_undefined(capsys):
     test = {"recall@20": 0.25, "recall@50": None, "ndcg@100": 0.5, "recall@20_stderr": 0.125}
     test |= {"recall@50_stderr": None, "ndcg@100_stderr": None}
@@ -260,8 +270,10 @@ def test_quickstart_compares_models_of_several_sizes(tmp_path):
         "--config.data.n_test_users=20",
         "--config.train.n_epochs=1",
         "--config.train.n_final_epochs=1",
+        code="import sys\nsys.stdout.reconfigure(encoding='ascii')",
     )
     assert done.returncode == 0, done.stderr
+    assert "0. \\xb1 0." in re.sub(r"\d{3}", "", done.stdout)
     table = [line.split("|")[1:3] for line in done.stdout.splitlines() if line.startswith("| ")]
     assert [[cell.strip() for cell in row] for row in table] == [
         ["model", "bytes per item"],

@@ -18,6 +18,8 @@ from celsa_jax.sparse import Recommender, SparseEmbeddings
 from experiments import demo_catalogue, demo_figures
 from experiments.demo_page import escaped
 
+# What Streamlit would make links, arrows, an emoji and an icon of.
+ODD = "www.example.com -> a@b.cz <- :smile: -- :material/home: http://a.b >= <-> c"
 PAGE = ROOT / "experiments" / "demo_page.py"
 
 
@@ -32,7 +34,8 @@ def segmented(catalogue, tmp_path_factory):  # noqa: F811
         writer.writerow(["i0", TITLE, "nordic-crime,books"])
         for i in range(1, 60):
             if i % 10 != 9:  # all items of one group have no metadata
-                writer.writerow([f"i{i}", f"Title {i}", f"{themes[i % 5]},books"])
+                title = ODD.replace(" c", " \u202ec\x1b") if i == 5 else f"Title {i}"
+                writer.writerow([f"i{i}", title, f"{themes[i % 5]},books"])
     changes = {"metadata": output / "items.csv", "merge_threshold": 0.5}
     done = program("segments", *flags(catalogue, output, **changes))
     assert done.returncode == 0, done.stderr
@@ -59,6 +62,7 @@ def test_labels_are_unique_and_lead_back_to_items(shown):
     assert len(set(shown.labels)) == 60
     assert shown.labels[1] == "Title 1, love-poetry,books"
     assert shown.labels[9] == "i9"  # without metadata
+    assert shown.titles[5] == ODD  # without what cannot be seen
     same = demo_catalogue.Catalogue(shown.product, ["A"] * 60, ["b"] * 60, shown.merges, {})
     assert same.labels[:2] == ["A, b (i0)", "A, b (i1)"]
     history = same.history([7, 3])

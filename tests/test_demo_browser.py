@@ -1,6 +1,8 @@
 """The page of the demo in headless Chromium."""
 
+import html
 import json
+import os
 import re
 import shutil
 import signal
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import expect, sync_playwright
 from test_cli import ROOT, WITHOUT_JAX, assert_fails, program
-from test_demo import segmented  # noqa: F401  (a fixture)
+from test_demo import ODD, segmented  # noqa: F401  (a fixture)
 from test_segments_cli import TITLE, catalogue, flags  # noqa: F401  (a fixture)
 
 pytestmark = pytest.mark.slow
@@ -22,18 +24,33 @@ CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
 @pytest.fixture(scope="module")
-def address(catalogue, segmented, tmp_path_factory):  # noqa: F811
+def outside():
+    """A proxy in the place of all other hosts, which counts as asked by whoever connects to it."""
+    with socket.create_server(("localhost", 0)) as proxy:
+        proxy.setblocking(False)
+        yield proxy
+
+
+@pytest.fixture(scope="module")
+def address(catalogue, segmented, outside, tmp_path_factory):  # noqa: F811
     """Where the program serves its page, in an environment without JAX."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
+    proxy = f"http://localhost:{outside.getsockname()[1]}"
     given = {"segments": segmented, "interactions": catalogue / "users.csv", "port": port}
     given["metadata"] = segmented / "items.csv"
     code = f"{WITHOUT_JAX}\nrunpy.run_module('experiments.demo', run_name='__main__')"
     command = [sys.executable, "-c", code, *flags(catalogue, None, **given), "--nobrowser"]
     log = tmp_path_factory.mktemp("server") / "log"
     with log.open("w") as stream:
-        server = subprocess.Popen(command, cwd=ROOT, stdout=stream, stderr=subprocess.STDOUT)
+        server = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "HTTP_PROXY": proxy, "HTTPS_PROXY": proxy, "NO_PROXY": ""},
+        )
     try:
         ready = threading.Event()
         while not ready.wait(0.2) and "URL: http" not in log.read_text():
@@ -246,6 +263,16 @@ def test_the_page_in_a_browser_by_keyboard_alone(visit):
     expect(page.get_by_role("heading", name="4 of float32")).to_be_visible()
 
 
+def test_titles_are_shown_as_they_are(visit):
+    page = visit(WIDE)
+    page.get_by_role("searchbox").press_sequentially("www")
+    found = page.locator("[class*=st-key-add_]")
+    expect(found).to_contain_text("smile")
+    shown = found.get_by_role("button").evaluate("e => e.querySelector('p').innerHTML")
+    text = html.unescape(re.sub("<strong>Add</strong>", "Add", shown)).replace("\u2060", "")
+    assert text == f"Add {ODD}, nordic-crime,books"
+
+
 # Colours in the page as [what, in front, behind, least ratio]. A canvas lays translucent colours
 # upon each other, and knows all notations.
 COLOURS = """part => {
@@ -320,6 +347,29 @@ def contrast(*colours):
 def test_contrast_of_known_colours():
     assert contrast("rgb(0, 0, 0)", "rgb(255, 255, 255)") == pytest.approx(21)
     assert contrast("rgb(255, 255, 255)", "rgb(118, 118, 118)") == pytest.approx(4.54, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "status"),
+    [
+        ("localhost:{}", "http://localhost:{}", 101),
+        ("127.0.0.1:{}", "http://127.0.0.1:{}", 101),
+        ("evil.example:{}", "http://evil.example:{}", 403),
+        ("localhost:{}", "http://evil.example", 403),
+    ],
+)
+def test_foreign_pages_are_refused_and_no_other_host_is_asked(
+    address, outside, host, origin, status
+):
+    port = int(address.rpartition(":")[2])
+    lines = ["GET /_stcore/stream HTTP/1.1", f"Host: {host}", f"Origin: {origin}"]
+    lines += ["Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13"]
+    lines += ["Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "", ""]
+    with socket.create_connection(("localhost", port)) as browser:
+        browser.sendall("\r\n".join(lines).format(port, port).encode())
+        assert browser.recv(12).decode() == f"HTTP/1.1 {status}"
+    with pytest.raises(BlockingIOError):
+        outside.accept()
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH")

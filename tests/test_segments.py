@@ -14,6 +14,7 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from scipy.cluster import hierarchy
 
+from celsa_jax.data.metadata import printable
 from celsa_jax.data.synthetic import synthetic
 from celsa_jax.errors import InputError
 from celsa_jax.segments import (
@@ -28,7 +29,7 @@ from celsa_jax.segments import (
 )
 from celsa_jax.segments.groups import members
 from celsa_jax.segments.merging import merge_groups
-from celsa_jax.segments.naming import Name, distinct, name_groups, printable, repeats
+from celsa_jax.segments.naming import Name, distinct, name_groups, repeats
 from celsa_jax.sparse import SparseEmbeddings
 
 
@@ -201,6 +202,14 @@ def test_namesakes_get_names_of_their_own_and_the_first_keeps_its_name():
     names = [Name("Crime", ("Crime", "Nordic")), Name("Crime", ("Crime", "Nordic")), Name("Crime")]
     result = distinct([*names, Name("Crime")])
     assert [name.name for name in result] == ["Crime", "Crime, Nordic", "Crime (2)", "Crime (3)"]
+
+
+def test_no_name_begins_as_a_formula_does():
+    genres = np.repeat(["=HYPERLINK(A1)", "+Plus", "-Minus", "@home"], 2)
+    rows = sp.csr_matrix(np.repeat(np.eye(4), 2, axis=0))
+    terms = item_terms({"genres": genres}, ("genres",))
+    names = find_segments(rows, np.array(list("abcdefgh")), terms).segments.names
+    assert sorted(names) == ["HYPERLINK(A1)", "Minus", "Plus", "home"]
 
 
 # Merging

@@ -15,13 +15,22 @@ from celsa_jax.data.tables import (
 )
 from celsa_jax.errors import InputError
 
+_JOINERS = "\u200c\u200d"  # invisible, too, but Persian and emoji are written with them
+
+
+def printable(text: str) -> str:
+    """The text with a blank for each character that cannot be seen: of control, or of direction."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in _JOINERS else " " for c in text)
+
 
 @dataclasses.dataclass(frozen=True)
 class Metadata:
     """Text columns of a catalogue.
 
     Attributes:
-      columns: by name, [n_items] text objects; "" where an item has nothing.
+      columns: by name, [n_items] text objects, printable; "" where an item has nothing.
       counts: how many items have metadata, how many each table has a row of, and what was left out.
     """
 
@@ -30,7 +39,7 @@ class Metadata:
 
     def shown(self, item_ids: np.ndarray) -> list[str]:
         """What to call each item: its first column, or its id where that is empty."""
-        ids = item_ids.tolist()
+        ids = [printable(item) for item in item_ids.tolist()]
         first = next(iter(self.columns.values()), None)
         return ids if first is None else [t or i for t, i in zip(first, ids, strict=True)]
 
@@ -130,7 +139,7 @@ def _cells(
     for row, position in enumerate(positions.tolist()):
         if position < 0:
             continue
-        own = tuple(" ".join(column[row].split()) for column in table.values())
+        own = tuple(" ".join(printable(column[row]).split()) for column in table.values())
         first = first_rows.setdefault(position, row)
         for name, cell, known in zip(table, own, cells.setdefault(position, own), strict=True):
             if cell != known:

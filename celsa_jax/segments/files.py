@@ -12,6 +12,7 @@ import scipy.sparse as sp
 
 from celsa_jax.arrays import read_sparse
 from celsa_jax.data.interactions import lookup
+from celsa_jax.data.metadata import printable
 from celsa_jax.errors import InputError, one_line
 from celsa_jax.files import atomic_path, read_json, write_json
 from celsa_jax.segments.find import Segmentation
@@ -138,7 +139,8 @@ def _read_segment(path: pathlib.Path, entry: dict, item_ids: np.ndarray) -> Segm
             f"{path}: item '{ids[np.argmin(items)]}' is not in the catalogue; "
             "are the segments of these embeddings?"
         )
-    return Segment(Name(name, tuple(terms)), tuple((f, sign) for f, sign in pairs), items)
+    shown = Name(printable(name), tuple(map(printable, terms)))
+    return Segment(shown, tuple((factor, sign) for factor, sign in pairs), items)
 
 
 def _check_pairs(pairs: list[tuple[int, int]], n_factors: int) -> None:

@@ -126,6 +126,8 @@ def _segments(
     groups: Groups, labels: np.ndarray, of_item: np.ndarray, names: list[Name]
 ) -> tuple[Segment, ...]:
     """Segments of groups and of items; those without a name are called like "Segment 12+"."""
+    # A spreadsheet that opens assignments.csv would take what begins like this for a formula.
+    names = [dataclasses.replace(name, name=name.name.lstrip("=+-@ ")) for name in names]
     signed = list(zip(groups.factors.tolist(), groups.signs.tolist(), strict=True))
     pairs = [tuple(signed[group] for group in inside) for inside in members(labels, len(names))]
     names = [

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import tqdm
 
+from celsa_jax.data.metadata import printable
 from celsa_jax.errors import InputError
-from celsa_jax.segments.naming import Name, printable
+from celsa_jax.segments.naming import Name
 from celsa_jax.segments.terms import MARKS
 
 if TYPE_CHECKING:

@@ -121,11 +121,6 @@ def repeats(name: str, term: str) -> bool:
     return bool(stems[0] & stems[1]) or squeezed(name) in squeezed(term)
 
 
-def printable(text: str) -> str:
-    """The text with a blank for each character that cannot be seen: of control, or of direction."""
-    return "".join(c if c.isprintable() else " " for c in text)
-
-
 def distinct(names: list[Name]) -> list[Name]:
     """The same names, each only once: the later of two namesakes says one term more.
 

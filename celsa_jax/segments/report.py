@@ -12,9 +12,9 @@ import scipy.sparse as sp
 from sklearn.decomposition import TruncatedSVD
 from sklearn.manifold import TSNE
 
+from celsa_jax.data.metadata import printable
 from celsa_jax.files import write_text
 from celsa_jax.segments.groups import membership, shown_pair
-from celsa_jax.segments.naming import printable
 from celsa_jax.segments.recommend import Row
 from celsa_jax.segments.segments import Segments
 from celsa_jax.sparse.rows import unit_rows
