@@ -12,7 +12,7 @@ import pathlib
 import sys
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any
 
 import numpy as np
@@ -20,6 +20,9 @@ import scipy.sparse as sp
 
 from celsa_jax.errors import InputError, one_line
 from celsa_jax.files import check_unpacked
+
+# Characters. Ids become fixed-width NumPy text, so that one runaway would cost all its width.
+LONGEST_ID = 256
 
 
 def read_arrays(
@@ -64,9 +67,33 @@ def read_sparse(source: pathlib.Path | io.BytesIO, path: object = None) -> sp.sp
     with _value_errors():
         _check_size(path or source, source)
         matrix = sp.load_npz(source)
-        if matrix.format in ("csr", "csc", "bsr"):
-            matrix.check_format(full_check=True)
+        check_sparse(matrix)
         return matrix
+
+
+def check_sparse(matrix: sp.spmatrix | sp.sparray) -> None:
+    """ValueError for a matrix that compiled code would read or write past the ends of.
+
+    SciPy does not look at the contents of what a matrix is made of, nor does it when it converts.
+    """
+    if matrix.format in ("csr", "csc", "bsr"):
+        matrix.check_format(full_check=True)
+        if matrix.data.shape[0] < matrix.indptr[-1]:
+            raise ValueError("fewer values than indices")
+    elif matrix.format == "coo":
+        for places, size in zip(matrix.coords, matrix.shape, strict=True):
+            if len(places) != len(matrix.data):
+                raise ValueError("another number of values than of places")
+            if len(places) and not 0 <= places.min() <= places.max() < size:
+                raise ValueError("a place outside of the shape")
+
+
+def text_array(texts: Sequence[str] | np.ndarray) -> np.ndarray:
+    """[n] NumPy text; ValueError for one that is longer than `LONGEST_ID`."""
+    for number, text in enumerate(texts, 1):
+        if len(text) > LONGEST_ID:
+            raise ValueError(f"number {number} is longer than {LONGEST_ID} characters")
+    return np.array(texts, np.str_)
 
 
 def _check_size(path: object, source: pathlib.Path | io.BytesIO) -> None:

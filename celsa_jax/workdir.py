@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from celsa_jax.config import by_name, default_config, outcome
 from celsa_jax.errors import InputError
 from celsa_jax.files import read_json, remove_left_overs, write_json, write_text
-from celsa_jax.sparse.npz import read_item_ids
+from celsa_jax.sparse.npz import read_item_ids, write_ids
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ class Workdir:
     def keep_factors(self, item_ids: np.ndarray) -> None:
         """Writes the items of the factors, which a resumed run cannot find out any more."""
         if self._writes:
-            write_text(self._factors, "".join(f"{item}\n" for item in item_ids))
+            write_ids(self._factors, item_ids)
 
     def kept_factors(self) -> np.ndarray:
         """What `keep_factors` wrote, [n_factors]; InputError where it is gone or damaged."""

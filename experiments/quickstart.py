@@ -13,7 +13,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from celsa_jax.config import seed_of
-from celsa_jax.data import load_dataset
+from celsa_jax.data import Dataset, load_dataset
 from celsa_jax.data.metadata import printable
 from celsa_jax.data.splits import load_split
 from celsa_jax.errors import InputError
@@ -82,8 +82,7 @@ def print_recommendations(config: ConfigDict, folder: pathlib.Path) -> None:
     users = load_split(folder / "split.npz", dataset.interactions).test
     history = users.onto(item_ids)[:N_USERS]
     ranked = rank_unseen(scorer(embeddings), history, N_TITLES)
-    titles = [printable(title) for title in dataset.titles]
-    titles = dict(zip(dataset.interactions.item_ids, titles, strict=True))
+    titles = titles_of(dataset)
     for row, user in enumerate(users.user_ids[:N_USERS]):
         liked = history[row].indices
         print(f"\nUser {printable(user)} liked {len(liked)}, among them:")
@@ -92,6 +91,12 @@ def print_recommendations(config: ConfigDict, folder: pathlib.Path) -> None:
         print(f"the model with {SHOWN_NNZ} non-zeros a row recommends:")
         for item in item_ids[ranked[row][ranked[row] >= 0]]:
             print(f"  {titles[item]}")
+
+
+def titles_of(dataset: Dataset) -> dict[str, str]:
+    """Titles by item id, without what a terminal would obey."""
+    titles = [printable(title) for title in dataset.titles]
+    return dict(zip(dataset.interactions.item_ids, titles, strict=True))
 
 
 if __name__ == "__main__":

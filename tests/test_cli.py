@@ -179,8 +179,9 @@ def test_quickstart_names_what_is_wrong(tmp_path, flag, part):
 
 
 def test_quickstart_shows_nothing_that_a_terminal_obeys():
-    table = {"item_id": ["a", "b"], "title": ["\x1b[2JEvil\u202e", "Les Misérables"]}
-    assert titles_of(types.SimpleNamespace(metadata=table)) == {
+    items = types.SimpleNamespace(item_ids=["a", "b"])
+    titles = ["\x1b[2JEvil\u202e", "Les Misérables"]
+    assert titles_of(types.SimpleNamespace(interactions=items, titles=titles)) == {
         "a": " [2JEvil ",
         "b": "Les Misérables",
     }

@@ -3,9 +3,12 @@
 import csv
 import gzip
 import io
+import json
 import zipfile
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 import scipy.sparse as sp
 from hypothesis import HealthCheck, given, settings
@@ -13,12 +16,13 @@ from hypothesis import strategies as st
 from stress.readers import READERS, outcome
 
 from celsa_jax.data import download, netflix
+from celsa_jax.data.metadata import read_metadata
 from celsa_jax.data.readers import read_ratings
 from celsa_jax.data.splits import read_split
 from celsa_jax.data.tables import read_text_columns, unzipped
 from celsa_jax.errors import InputError
 from celsa_jax.segments import load_segments
-from celsa_jax.sparse import load_embeddings
+from celsa_jax.sparse import SparseEmbeddings, load_embeddings, save_embeddings
 from celsa_jax.sparse.npz import read_item_ids
 from celsa_jax.workdir import Workdir
 
@@ -187,6 +191,67 @@ def test_item_ids_as_windows_writes_them_and_faults_of_them(tmp_path):
     assert read_item_ids(path).tolist() == ["a", "b"]
     assert_refused(read_item_ids, written(path, "a\n\nb\n"), "line 2: the item id is empty")
     assert_refused(read_item_ids, written(path, "a\nb\x00\n"), "line 2: the item id has a NUL")
+
+
+def test_a_runaway_id_is_refused(tmp_path):
+    """As an element of a NumPy array of text it would take its length for each of them."""
+    runaway, problem = "x" * 150_000, "longer than 256 characters"
+    ids = written(tmp_path / "items.txt", f"a\n{runaway}\n")
+    assert_refused(read_item_ids, ids, f"line 2: the item id is {problem}")
+    table = written(tmp_path / "m.csv", f"id,title\na,A\n{runaway},B\n")
+    assert_refused(
+        lambda path: read_metadata([path], ["id"], ["title"], np.array(["a"])),
+        table,
+        f"column 'id': number 2 is {problem}",
+    )
+    segment = {"name": "A", "terms": [], "pairs": [[0, 1]], "items": ["a", runaway]}
+    path = written(tmp_path / "segments.json", json.dumps([segment]))
+    sp.save_npz(tmp_path / "segment_vectors.npz", sp.csr_matrix(np.eye(1)))
+    assert_refused(lambda path: load_segments(path.parent, np.array(["a"])), path, problem)
+
+
+def test_an_id_that_begins_with_a_byte_order_mark_is_kept(tmp_path):
+    ids, factors = np.array(["\ufeffa", "b"]), np.array(["\ufeff\ufeffc", "d"])
+    save_embeddings(tmp_path, sp.csc_matrix(np.eye(2)), ids, factors)
+    loaded = SparseEmbeddings.load(tmp_path / "embeddings.npz")
+    assert loaded.item_ids.tolist() == ids.tolist()
+    assert loaded.factor_ids.tolist() == factors.tolist()
+    Workdir(tmp_path).keep_factors(factors)
+    assert Workdir(tmp_path).kept_factors().tolist() == factors.tolist()
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "length", "kind"),
+    [
+        (1 << 23, 1, "text"),
+        (1 << 23, 1, "list"),
+        (1 << 20, 200, "text"),
+        (1 << 20, 200, "dictionary"),
+        (1 << 20, 200, "list"),
+        (1 << 17, 1 << 16, "text"),
+        (1 << 17, 1 << 16, "dictionary"),
+    ],
+)
+def test_a_column_of_one_value_can_be_too_long_for_its_file(tmp_path, n_rows, length, kind):
+    """Some kB of parquet whose texts would take gigabytes."""
+    path, rows = tmp_path / "r.parquet", pa.array(np.zeros(n_rows, np.int32))
+    column = pa.DictionaryArray.from_arrays(rows, ["x" * length])
+    if kind == "list":
+        column = pa.ListArray.from_arrays([0, n_rows], column)
+    schema = None
+    if kind != "dictionary":  # what readers make of it is written in the file
+        text = pa.list_(pa.string()) if kind == "list" else pa.string()
+        schema = pa.schema({"user_id": text, "item_id": text})
+    pa.parquet.write_table(
+        pa.table({"user_id": column, "item_id": column}),
+        path,
+        compression="zstd",
+        store_schema=schema is None,
+    )
+    assert path.stat().st_size < 100_000
+    read_columns = lambda path: read_text_columns(path, ["user_id", "item_id"])  # noqa: E731
+    for read in (read_ratings, read_columns):
+        assert_refused(read, path, "unpacks to more than 200 times")
 
 
 def test_netflix_in_other_bytes(tmp_path):

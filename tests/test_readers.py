@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 import scipy.sparse as sp
 
-from celsa_jax.data.readers import MAX_ID_LENGTH, Columns, read_ratings
+from celsa_jax.arrays import LONGEST_ID
+from celsa_jax.data.readers import Columns, read_ratings
 from celsa_jax.data.tables import read_text_columns
 from celsa_jax.errors import InputError
 
@@ -126,7 +127,7 @@ def test_csr_npz_with_and_without_ratings(tmp_path):
         ('user_id,item_id,rating\nu,"",1\n', "line 2: the item id is empty"),
         ('user_id,item_id,rating\nu,"a\nb",1\n', "line 3: the item id has a line break"),
         (b"user_id,item_id,rating\nu,\xff,1\n", "line 2: the item id is not UTF-8"),
-        (f"user_id,item_id\nu,{'x' * (MAX_ID_LENGTH + 1)}\n", "line 2: the item id is longer"),
+        (f"user_id,item_id\nu,{'x' * (LONGEST_ID + 1)}\n", "line 2: the item id is longer"),
     ],
 )
 def test_faults_are_named_with_file_and_line(tmp_path, content, problem):

@@ -383,6 +383,46 @@ def broken_rows():
     return matrix
 
 
+def unsound(kind, **changes):
+    """A matrix of two users and four items whose arrays were changed behind SciPy's back."""
+    matrix = sp.csr_matrix(([1.0, 1.0], [0, 1], [0, 1, 2]), shape=(2, 4)).asformat(kind)
+    for name, value in changes.items():
+        setattr(matrix, name, np.array(value))
+    return matrix
+
+
+UNSOUND = [
+    unsound("csr", data=[1.0]),
+    unsound("csr", indptr=[0, 2]),
+    unsound("csc", indices=[0, 4_000_000]),
+    unsound("csc", indices=[0, -1]),
+    unsound("csc", data=[1.0]),
+    unsound("csc", indptr=[0, 1, 2, 2, 4_000_000]),
+    unsound("coo", coords=(np.array([0, 4_000_000]), np.array([0, 1]))),
+    unsound("coo", data=[1.0]),
+    unsound("bsr", indices=[0, 4_000_000]),
+]
+
+
+@pytest.mark.parametrize("matrix", UNSOUND, ids=lambda matrix: matrix.format)
+def test_unsound_matrices_are_refused(matrix):
+    """Compiled code would read, or write, far outside of them."""
+    recommender = Recommender(SparseEmbeddings.from_dense(np.eye(4)))
+    for call in (recommender.recommend, recommender.encode):
+        with pytest.raises(InputError, match=r"the histories are no (CSR|sound) matrix"):
+            call(matrix)
+    with pytest.raises(InputError, match="the embeddings are no sound sparse matrix"):
+        SparseEmbeddings.from_scipy(matrix)
+
+
+def test_entries_behind_the_last_row_count_for_nothing():
+    matrix = sp.csr_matrix(([1.0, 1, 1], [0, 1, 2], [0, 1, 2]), shape=(2, 4))
+    for engine in ("scipy", "numba"):
+        recommender = Recommender(SparseEmbeddings.from_dense(np.eye(4)), engine=engine)
+        items, _ = recommender.recommend(matrix, 1, filter_seen=False)
+        assert items.tolist() == [[0], [1]]
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -398,6 +438,12 @@ def broken_rows():
         (lambda r: r.recommend(sp.csr_matrix((1, 4)), 0), "k is 0"),
         (lambda r: r.recommend(sp.csr_matrix((1, 4)), 2.5), "k is 2.5"),
         (lambda r: r.recommend(sp.csr_matrix((1, 4)), True), "k is True"),
+        (lambda r: r.recommend_ids(["0"], 300_000_000), "k is 300000000, of 4; give a smaller"),
+        (
+            lambda r: r.recommend(sp.csr_matrix((40_000, 4)), 1000),
+            "k is 1000, of 4; give a smaller",
+        ),
+        (lambda r: r.similar_items([0], 1 << 25), "k is 33554432, of 4; give a smaller"),
         (lambda r: r.recommend(broken_rows()), "indptr does not fit"),
         (lambda r: r.recommend(sp.csr_matrix([[1e38, 1e38, 0, 0]])), "scores may overflow"),
         (lambda r: r.recommend(sp.csr_matrix((1, 4)), candidates=[4]), "candidates: 4 is no item"),

@@ -212,6 +212,8 @@ def test_recommending_refuses_what_does_not_fit(products):
         product.activations(histories)
     with pytest.raises(InputError, match="k is 0"):
         product.recommend_segments(histories, 0)
+    with pytest.raises(InputError, match=r"k is 300000000, of \d+; give a smaller one"):
+        product.recommend_segments(histories, 300_000_000)
     with pytest.raises(InputError, match="n_rows is 0"):
         product.homepage(histories, 0)
     with pytest.raises(InputError, match="histories have 3 items"):

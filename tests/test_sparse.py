@@ -1,7 +1,6 @@
 """Formats and files of sparse embeddings."""
 
 import json
-import mmap
 import struct
 
 import numpy as np
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 
 from celsa_jax.errors import InputError
 from celsa_jax.sparse import FORMATS, Recommender, SparseEmbeddings
-from celsa_jax.sparse.formats import BRIDGED, row_bytes, row_nonzeros
+from celsa_jax.sparse.formats import BRIDGED, MOST_FACTORS, row_bytes, row_nonzeros
 from celsa_jax.sparse.tensors import read_tensors, write_tensors
 
 
@@ -112,9 +111,10 @@ def wide_rows(draw):
     """(n_factors, ascending factors of each row); differences at the borders of the words."""
     gaps = st.sampled_from(BORDERS) | st.integers(0, 1 << 22)
     rows = draw(st.lists(st.lists(gaps, max_size=5), max_size=6))
-    rows = [sorted(set(np.cumsum(row).tolist())) for row in rows]
+    rows = [sorted({f for f in np.cumsum(row).tolist() if f < MOST_FACTORS}) for row in rows]
     highest = max((row[-1] for row in rows if row), default=0)
-    return highest + draw(st.sampled_from([1, 2, 5000, 1 << 20])), rows
+    n_factors = highest + draw(st.sampled_from([1, 2, 5000, 1 << 20]))
+    return min(n_factors, MOST_FACTORS), rows
 
 
 def of_rows(n_factors, rows, form="int4"):
@@ -323,12 +323,6 @@ def test_wide_embeddings_take_wide_factor_ids(tmp_path):
         np.testing.assert_allclose(loaded.data, [0.6, 0.8], atol=0.004)
 
 
-def is_mapped(array):
-    while isinstance(array, np.ndarray):
-        array = array.base
-    return isinstance(array, mmap.mmap)
-
-
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("rows", ["unit", "ragged", "any length"])
 def test_save_and_load(tmp_path, form, rows):
@@ -348,12 +342,40 @@ def test_save_and_load(tmp_path, form, rows):
     np.testing.assert_array_equal(loaded.starts, stored.starts)
     for name, array in stored.arrays.items():
         np.testing.assert_array_equal(loaded.arrays[name], array)
-        assert is_mapped(loaded.arrays[name])
         assert not loaded.arrays[name].flags.writeable
     assert [p.name for p in tmp_path.iterdir()] == ["E"]
     _, fields = read_tensors(tmp_path / "E")
     has_norms = rows == "any length" and form in ("int8", "int4")
     assert fields["version"] == ("3" if has_norms else "2")  # older code must refuse norms
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("engine", ["scipy", "numba"])
+def test_a_file_may_be_overwritten_while_it_is_served(tmp_path, form, engine):
+    """In place, as `cp` does it, by a model of other items and factors, and cut short."""
+    path = tmp_path / "E"
+    SparseEmbeddings.from_dense(unit_rows(), format=form).save(path)
+    SparseEmbeddings.from_dense(unit_rows(100, 900, 3), format=form).save(tmp_path / "other")
+    recommender = Recommender(SparseEmbeddings.load(path), engine=engine)
+    histories = sp.csr_matrix(np.eye(20, 200))
+    items, scores = recommender.recommend(histories, 5)
+    for content in ((tmp_path / "other").read_bytes(), b"\xff" * path.stat().st_size, b""):
+        path.write_bytes(content)
+        for again in (recommender.recommend(histories, 5), recommender.recommend(histories[:1], 5)):
+            np.testing.assert_array_equal(again[0], items[: len(again[0])])
+            np.testing.assert_array_equal(again[1], scores[: len(again[0])])
+
+
+@pytest.mark.parametrize("n_factors", [1 << 32, (1 << 25) + 1])
+def test_factors_beyond_measure_are_refused(tmp_path, n_factors):
+    """A file of some hundred bytes may claim them, and each would take memory."""
+    SparseEmbeddings.from_dense(np.eye(3)).save(tmp_path / "E")
+    tensors, fields = read_tensors(tmp_path / "E")
+    write_tensors(tmp_path / "E", tensors, fields | {"n_factors": str(n_factors)})
+    with pytest.raises(InputError, match=r"E: .*an impossible number of factors"):
+        SparseEmbeddings.load(tmp_path / "E")
+    with pytest.raises(InputError, match="are more than a model may have"):
+        SparseEmbeddings.from_scipy(sp.coo_matrix((3, n_factors)))
 
 
 def test_files_are_safetensors(tmp_path):

@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 
+from celsa_jax.arrays import text_array
 from celsa_jax.data.interactions import lookup
 from celsa_jax.data.tables import (
     check_columns,
@@ -86,7 +87,10 @@ def read_metadata(
     names_by_path = _columns_to_read(paths, id_columns, text_columns, encoding)
     for path, id_column, names in zip(paths, id_columns, names_by_path, strict=True):
         table = read_text_columns(path, list(dict.fromkeys([id_column, *names])), encoding)
-        ids = table[id_column].astype(np.str_)
+        try:
+            ids = text_array(table[id_column])
+        except ValueError as error:
+            raise InputError(f"{path}: column '{id_column}': {error}") from None
         positions = lookup(item_ids, ids)
         cells = _cells(path, ids, positions, {name: table[name] for name in names})
         if not cells:

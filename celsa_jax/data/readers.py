@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from celsa_jax.arrays import read_sparse
+from celsa_jax.arrays import LONGEST_ID, read_sparse
 from celsa_jax.data.tables import (
     BLOCK,
     DELIMITERS,
@@ -41,8 +41,6 @@ from celsa_jax.errors import InputError, one_line
 
 log = logging.getLogger(__name__)
 
-# An id goes into fixed-width NumPy text, so one runaway id would cost every row its width.
-MAX_ID_LENGTH = 256
 _MOST_COLUMNS = 1 << 24  # of a matrix: an item each
 _END_OF_TIME = 2.0**63  # seconds that int64 cannot hold
 _IDS = pa.dictionary(pa.int32(), pa.string())
@@ -286,8 +284,8 @@ def id_fault(text: str) -> str:
         return "has a line break in it"
     if "\x00" in text:
         return "has a NUL byte in it"
-    if len(text) > MAX_ID_LENGTH:
-        return f"is longer than {MAX_ID_LENGTH} characters"
+    if len(text) > LONGEST_ID:
+        return f"is longer than {LONGEST_ID} characters"
     if is_broken(text):
         return "is not UTF-8"
     return ""

@@ -18,6 +18,7 @@ from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet
 
@@ -28,6 +29,8 @@ BLOCK = 1 << 24  # bytes that are parsed at once, and the longest row
 csv.field_size_limit(BLOCK)
 AnyPath = pathlib.Path | zipfile.Path  # a file or folder, or one in an archive
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t", ".inter": "\t", ".item": "\t"}
+_CELL = 32  # bytes that a cell takes in later steps, whatever is in it
+_ROWS_AT_ONCE = 1 << 18
 _DAMAGED = (  # what reading an archive raises
     zipfile.BadZipFile,
     gzip.BadGzipFile,
@@ -227,7 +230,7 @@ def column_names(path: str | AnyPath, encoding: str = "utf-8") -> list[str]:
     if kind != ".parquet":
         return header(path, DELIMITERS[kind], encoding)
     with open_data(path) as stream, arrow_errors(path):
-        return _parquet_file(path, stream).schema_arrow.names
+        return _parquet_file(path, stream)[0].schema_arrow.names
 
 
 def _table_kind(path: str | AnyPath) -> str:
@@ -336,29 +339,64 @@ def parquet_table(path: str | AnyPath, names: list[str]) -> pa.Table:
     """Columns of a parquet file, every value checked.
 
     Raises:
-      InputError: a column that is missing or there twice, or a damaged file.
+      InputError: a column that is missing or there twice, a damaged file, or one of a few bytes
+        that would fill the memory, for columns of a single value take next to nothing.
     """
     with open_data(path) as stream, arrow_errors(path):
-        file = _parquet_file(path, stream)
+        file, n_packed = _parquet_file(path, stream)
         check_columns(path, file.schema_arrow.names, names)
-        table = file.read(names)
+        check_unpacked(path, _announced_bytes(file.metadata, names), n_packed)
+        n_bytes, batches = 0, []
+        for batch in file.iter_batches(_ROWS_AT_ONCE, columns=names):
+            n_bytes += sum(map(_decoded_bytes, batch.columns))
+            check_unpacked(path, n_bytes, n_packed)
+            batches.append(batch)
+        if not batches:
+            batches = file.schema_arrow.empty_table().select(names).to_batches()
+        table = pa.Table.from_batches(batches)
         table.validate(full=True)
     if table.num_rows != file.metadata.num_rows:
         raise InputError(f"{path}: damaged: {table.num_rows} rows of {file.metadata.num_rows}")
     return table
 
 
-def _parquet_file(path: str | AnyPath, stream: IO[bytes]) -> pa.parquet.ParquetFile:
-    """Opens a parquet file, what is packed in memory; InputError where it has too many rows."""
+def _parquet_file(path: str | AnyPath, stream: IO[bytes]) -> tuple[pa.parquet.ParquetFile, int]:
+    """Opens a parquet file, what is packed in memory, and its bytes."""
     source: Any = as_file(path)
     if isinstance(source, pathlib.Path) and source.suffix == ".parquet":
         n_packed = source.stat().st_size
     else:
         source = pa.BufferReader(stream.read())
         n_packed = source.size()
-    file = pa.parquet.ParquetFile(source)
-    check_unpacked(path, 8 * file.metadata.num_rows, n_packed)  # a column of them
-    return file
+    metadata = pa.parquet.ParquetFile(source).metadata
+    columns = [metadata.schema.column(at) for at in range(metadata.num_columns)]
+    # A long text that is there a million times is then read once. (Not in lists, where Arrow
+    # cannot; there it stops at 2 GB.)
+    texts = [c.path for c in columns if c.physical_type == "BYTE_ARRAY" and c.path == c.name]
+    return pa.parquet.ParquetFile(source, metadata=metadata, read_dictionary=texts), n_packed
+
+
+def _announced_bytes(metadata: pa.parquet.FileMetaData, names: list[str]) -> int:
+    """What columns unpack to, by a file's own account; texts count once for all their cells."""
+    n_bytes = 0
+    for at in range(metadata.num_columns):
+        column = metadata.schema.column(at)
+        if column.path in names or column.path.split(".")[0] in names:
+            for group in range(metadata.num_row_groups):
+                chunk = metadata.row_group(group).column(at)
+                cells = chunk.num_values * (_CELL + max(column.length, 0))
+                n_bytes += max(cells, chunk.total_uncompressed_size)
+    return n_bytes
+
+
+def _decoded_bytes(column: pa.Array) -> int:
+    """What a column takes with each of its texts written out."""
+    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        return column.nbytes + _decoded_bytes(column.flatten())
+    if not pa.types.is_dictionary(column.type):
+        return column.nbytes
+    lengths = pa.compute.binary_length(column.dictionary).take(column.indices)
+    return column.nbytes + (pa.compute.sum(lengths).as_py() or 0)
 
 
 @contextlib.contextmanager

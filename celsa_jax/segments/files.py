@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 import scipy.sparse as sp
 
-from celsa_jax.arrays import read_sparse
+from celsa_jax.arrays import read_sparse, text_array
 from celsa_jax.data.interactions import lookup
 from celsa_jax.data.metadata import printable
 from celsa_jax.errors import InputError, one_line
@@ -133,7 +133,7 @@ def _read_segment(path: pathlib.Path, entry: dict, item_ids: np.ndarray) -> Segm
         raise ValueError("a name, a term or an item that is no text")
     if not all(type(number) is int for pair in pairs for number in pair):
         raise ValueError("a pair that is no two whole numbers")
-    items = lookup(item_ids, np.array(ids, np.str_))
+    items = lookup(item_ids, text_array(ids))
     if (items < 0).any():
         raise InputError(
             f"{path}: item '{ids[np.argmin(items)]}' is not in the catalogue; "

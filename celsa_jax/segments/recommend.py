@@ -13,6 +13,7 @@ import scipy.sparse as sp
 from celsa_jax.errors import InputError
 from celsa_jax.segments.segments import Segments
 from celsa_jax.sparse import Recommender
+from celsa_jax.sparse.recommender import check_k
 
 FOR_YOU = "Recommended for you"
 OTHER = "other"
@@ -115,9 +116,9 @@ class SegmentRecommender:
           Segments [n_users, k] int32, best first, and scores [n_users, k] float32. Ties go to the
           lower number.
         """
-        _check_count("k", k)
         _check_count("n_items", n_items)
         latent = self.recommender.encode(user_items)
+        check_k(k, latent.shape[0], len(self.segments))
         best = np.full((latent.shape[0], k), -1, np.int32)
         best_scores = np.full((latent.shape[0], k), -np.inf, np.float32)
         ranked = self._ranked(sp.csr_matrix(user_items), latent, n_items)

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from celsa_jax.arrays import check_sparse
 from celsa_jax.errors import InputError, one_line
-from celsa_jax.sparse.formats import BRIDGES, Rows, check_stored, pack, unpack
+from celsa_jax.sparse.formats import BRIDGES, MOST_FACTORS, Rows, check_stored, pack, unpack
 from celsa_jax.sparse.npz import check_ids, load_with_factor_ids
 from celsa_jax.sparse.rows import unit_rows
 from celsa_jax.sparse.tensors import read_tensors, write_tensors
@@ -86,11 +87,13 @@ class SparseEmbeddings:
 
         Raises:
           InputError: values that are not finite, ids that repeat or of another number than rows
-            or columns, or values that the format cannot hold.
+            or columns, more than 2^25 factors, or values that the format cannot hold.
         """
         try:
+            if sp.issparse(embeddings):
+                check_sparse(embeddings)
             rows = sp.csr_matrix(embeddings, copy=True)
-            rows.check_format()
+            check_sparse(rows)  # of a kind that is not looked at otherwise
         except ValueError as error:
             raise InputError(f"the embeddings are no sound sparse matrix: {error}") from None
         if np.iscomplexobj(rows):
@@ -102,6 +105,8 @@ class SparseEmbeddings:
         rows.sum_duplicates()
         rows.eliminate_zeros()
         n_items, n_factors = rows.shape
+        if n_factors > MOST_FACTORS:
+            raise InputError(f"{n_factors} factors are more than a model may have, {MOST_FACTORS}")
         ids = _encode(range(n_items) if item_ids is None else item_ids, n_items, "item_ids", "rows")
         factors = None
         if factor_ids is not None:
@@ -114,8 +119,7 @@ class SparseEmbeddings:
     ) -> SparseEmbeddings:
         """Reads a file of `save`, or a SciPy sparse `.npz` with text files of ids.
 
-        A file of `save` is mapped into memory: what is not used is not read, but for the
-        checksum.
+        All is read into memory: a file may be replaced, even overwritten, while it is served.
 
         Args:
           path: the file.
@@ -135,6 +139,8 @@ class SparseEmbeddings:
             return cls._from_tensors(tensors, fields)
         except (InputError, OSError):
             raise
+        except MemoryError:
+            raise InputError(f"{path}: does not fit into the memory that there is") from None
         except Exception as error:  # a file may be of another's making, whatever its checksum
             raise InputError(
                 f"{path}: damaged, or not embeddings: those are files of experiments.export, SciPy "
@@ -145,7 +151,7 @@ class SparseEmbeddings:
     def _from_tensors(cls, tensors: dict, fields: dict[str, str]) -> SparseEmbeddings:
         """Checks all that compiled code relies on."""
         n_items, n_factors = int(fields["n_items"]), int(fields["n_factors"])
-        if not 0 <= n_factors <= 1 << 32:
+        if not 0 <= n_factors <= MOST_FACTORS:
             raise ValueError("an impossible number of factors")
         ids, factor_ids = tensors.pop("item_ids"), tensors.pop("factor_ids", None)
         _check_encoded(ids, n_items)

@@ -33,6 +33,7 @@ import scipy.sparse as sp
 from celsa_jax.errors import InputError
 
 FORMATS = ("float32", "float16", "int8", "int4")
+MOST_FACTORS = 1 << 25  # as each takes memory when it is served, also in a file of a few bytes
 BYTES_PER_NONZERO = 8  # in plain SciPy, a float32 and an int32, as the paper counts it
 BYTES_PER_FACTOR = 4  # of a dense row, a float32
 BRIDGES = 0xF000  # the first word of int4 that is no non-zero

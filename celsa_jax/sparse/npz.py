@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from celsa_jax.arrays import read_arrays, read_sparse
+from celsa_jax.arrays import LONGEST_ID, read_arrays, read_sparse
 from celsa_jax.errors import InputError
 from celsa_jax.files import write_text
 from celsa_jax.seals import check_seal, write_sealed
@@ -41,10 +41,10 @@ def save_embeddings(
     check_ids(item_ids, embeddings.shape[0], "item_ids", "rows")
     if factor_ids is not None:
         check_ids(factor_ids, embeddings.shape[1], "factor_ids", "columns")
-        write_text(folder / "factors.txt", _lines(factor_ids))
+        write_ids(folder / "factors.txt", factor_ids)
     else:
         (folder / "factors.txt").unlink(missing_ok=True)
-    write_text(folder / "items.txt", _lines(item_ids))
+    write_ids(folder / "items.txt", item_ids)
     text = _sealed_text(item_ids, factor_ids)
     write_sealed(folder / "embeddings.npz", lambda stream: sp.save_npz(stream, embeddings), text)
 
@@ -100,6 +100,13 @@ def check_ids(ids: np.ndarray, n: int, name: str, of: str) -> None:
         raise InputError(f"{name}: '{unique[np.argmax(counts > 1)]}' is there twice")
 
 
+def write_ids(path: pathlib.Path, ids: np.ndarray) -> None:
+    """Writes ids for `read_item_ids`, one a line; whole or not at all."""
+    text = _lines(ids)
+    mark = "\ufeff" if text.startswith("\ufeff") else ""  # one is read as that of the encoding
+    write_text(path, mark + text)
+
+
 def read_item_ids(path: str | pathlib.Path, n: int | None = None, of: str = "") -> np.ndarray:
     """[n] text ids, one a line.
 
@@ -122,8 +129,12 @@ def read_item_ids(path: str | pathlib.Path, n: int | None = None, of: str = "") 
         raise InputError(f"{path}: not UTF-8") from None
     lines = text.replace("\r\n", "\n").removesuffix("\n").split("\n") if text else []
     for number, line in enumerate(lines, 1):
-        if not line or "\x00" in line:
-            problem = "has a NUL byte in it" if line else "is empty"
+        problem = "" if line else "is empty"
+        if "\x00" in line:
+            problem = "has a NUL byte in it"
+        if len(line) > LONGEST_ID:
+            problem = f"is longer than {LONGEST_ID} characters"
+        if problem:
             raise InputError(f"{path}: line {number}: the item id {problem}")
     item_ids = np.array(lines, np.str_)
     check_ids(item_ids, len(lines) if n is None else n, str(path), of)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
+from celsa_jax.arrays import check_sparse
 from celsa_jax.errors import InputError
 from celsa_jax.sparse.embeddings import SparseEmbeddings
 from celsa_jax.sparse.engines import FEW_USERS, NumbaEngine, Request, ScipyEngine, encode
@@ -20,6 +21,7 @@ from celsa_jax.sparse.threads import n_cores
 ENGINES = ("auto", "numba", "scipy")
 _LARGEST_SCORE = 1e38
 _COSINES_AT_ONCE = 1 << 24  # 64 MB
+_MOST_FILLED = 1 << 24  # results where there is nothing to fill them with
 
 
 class Recommendation(NamedTuple):
@@ -135,7 +137,7 @@ class Recommender:
 
         Raises:
           InputError: histories of another number of items, with positions out of range or values
-            that are not finite; candidates out of range; k below 1.
+            that are not finite; candidates out of range; k below 1, or by millions above the items.
         """
         return self._recommend(user_items, k, filter_seen, candidates)
 
@@ -221,7 +223,7 @@ class Recommender:
           Rows of `among` [n_users, k] int32, nearest first, and cosines [n_users, k] float32. Ties
           go to the lower row.
         """
-        check_count("k", k)
+        check_k(k, user_items.shape[0], among.shape[0])
         latent, others = (unit_rows(self.encode(x)) for x in (user_items, among))
         n_users, n_ranked = latent.shape[0], min(k, others.shape[0])
         rows = np.full((n_users, k), -1, np.int32)
@@ -279,7 +281,7 @@ class Recommender:
     ) -> tuple[np.ndarray, np.ndarray]:
         """As `recommend`; with `unit_rows` as if all rows were of unit length."""
         history = self._check(user_items)
-        check_count("k", k)
+        check_k(k, history.shape[0], self.embeddings.n_items)
         query_factors = self.query_factors
         seen = history if filter_seen else sp.csr_matrix(history.shape, dtype=np.float32)
         if candidates is not None:
@@ -310,11 +312,21 @@ class Recommender:
             raise InputError(
                 f"histories have {user_items.shape[1]} items, the embeddings {n_items}"
             )
-        history = user_items if user_items.format == "csr" else user_items.tocsr()
+        history = user_items
+        if history.format != "csr":
+            try:
+                check_sparse(history)
+            except ValueError as error:
+                raise InputError(f"the histories are no sound matrix: {error}") from None
+            history = history.tocsr()
         indptr, indices, weights = history.indptr, history.indices, history.data
         # SciPy does not look at the contents of what it is given.
-        if indptr[0] or (indptr[1:] < indptr[:-1]).any() or indptr[-1] > len(indices):
-            raise InputError("the histories are no CSR matrix: indptr does not fit the indices")
+        starts_at_0 = len(indptr) == history.shape[0] + 1 and not indptr[0]
+        n, n_held = indptr[-1:].sum(), sorted((len(indices), len(weights)))
+        if not starts_at_0 or (indptr[1:] < indptr[:-1]).any() or n > n_held[0]:
+            raise InputError("the histories are no CSR matrix: indptr does not fit the entries")
+        if n < n_held[1]:
+            indices, weights = indices[:n], weights[:n]
         if np.iscomplexobj(weights):
             raise InputError("the histories are complex; they must be real")
         weights = weights.astype(np.float32, copy=False)
@@ -361,6 +373,13 @@ class Recommender:
 def by_size(parts: Iterable[tuple[Any, float]]) -> list[tuple[Any, float]]:
     """Named parts of a sum, the largest in magnitude first, without those of 0."""
     return sorted((p for p in parts if p[1]), key=lambda part: (-abs(part[1]), part[0]))
+
+
+def check_k(k: int, n_users: int, n_choices: int) -> None:
+    """InputError for a number of results a user that is none, or is far beyond the choices."""
+    check_count("k", k)
+    if k > n_choices and k * n_users > _MOST_FILLED:
+        raise InputError(f"k is {k}, of {n_choices}; give a smaller one")
 
 
 def check_count(name: str, value: int) -> None:

@@ -51,14 +51,14 @@ def write_tensors(
             stream.write(struct.pack("<Q", len(text)) + text)
             for name in names:
                 stream.write(np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8).data)
-        digest = _digest(temporary, 8 + len(text), _NO_DIGEST)
+        digest = _digest(np.memmap(temporary, np.uint8, "r"), 8 + len(text), _NO_DIGEST)
         with temporary.open("r+b") as stream:
             stream.seek(8)
             stream.write(text.replace(_NO_DIGEST.encode(), digest.encode(), 1))
 
 
 def read_tensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Maps the arrays of a file read-only, after comparing its checksum.
+    """The arrays of a file, read into memory, and its text, after comparing its checksum.
 
     Raises:
       InputError: the file is of another kind or version, or its checksum does not fit.
@@ -71,17 +71,16 @@ def read_tensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, s
         _check_version(path, fields)
         slices = {name: file.get_slice(name) for name in file.offset_keys()}
         kinds = {n: (np.dtype(_DTYPES[s.get_dtype()]), s.get_shape()) for n, s in slices.items()}
-    with path.open("rb") as stream:
-        start = 8 + struct.unpack("<Q", stream.read(8))[0]
+    # What is checked here is what will be used: a mapped file would change with the one on disk.
+    content = np.fromfile(path, np.uint8)
+    start = 8 + int.from_bytes(content[:8].tobytes(), "little")
     digest = fields.pop("sha256", "")
-    if not digest or _digest(path, start, digest) != digest:
+    if not digest or _digest(content, start, digest) != digest:
         raise InputError(f"{path}: damaged: its checksum does not fit; copy or export it again")
-    # Mapped by ourselves, as the package copies.
-    mapped = np.asarray(np.memmap(path, np.uint8, "r"))
     tensors = {}
     for name, (dtype, shape) in kinds.items():
         end = start + dtype.itemsize * math.prod(shape)
-        tensors[name] = mapped[start:end].view(dtype).reshape(shape)
+        tensors[name] = content[start:end].view(dtype).reshape(shape)
         start = end
     if int(fields["version"]) != _version(tensors):
         raise ValueError(f"norms are for version {VERSION_WITH_NORMS}, which cannot lack them")
@@ -104,16 +103,12 @@ def _check_version(path: pathlib.Path, fields: dict[str, str]) -> None:
         )
 
 
-def _digest(path: pathlib.Path, start: int, stored: str) -> str:
+def _digest(content: np.ndarray, start: int, stored: str) -> str:
     """The checksum of a file whose header, up to `start`, has `stored` in its place."""
 
     def of_block(first: int) -> bytes:
-        # Read, not mapped: the pages then do not count as this process's memory.
-        with path.open("rb", buffering=0) as stream:
-            stream.seek(first)
-            return hashlib.sha256(stream.read(_BLOCK)).digest()
+        return hashlib.sha256(content[first : first + _BLOCK].data).digest()
 
-    with path.open("rb") as stream:
-        header = stream.read(start).replace(stored.encode(), _NO_DIGEST.encode(), 1)
-    parts = in_threads(of_block, range(start, path.stat().st_size, _BLOCK), n_cores())
+    header = content[:start].tobytes().replace(stored.encode(), _NO_DIGEST.encode(), 1)
+    parts = in_threads(of_block, range(start, len(content), _BLOCK), n_cores())
     return hashlib.sha256(hashlib.sha256(header).digest() + b"".join(parts)).hexdigest()
