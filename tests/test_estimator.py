@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pandas
@@ -220,6 +221,14 @@ def test_ctrl_c_leaves_what_was_learned(users):
     with pytest.raises(NotFittedError):
         other.recommend(users)
     assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_a_thread_that_gets_no_signals_can_fit(users, fitted):
+    model = CompressedELSA(**PARAMS)
+    thread = threading.Thread(target=model.fit, args=(users,), kwargs={"progress": False})
+    thread.start()
+    thread.join()
+    np.testing.assert_array_equal(model.recommend(users)[0], fitted.recommend(users)[0])
 
 
 def test_a_folder_is_gone_on_in(users, fitted, tmp_path):

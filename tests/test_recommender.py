@@ -438,7 +438,7 @@ def test_entries_behind_the_last_row_count_for_nothing():
         (lambda r: r.recommend(sp.csr_matrix((1, 4)), 0), "k is 0"),
         (lambda r: r.recommend(sp.csr_matrix((1, 4)), 2.5), "k is 2.5"),
         (lambda r: r.recommend(sp.csr_matrix((1, 4)), True), "k is True"),
-        (lambda r: r.recommend_ids(["0"], 300_000_000), "k is 300000000, of 4; give a smaller"),
+        (lambda r: r.recommend_ids([["0"]], 300_000_000), "k is 300000000, of 4; give a smaller"),
         (
             lambda r: r.recommend(sp.csr_matrix((40_000, 4)), 1000),
             "k is 1000, of 4; give a smaller",
