@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import scipy.sparse as sp
 from ml_collections import ConfigDict
-from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.utils.validation import check_is_fitted, check_non_negative, validate_data
 
 import celsa_jax
@@ -541,12 +541,9 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
             save_embeddings(folder.path, fitted.embeddings, train.item_ids, fitted.factor_ids)
 
     def _going_on(self) -> CompressedELSA:
-        """With what was decided for the first fit where it must stay."""
-        model = CompressedELSA(**self.get_params())
-        model.norms = self.norms or str(self.recipe_.get("model.norms", "unit"))
-        if self.start == "random":  # whose factors belong to no items either
-            model.start, model.rewind, model.start_nnz = "clusters", False, None
-        return model
+        """Of the same kind, for embeddings that were learned."""
+        norms = self.norms or str(self.recipe_.get("model.norms", "unit"))
+        return clone(self).set_params(norms=norms, rewind=False)
 
     def _learn(
         self, matrix: sp.spmatrix, item_ids: np.ndarray, factor_ids: np.ndarray | None

@@ -81,7 +81,8 @@ def fit(
       InputError: a field does not fit the data, memory does not suffice, or training diverges.
     """
     train = split.train
-    filled = recipe.filled(config, train.matrix)
+    going_on = earlier is not None or bool(config.train.init_from)
+    filled = recipe.filled(config, train.matrix, going_on)
     chosen = recipe.chosen(config, filled)
     log.info("recipe: %s", ", ".join(f"{field} {value}" for field, value in chosen.items()))
     placement = make_placement(config, train.n_items)
@@ -92,8 +93,7 @@ def fit(
     with contextlib.ExitStack() as stack:
         checkpoints = None
         if folder is not None:
-            warm = start is not None and bool(config.train.init_from)
-            _begin_folder(folder, config, split, factor_ids if warm else None)
+            _begin_folder(folder, config, split, factor_ids if going_on and start else None)
             checkpoints = Checkpoints(folder.checkpoints, config.checkpoint.keep)
             stack.enter_context(checkpoints)
         profile = folder.path / "profile" if folder and config.train.profile else None

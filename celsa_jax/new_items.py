@@ -12,7 +12,7 @@ from sklearn.preprocessing import normalize
 from celsa_jax.errors import InputError
 from celsa_jax.sparse.rows import keep_largest
 
-# Chosen on validation users for items hidden from training (`experiments.new_items`).
+# Chosen on validation users for items hidden from training (`experiments.growth`).
 _NEAREST = 20
 
 

@@ -19,6 +19,7 @@ _MANY = 16.0  # interactions of an item in the mean
 _LEAST_BATCH, _LARGEST_BATCH = 24, 1024
 _SMALL = 150_000  # interactions
 _LONG = 50  # interactions of a user in the mean
+_GOING_ON = 0.2  # of the rate, where training goes on from learned embeddings
 
 
 def choices(matrix: sp.csr_matrix) -> dict[str, float | str]:
@@ -55,12 +56,13 @@ def _n_used_items(matrix: sp.csr_matrix) -> int:
     return int(np.count_nonzero(matrix.getnnz(axis=0)))
 
 
-def filled(config: ConfigDict, matrix: sp.csr_matrix) -> ConfigDict:
+def filled(config: ConfigDict, matrix: sp.csr_matrix, going_on: bool = False) -> ConfigDict:
     """The configuration with every open field chosen.
 
     Args:
       config: validated; fields that are None are open.
       matrix: users to train on, CSR [n_users, n_items].
+      going_on: whether training begins at learned embeddings, which a fifth of the rate keeps.
 
     Raises:
       InputError: fewer items than the model needs.
@@ -69,7 +71,9 @@ def filled(config: ConfigDict, matrix: sp.csr_matrix) -> ConfigDict:
         ("sparsity.target_nnz", config.sparsity.target_nnz),
         ("model.n_factors", config.model.n_factors if config.model.start == "clusters" else 0),
     ):
-        if wanted > (n_items := _n_used_items(matrix)) and config.model.start != "random":
+        if going_on or config.model.start == "random":
+            continue
+        if wanted > (n_items := _n_used_items(matrix)):
             raise InputError(
                 f"config.{field} is {wanted}, and the training users have {n_items} items; lower it"
             )
@@ -79,12 +83,15 @@ def filled(config: ConfigDict, matrix: sp.csr_matrix) -> ConfigDict:
         model.n_factors = matrix.shape[1]
     if model.start == "random" and model.norms is None:
         model.norms = "unit"  # as in the paper
-    if model.start == "random" and not filled.train.init_from:
+    if model.start == "random" and not going_on:
         sparsity.start_nnz = model.n_factors
     elif sparsity.start_nnz is None:
         sparsity.start_nnz = max(_START_NNZ, 2 * sparsity.target_nnz)
     sparsity.start_nnz = min(sparsity.start_nnz, model.n_factors)
-    for field, value in choices(matrix).items():
+    values = choices(matrix)
+    if going_on:
+        values["train.learning_rate"] = _GOING_ON * float(values["train.learning_rate"])
+    for field, value in values.items():
         section, name = field.split(".")
         if filled[section][name] is None:
             filled[section][name] = value

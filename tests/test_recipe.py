@@ -65,3 +65,14 @@ def test_a_random_start_has_unit_length():
 def test_more_non_zeros_than_items():
     with pytest.raises(InputError, match=r"target_nnz is 16, and the training users have 10 items"):
         filled(default_config(), users_of(20, 10, 3))
+
+
+def test_going_on_keeps_what_was_learned():
+    """At a fifth of the rate, and with whatever items the new users have."""
+    config, matrix = default_config(), users_of(20, 10, 3)
+    wider = sp.hstack([matrix, sp.csr_matrix((20, 30))], format="csr")
+    rate = choices(wider)["train.learning_rate"]
+    full = filled(config, wider, going_on=True)
+    assert full.train.learning_rate == pytest.approx(rate / 5)
+    config.train.learning_rate = 0.5
+    assert filled(config, wider, going_on=True).train.learning_rate == 0.5

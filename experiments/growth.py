@@ -1,13 +1,14 @@
-r"""Judges embeddings of items that were hidden from training, by their users and by their texts.
+r"""Judges what a model makes of data that came after training: new items, and new users.
 
-    python -m experiments.new_items --config=configs/goodbooks.py --config.data.path=SAMPLE \
-        --metadata=books.csv.zip,book_genres.csv.zip --id_column=book_id \
+    python -m experiments.growth --config=configs/goodbooks.py --config.data.path=SAMPLE \
+        --metadata=books.csv.zip,book_genres.csv.zip --id_column=id,book_id \
         --text_columns=title,authors,genres
 
-Of the users to train, validate and test, the first learn a model without the hidden items
-(`CompressedELSA.fit`), which then get embeddings (`add_items`). Only they are ranked, for what the
-others have besides: recall@20 of the hidden items in their interactions, beside that of a random
-order and of the popularity of the known item with the nearest text. Prints one JSON object.
+A model is trained without some items (`CompressedELSA.fit`), which then get embeddings from their
+users or their texts (`add_items`). Only they are ranked for users that nobody trained on:
+recall@20, beside that of a random order and of the popularity of the known item with the nearest
+text. Then one is trained on half of the users, and goes on with the others or with all (`update`):
+nDCG@100 over the whole catalogue. Prints one JSON object.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from collections.abc import Callable
 import numpy as np
 import scipy.sparse as sp
 from absl import flags
+from ml_collections import ConfigDict
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from celsa_jax.config import seed_of, validate
-from celsa_jax.data import load_dataset, make_split
+from celsa_jax.data import Split, load_dataset, make_split
 from celsa_jax.errors import InputError
 from celsa_jax.estimator import CompressedELSA
 from celsa_jax.evaluation.metrics import ranking_metrics
@@ -41,10 +43,16 @@ def main() -> None:
     validate(config)
     seed = seed_of(config, "split")
     split = make_split(load_dataset(config.data, seed).interactions, config.data, seed)
+    report = {"new_items": of_items(config, split), "new_users": of_users(config, split)}
+    print(json.dumps(report))
+
+
+def of_items(config: ConfigDict, split: Split) -> dict:
     item_ids, train = split.train.item_ids, split.train.matrix
     if _HIDDEN.value >= len(item_ids) // 2:
         raise InputError(f"--n_hidden={_HIDDEN.value}: there are {len(item_ids)} items")
     texts = texts_of(item_ids)
+    seed = seed_of(config, "split")
     order = np.random.default_rng(seed).permutation(len(item_ids))
     hidden, known = np.sort(order[: _HIDDEN.value]), np.sort(order[_HIDDEN.value :])
     first = CompressedELSA.from_config(config)
@@ -66,7 +74,26 @@ def main() -> None:
             name: recall(score, matrix[:, known], matrix[:, hidden])
             for name, score in scores.items()
         }
-    print(json.dumps(report))
+    return report
+
+
+def of_users(config: ConfigDict, split: Split) -> dict:
+    item_ids, train = split.train.item_ids, split.train.matrix
+    order = np.random.default_rng(seed_of(config, "split")).permutation(train.shape[0])
+    half, others = np.array_split(order, 2)
+    first = CompressedELSA.from_config(config)
+    first.fit(train[np.sort(half)], item_ids=item_ids, progress=False)
+    new = {"others": train[np.sort(others)], "100_others": train[others[:100]], "all": train}
+    models = {
+        f"half, then {name}": copy.deepcopy(first).update(users, progress=False)
+        for name, users in new.items()
+    }
+    whole = CompressedELSA.from_config(config).fit(train, item_ids=item_ids, progress=False)
+    models = {"half": first, **models, "all": whole}
+    return {
+        part: {name: model.evaluate(users).summary()["ndcg@100"] for name, model in models.items()}
+        for part, users in (("validation", split.val), ("test", split.test))
+    }
 
 
 def texts_of(item_ids: np.ndarray) -> np.ndarray:
