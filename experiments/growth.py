@@ -49,7 +49,7 @@ def main() -> None:
 
 def of_items(config: ConfigDict, split: Split) -> dict:
     item_ids, train = split.train.item_ids, split.train.matrix
-    if _HIDDEN.value >= len(item_ids) // 2:
+    if _HIDDEN.value > len(item_ids) // 2:
         raise InputError(f"--n_hidden={_HIDDEN.value}: there are {len(item_ids)} items")
     texts = texts_of(item_ids)
     seed = seed_of(config, "split")
