@@ -37,7 +37,6 @@ os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import numpy as np
-import scipy.optimize
 import scipy.sparse as sp
 import threadpoolctl
 from absl import flags
@@ -47,6 +46,7 @@ from celsa_jax.sparse import FORMATS, SparseEmbeddings
 from celsa_jax.sparse.threads import n_cores
 from experiments import cli, inputs
 from experiments.inference_engines import ENGINES, Catalogue, Skipped
+from experiments.random_data import random_embeddings, random_histories
 
 FLAGS = flags.FLAGS
 inputs.define_embeddings()
@@ -65,7 +65,6 @@ _QUERY_FACTORS = flags.DEFINE_integer(
 )
 _MEMORY = flags.DEFINE_boolean("memory", False, "Also measure the memory of exact_fast.")
 
-_LONGEST_LIST = 10  # of random embeddings, over the mean
 _N_SINGLE = 32  # users timed alone
 _SETTLE_S = 0.1  # after the number of threads was set
 _MEMORY_PROGRAM = """
@@ -218,43 +217,6 @@ def _overlap(items: np.ndarray, exact: np.ndarray) -> float:
 def _longest_list(embeddings: SparseEmbeddings) -> float:
     lengths = np.bincount(embeddings.tocsr().indices, minlength=embeddings.n_factors)
     return float(lengths.max() / lengths.mean())
-
-
-def random_embeddings(n_items: int, n_factors: int, nnz: int) -> SparseEmbeddings:
-    """Unit rows of normal values; factor f is drawn with a weight of (f + 1)^-a."""
-    if nnz > n_factors:
-        raise InputError(f"--nnz={nnz} is more than --n_factors={n_factors}")
-    rng = np.random.default_rng(0)
-    ranks = np.arange(1, n_factors + 1)
-
-    def excess(power: float) -> float:
-        weights = ranks**-power
-        return weights[0] / weights.mean() - _LONGEST_LIST
-
-    power = scipy.optimize.brentq(excess, 0, 4)
-    edges = np.cumsum(ranks**-power)
-    factors = np.empty((n_items, nnz), np.int32)
-    rows = np.arange(n_items)
-    while len(rows):  # rows with a factor twice are drawn again
-        drawn = np.searchsorted(edges, rng.random((len(rows), nnz)) * edges[-1], side="right")
-        factors[rows] = np.sort(drawn, axis=1)
-        rows = rows[(np.diff(factors[rows], axis=1) == 0).any(axis=1)]
-    values = rng.standard_normal((n_items, nnz), np.float32)
-    values /= np.linalg.norm(values, axis=1, keepdims=True)
-    starts = np.arange(0, n_items * nnz + 1, nnz)
-    matrix = sp.csr_matrix((values.ravel(), factors.ravel(), starts), shape=(n_items, n_factors))
-    return SparseEmbeddings.from_scipy(matrix)
-
-
-def random_histories(n_users: int, n_items: int, length: int) -> sp.csr_matrix:
-    """Each user has `length` different items, all equally likely."""
-    rng = np.random.default_rng(1)
-    length = min(length, n_items)
-    rows = [np.sort(rng.choice(n_items, length, replace=False)) for _ in range(n_users)]
-    indices = np.concatenate(rows).astype(np.int32)
-    starts = np.arange(0, len(indices) + 1, length)
-    values = np.ones(len(indices), np.float32)
-    return sp.csr_matrix((values, indices, starts), shape=(n_users, n_items))
 
 
 if __name__ == "__main__":

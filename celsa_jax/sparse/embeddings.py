@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import json
 import pathlib
 from collections.abc import Sequence
@@ -226,6 +227,17 @@ class SparseEmbeddings:
         """[n_factors] NumPy text, the id of the item that each factor belongs to; None if none."""
         ids = self._encoded_factor_ids
         return None if ids is None else _decode(ids)
+
+    @functools.cached_property
+    def version(self) -> str:
+        """12 hexadecimal digits that tell one model, in one format, from another."""
+        checksum = hashlib.sha256(f"{self.format} {self.n_factors}".encode())
+        arrays = {**self.arrays, "starts": self.starts, "ids": self._encoded_ids}
+        for name in sorted(arrays):
+            array = np.ascontiguousarray(arrays[name])
+            checksum.update(f"{name} {array.dtype} {array.shape}".encode())
+            checksum.update(array.data)
+        return checksum.hexdigest()[:12]
 
     @functools.cached_property
     def largest(self) -> float:

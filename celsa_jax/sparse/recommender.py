@@ -31,11 +31,13 @@ class Recommendation(NamedTuple):
       item_ids: [n] external ids, best first; n is at most k.
       scores: [n] float32.
       unknown: ids of the history that the catalogue does not have.
+      version: of the model that answered (`SparseEmbeddings.version`).
     """
 
     item_ids: np.ndarray
     scores: np.ndarray
     unknown: list[str]
+    version: str = ""
 
 
 class Explanation(NamedTuple):
@@ -51,6 +53,13 @@ class Explanation(NamedTuple):
     score: float
     history: list[tuple[int, float]]
     factors: list[tuple[int, float]]
+
+
+def as_history(history: Iterable) -> list[str]:
+    """A list of ids as text; InputError for one text, which would be taken apart."""
+    if isinstance(history, str | bytes) or not isinstance(history, Iterable):
+        raise InputError(f"a history is a list of ids, not {history!r}; give a list of such lists")
+    return [str(item) for item in history]
 
 
 class Recommender:
@@ -163,12 +172,7 @@ class Recommender:
           InputError: a history is one text instead of a list, or as of `recommend`.
         """
         rows, unknown = [], []
-        for history in histories:
-            if isinstance(history, str | bytes) or not isinstance(history, Iterable):
-                raise InputError(
-                    f"a history is a list of ids, not {history!r}; give a list of such lists"
-                )
-            ids = [str(item) for item in history]
+        for ids in map(as_history, histories):
             positions = self.positions(ids)
             rows.append(positions[positions >= 0])
             unknown.append([ids[at] for at in np.flatnonzero(positions < 0)])
@@ -181,11 +185,20 @@ class Recommender:
             among = self.positions([str(item) for item in candidates])
             among = among[among >= 0]
         best, scores = self.recommend(x, k, filter_seen=filter_seen, candidates=among)
-        n_found = (best >= 0).sum(axis=1)
-        return [
-            Recommendation(self.embeddings.item_ids[best[user, :n]], scores[user, :n], left_out)
-            for user, (n, left_out) in enumerate(zip(n_found, unknown, strict=True))
-        ]
+        return self._named(best, scores, unknown)
+
+    def similar_ids(self, item_ids: Sequence, k: int = 10) -> list[Recommendation]:
+        """The nearest items of each by cosine, itself included, as `similar_items`.
+
+        An item that the catalogue does not have has none.
+        """
+        ids = as_history(item_ids)
+        positions = self.positions(ids)
+        known = positions >= 0
+        best, scores = np.full((len(ids), k), -1, np.int32), np.zeros((len(ids), k), np.float32)
+        best[known], scores[known] = self.similar_items(positions[known], k)
+        unknown = [[] if is_known else [item] for item, is_known in zip(ids, known, strict=True)]
+        return self._named(best, scores, unknown)
 
     def positions(self, item_ids: Sequence[str]) -> np.ndarray:
         """[n] int32 positions of items by their ids; -1 where the catalogue has none."""
@@ -360,6 +373,16 @@ class Recommender:
                 f"positions are 0 to {n_items - 1}"
             )
         return positions
+
+    def _named(
+        self, items: np.ndarray, scores: np.ndarray, unknown: list[list[str]]
+    ) -> list[Recommendation]:
+        ids, version = self.embeddings.item_ids, self.embeddings.version
+        n_found = (items >= 0).sum(axis=1)
+        return [
+            Recommendation(ids[items[user, :n]], scores[user, :n], left_out, version)
+            for user, (n, left_out) in enumerate(zip(n_found, unknown, strict=True))
+        ]
 
     @functools.cached_property
     def _rows(self) -> sp.csr_matrix:

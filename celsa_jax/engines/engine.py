@@ -1,0 +1,334 @@
+"""What every index of items answers (`Index`), and what those in databases share (`Engine`)."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol, TypeVar
+
+import numpy as np
+import tqdm
+
+from celsa_jax.engines.items import Condition, Item, Items, check_where, storable
+from celsa_jax.errors import InputError
+from celsa_jax.sparse import Recommendation, SparseEmbeddings
+from celsa_jax.sparse.recommender import texts
+
+_LARGEST_K = 100_000
+_ATTEMPTS = 5
+T = TypeVar("T")
+
+
+class EngineError(InputError):
+    """The database is out of reach, refuses, or is not what it should be."""
+
+
+class VersionGone(Exception):
+    """The version that a request began with was dropped, or a connection was lost; ask again."""
+
+
+class Index(Protocol):
+    """What `Recommender` and all engines answer, by external ids."""
+
+    def recommend_ids(
+        self,
+        history: list[str],
+        k: int = 100,
+        *,
+        filter_seen: bool = True,
+        candidates: list[str] | None = None,
+    ) -> Recommendation:
+        """The best items for one history; see `Recommender.recommend_ids`."""
+        ...
+
+    def similar_ids(self, item_id: str, k: int = 10) -> Recommendation:
+        """The nearest items by cosine; see `Recommender.similar_ids`."""
+        ...
+
+
+class Rows(NamedTuple):
+    """Stored embeddings, one after the other.
+
+    Attributes:
+      keys: what the engine knows each by, by id.
+      lengths: [n] non-zeros of each.
+      factors, values: [sum of lengths]; values of 0 do not count.
+    """
+
+    keys: dict[str, object]
+    lengths: list[int]
+    factors: np.ndarray
+    values: np.ndarray
+
+
+class Query(NamedTuple):
+    """What a snapshot ranks by.
+
+    Attributes:
+      factors, values: the latent vector, factors ascending, no zeros.
+      k: items wanted.
+      seen: keys of the rows to leave out.
+      candidates: ids to choose from; None for all.
+      where: conditions that fit the columns.
+      cosine: divide scores by the lengths of the stored rows.
+    """
+
+    factors: np.ndarray
+    values: np.ndarray
+    k: int
+    seen: list
+    candidates: list[str] | None
+    where: list[Condition]
+    cosine: bool
+
+
+class Snapshot(Protocol):
+    """One version of an index, the same for all that a request asks.
+
+    Attributes:
+      kinds: of the metadata columns.
+    """
+
+    version: str
+    n_factors: int
+    kinds: Mapping[str, str]
+
+    def rows(self, ids: list[str]) -> Rows:
+        """Those of the ids that there are."""
+        ...
+
+    def rank(self, query: Query) -> list[tuple[str, float]]:
+        """Ids and scores, best first."""
+        ...
+
+
+class Engine(abc.ABC):
+    """An index in a database that other processes, and other machines, ask as well.
+
+    Every model is a version of its own, and one is current. A request asks the version that is
+    current when it begins, all the way; `load` makes another current in one step. The version
+    before stays, so that requests under way can end and `activate` can go back to it.
+    """
+
+    def recommend_ids(
+        self,
+        history: list[str],
+        k: int = 100,
+        *,
+        filter_seen: bool = True,
+        candidates: list[str] | None = None,
+        where: Iterable[Condition] = (),
+    ) -> Recommendation:
+        """The best items for one history, as `Recommender.recommend_ids`.
+
+        Args:
+          history: external ids; they may repeat, which adds weight.
+          k: items wanted, at most 100,000.
+          filter_seen: leave out what is in the history.
+          candidates: ids to choose from; all if None.
+          where: conditions (column, operator, value) on the metadata, all to be met; operators are
+            =, !=, <, <=, >, >=, in (of a list) and has (for lists of text).
+
+        Raises:
+          InputError: an argument that does not fit, conditions on other columns.
+          EngineError: the database is out of reach, or has no such index.
+        """
+        ids = texts(history, "a history")
+        among = None if candidates is None else texts(candidates, "candidates")
+        if among is not None:
+            among = [item for item in dict.fromkeys(among) if storable(item)]
+        _check_k(k)
+
+        def ask(now: Snapshot) -> Recommendation:
+            conditions = check_where(where, now.kinds)
+            counts = Counter(ids)
+            rows = now.rows([item for item in counts if storable(item)])
+            unknown = [item for item in ids if item not in rows.keys]
+            seen = list(rows.keys.values()) if filter_seen else []
+            latent = _summed(rows, [counts[item] for item in rows.keys])
+            query = Query(*latent, int(k), seen, among, conditions, cosine=False)
+            found = now.rank(query) if rows.keys and among != [] else []
+            return _named(found, unknown, now.version)
+
+        return self._answer(ask)
+
+    def similar_ids(
+        self, item_id: str, k: int = 10, *, where: Iterable[Condition] = ()
+    ) -> Recommendation:
+        """The k nearest items by cosine, itself included, as `Recommender.similar_ids`."""
+        item_id = str(item_id)
+        _check_k(k)
+
+        def ask(now: Snapshot) -> Recommendation:
+            conditions = check_where(where, now.kinds)
+            rows = now.rows([item_id] if storable(item_id) else [])
+            factors, values = _summed(rows, [1] * len(rows.keys))
+            values = values / (np.linalg.norm(values) or 1)
+            query = Query(factors, values, int(k), [], None, conditions, cosine=True)
+            unknown = [] if rows.keys else [item_id]
+            return _named(now.rank(query) if rows.keys else [], unknown, now.version)
+
+        return self._answer(ask)
+
+    def load(
+        self,
+        embeddings: SparseEmbeddings,
+        metadata: Mapping[str, Sequence] | None = None,
+        *,
+        activate: bool = True,
+    ) -> str:
+        """Loads a model beside the current one, and then makes it the current one.
+
+        A load that was killed goes on where it stopped when it is started again. A version that is
+        there already, with the changes made to it since, is not loaded again.
+
+        Args:
+          embeddings: the model.
+          metadata: columns for conditions, by name, each [n_items] (`Items`).
+          activate: whether to make it current.
+
+        Returns:
+          The version.
+
+        Raises:
+          InputError: embeddings or metadata that the engine cannot hold.
+          EngineError: as in `recommend_ids`; the database is read-only.
+        """
+        items = Items(embeddings, metadata)
+        bar = tqdm.tqdm(total=len(items), unit="item", desc="load", mininterval=1, disable=None)
+        with bar, self._loading(items) as n_loaded:
+            bar.update(n_loaded)
+            for first in range(n_loaded, len(items), items.block_size):
+                last = min(first + items.block_size, len(items))
+                self._add(items, items.block(first, last))
+                bar.update(last - first)
+        if activate:
+            self.activate(items.version)
+        return items.version
+
+    def upsert(
+        self, embeddings: SparseEmbeddings, metadata: Mapping[str, Sequence] | None = None
+    ) -> None:
+        """Adds items to the current version, or replaces those of the same ids; all or none.
+
+        Args:
+          embeddings: of the same factors as the current version's.
+          metadata: the columns that the current version has.
+        """
+        items = Items(embeddings, metadata)
+
+        def check(now: Snapshot) -> None:
+            if items.n_factors != now.n_factors:
+                raise InputError(
+                    f"items of {items.n_factors} factors; those of version {now.version} have "
+                    f"{now.n_factors}: another model, which `load` makes a version of its own"
+                )
+            if items.kinds != now.kinds:
+                raise InputError(
+                    f"metadata columns {_shown(items.kinds)}; version {now.version} has "
+                    f"{_shown(now.kinds)}"
+                )
+
+        self._upsert(items, check)
+
+    def delete(self, item_ids: list[str]) -> int:
+        """Removes items of the current version; returns how many there were."""
+        return self._delete([item for item in texts(item_ids, "item_ids") if storable(item)])
+
+    @property
+    def version(self) -> str:
+        """Of the current model."""
+        return self._answer(lambda now: now.version)
+
+    @abc.abstractmethod
+    def versions(self) -> dict[str, str]:
+        """What each version is: loading, ready, previous or current."""
+
+    @abc.abstractmethod
+    def activate(self, version: str) -> None:
+        """Makes a version current, in one step; what was the version before the current is dropped.
+
+        Raises:
+          InputError: there is no such version, or it is not loaded to the end.
+        """
+
+    @abc.abstractmethod
+    def drop(self, version: str) -> None:
+        """Removes a version that is not current; InputError where it is, or does not exist."""
+
+    @abc.abstractmethod
+    def n_bytes(self) -> int | None:
+        """Bytes that the current version takes on disk; None where the engine does not tell."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Gives connections and files back."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    @abc.abstractmethod
+    def _snapshot(self) -> contextlib.AbstractContextManager[Snapshot]: ...
+
+    @abc.abstractmethod
+    def _loading(self, items: Items) -> contextlib.AbstractContextManager[int]:
+        """Prepares a version and yields how many items it has; what ends well makes it ready."""
+
+    @abc.abstractmethod
+    def _add(self, items: Items, block: Iterator[Item]) -> None: ...
+
+    @abc.abstractmethod
+    def _upsert(self, items: Items, check: Callable[[Snapshot], None]) -> None: ...
+
+    @abc.abstractmethod
+    def _delete(self, ids: list[str]) -> int: ...
+
+    def _answer(self, ask: Callable[[Snapshot], T]) -> T:
+        for _ in range(_ATTEMPTS):
+            with contextlib.suppress(VersionGone), self._snapshot() as now:
+                return ask(now)
+        raise EngineError("the index changes faster than it answers; is a load repeated?")
+
+
+def check_name(name: str) -> str:
+    """The name of an index, which becomes part of names of tables and collections."""
+    if not (name.isascii() and name.isidentifier() and name.islower() and len(name) <= 40):
+        raise InputError(f"'{name}': name an index with at most 40 small letters, digits and _")
+    return name
+
+
+def check_change(version: str, states: Mapping[str, str], what: str, refused: str) -> None:
+    """InputError where a version does not exist, or is in a state that a change is refused in."""
+    if version not in states:
+        known = ", ".join(states) or "none"
+        raise InputError(f"no version {version} to {what}; there are: {known}")
+    if states[version] == refused:
+        raise InputError(f"version {version} is {refused}: nothing to {what}")
+
+
+def _check_k(k: int) -> None:
+    if not isinstance(k, int | np.integer) or isinstance(k, bool) or not 1 <= k <= _LARGEST_K:
+        raise InputError(f"k is {k!r}; give a whole number of 1 to {_LARGEST_K}")
+
+
+def _summed(rows: Rows, counts: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """The latent vector of a history: factors, ascending, and float32 values other than 0."""
+    factors, at = np.unique(rows.factors, return_inverse=True)
+    weighted = rows.values * np.repeat(counts, rows.lengths)
+    values = np.bincount(at, weighted, len(factors)).astype(np.float32)
+    return factors[values != 0], values[values != 0]
+
+
+def _named(ranked: list[tuple[str, float]], unknown: list[str], version: str) -> Recommendation:
+    ids = np.array([item for item, _ in ranked], np.str_)
+    scores = np.array([score for _, score in ranked], np.float32)
+    return Recommendation(ids, scores, unknown, version)
+
+
+def _shown(kinds: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} ({kind})" for name, kind in kinds.items()) or "none"
