@@ -1,0 +1,64 @@
+r"""Serves recommendations over HTTP, from a file or from a database.
+
+    pip install -e ".[http]"
+    python -m experiments.serve --embeddings=mine.int8
+    python -m experiments.serve --uri=postgresql://user@host/shop
+    curl localhost:8000/recommend -H 'Content-Type: application/json' \
+        -d '{"history": ["17", "42"], "k": 10}'
+
+POST /recommend takes history, k, filter_seen, candidates and, with a database that has metadata,
+where: [["year", ">=", 2000]]; POST /similar item_id, k and where. The answer has items (id, score),
+unknown and version. GET /health tells the version. A file that is replaced is read again within
+seconds; a database serves what `experiments.index` has made current. --host=0.0.0.0 lets others in:
+there is no authentication. Several processes: start several, on --port of their own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from absl import flags
+
+from celsa_jax.engines import open_index
+from celsa_jax.engines.file import FileIndex
+from celsa_jax.errors import InputError
+from experiments import cli
+
+_EMBEDDINGS = flags.DEFINE_string("embeddings", None, "A file of experiments.export, or .npz.")
+_URI = flags.DEFINE_string("uri", None, "Of a database, as for experiments.index.")
+_NAME = flags.DEFINE_string("name", "items", "Of the index in the database.")
+_HOST = flags.DEFINE_string("host", "127.0.0.1", "Address to listen on.")
+_PORT = flags.DEFINE_integer("port", 8000, "Port to listen on.", lower_bound=0, upper_bound=65535)
+
+
+def main() -> None:
+    if bool(_EMBEDDINGS.value) == bool(_URI.value):
+        raise InputError("give --embeddings=... or --uri=...")
+    from celsa_jax.engines.service import create_app
+
+    try:
+        import uvicorn
+    except ImportError as error:
+        raise InputError(f"pip install -e '.[http]' ({error})") from None
+    index = FileIndex(_EMBEDDINGS.value) if _EMBEDDINGS.value else _database()
+    with contextlib.closing(index):
+        index.version  # noqa: B018 (an index that is not there ends it here)
+        uvicorn.run(
+            create_app(index),
+            host=_HOST.value,
+            port=_PORT.value,
+            log_level="warning",
+            timeout_keep_alive=5,
+            limit_concurrency=200,
+        )
+
+
+def _database():
+    key = os.environ.get("QDRANT_API_KEY")
+    options = {} if _URI.value.startswith("postgres") else {"api_key": key}
+    return open_index(_URI.value, _NAME.value, **options)
+
+
+if __name__ == "__main__":
+    cli.run(main)
