@@ -13,7 +13,9 @@ one safetensors file. (The run's own `embeddings.npz` is a SciPy CSC matrix.)
 of float32). Half of the values are negative. --negatives=keep leaves them, for engines that take
 signed weights. --negatives=split is for engines that do not: factor f becomes dimension 2 f for
 positive values and 2 f + 1 for the size of negative ones, and a query needs the weights
-of celsa_jax.sparse.rows.split_queries (signed) for the same scores.
+of celsa_jax.sparse.rows.split_queries (signed) for the same scores. --negatives=positive is for
+engines without negative weights in queries either (Milvus; docs/engines.md): there is one dimension
+more, and a query needs the weights of positive_queries.
 
 The last line printed is one JSON object. JAX is not needed.
 """
@@ -30,14 +32,17 @@ from absl import flags
 from celsa_jax.errors import InputError
 from celsa_jax.files import atomic_path, read_json
 from celsa_jax.sparse import FORMATS, SparseEmbeddings
-from celsa_jax.sparse.rows import split_signs
+from celsa_jax.sparse.rows import positive_items, split_signs
 from experiments import cli, inputs
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished run.")
 _FORMAT = flags.DEFINE_enum("format", "float32", [*FORMATS, "parquet"], "What to write.")
 _OUTPUT = flags.DEFINE_string("output", None, "File to write.")
 _NEGATIVES = flags.DEFINE_enum(
-    "negatives", "keep", ["keep", "split"], "For parquet: signed values, or two dimensions each."
+    "negatives",
+    "keep",
+    ["keep", "split", "positive"],
+    "For parquet: signed values, two dimensions each, or for positive queries.",
 )
 
 
@@ -51,7 +56,7 @@ def main() -> None:
         raise InputError("--negatives is for --format=parquet alone")
     embeddings = read_run(workdir)
     if _FORMAT.value == "parquet":
-        write_vectors(output, embeddings, split=_NEGATIVES.value == "split")
+        write_vectors(output, embeddings, _NEGATIVES.value)
     else:
         embeddings = embeddings.to_format(_FORMAT.value)
         embeddings.save(output)
@@ -91,9 +96,15 @@ def read_run(workdir: pathlib.Path) -> SparseEmbeddings:
     )
 
 
-def write_vectors(path: pathlib.Path, embeddings: SparseEmbeddings, split: bool) -> None:
+def write_vectors(path: pathlib.Path, embeddings: SparseEmbeddings, negatives: str) -> None:
     """A parquet table of item_id, indices and values, one row an item."""
-    rows = split_signs(embeddings.tocsr()) if split else embeddings.tocsr()
+    rows = embeddings.tocsr()
+    metadata = {"negatives": negatives}
+    if negatives == "split":
+        rows = split_signs(rows)
+    elif negatives == "positive":
+        rows, largest = positive_items(rows)
+        metadata["largest_sum"] = repr(largest)
     starts = pa.array(rows.indptr, pa.int32())
     table = pa.table(
         {
@@ -101,7 +112,7 @@ def write_vectors(path: pathlib.Path, embeddings: SparseEmbeddings, split: bool)
             "indices": pa.ListArray.from_arrays(starts, pa.array(rows.indices, pa.uint32())),
             "values": pa.ListArray.from_arrays(starts, pa.array(rows.data, pa.float32())),
         },
-        metadata={"n_dimensions": str(rows.shape[1]), "negatives": "split" if split else "keep"},
+        metadata={"n_dimensions": str(rows.shape[1]), **metadata},
     )
     with atomic_path(path) as temporary:
         pa.parquet.write_table(table, temporary)

@@ -11,7 +11,12 @@ from test_cli import assert_fails
 
 from celsa_jax.errors import InputError
 from celsa_jax.sparse import SparseEmbeddings
-from celsa_jax.sparse.rows import split_queries, split_signs
+from celsa_jax.sparse.rows import (
+    positive_items,
+    positive_queries,
+    split_queries,
+    split_signs,
+)
 from experiments.inputs import check_output
 
 
@@ -97,18 +102,22 @@ def test_exported_files_are_judged_and_served(run, exported):
         np.testing.assert_allclose([row["score"] for row in mine], -np.sort(-scores)[:7], atol=1e-5)
 
 
-@pytest.mark.parametrize("negatives", ["keep", "split"])
+@pytest.mark.parametrize("negatives", ["keep", "split", "positive"])
 def test_export_of_sparse_vectors(run, negatives):
     output, report = export(run, "parquet", f"--negatives={negatives}")
     matrix = sp.load_npz(run / "embeddings.npz").toarray()
     table = pyarrow.parquet.read_table(output).to_pydict()
     assert table["item_id"] == [f"i{i}" for i in range(60)]
-    vectors = np.zeros((60, 32))
+    vectors = np.zeros((60, 33))
     for item, (indices, values) in enumerate(zip(table["indices"], table["values"], strict=True)):
         vectors[item, indices] = values
-    if negatives == "split":
+    if negatives == "positive":
+        largest = float(pyarrow.parquet.read_schema(output).metadata[b"largest_sum"])
+        assert largest == pytest.approx(np.abs(matrix).sum(axis=1).max())
+        np.testing.assert_allclose(vectors.sum(axis=1), largest, rtol=1e-6)
+    if negatives != "keep":
         assert (vectors >= 0).all()
-        vectors = vectors[:, ::2] - vectors[:, 1::2]
+        vectors = vectors[:, :32:2] - vectors[:, 1:32:2]
     np.testing.assert_array_equal(vectors[:, :16], matrix)
     assert report["nnz"] == np.count_nonzero(matrix)
 
@@ -123,6 +132,11 @@ def test_split_vectors_score_as_the_signed_ones():
     assert split.data.min() > 0
     products = (split_queries(queries) @ split.T).toarray()
     np.testing.assert_allclose(products, (queries @ items.T).toarray(), atol=1e-12)
+    stored, largest = positive_items(items)
+    positive, shift = positive_queries(queries)
+    assert min(stored.data.min(), positive.data.min()) >= 0
+    products = (positive @ stored.T).toarray() - shift[:, None] * largest
+    np.testing.assert_allclose(products, (queries @ items.T).toarray(), atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -70,3 +70,42 @@ def split_queries(latent: sp.csr_matrix) -> sp.csr_matrix:
     indices = np.stack([2 * latent.indices, 2 * latent.indices + 1], axis=1).ravel()
     values = np.stack([latent.data, -latent.data], axis=1).ravel()
     return sp.csr_matrix((values, indices, 2 * latent.indptr), shape=shape)
+
+
+def positive_items(matrix: sp.csr_matrix) -> tuple[sp.csr_matrix, float]:
+    """Non-negative vectors for engines whose queries must not be negative either.
+
+    Those of `split_signs`, and in one dimension more what the sum of a row's magnitudes lacks to
+    the largest such sum.
+
+    Args:
+      matrix: item embeddings [n, d].
+
+    Returns:
+      CSR [n, 2 d + 1] float32, and that largest sum. An item whose sum is larger needs all anew.
+    """
+    sums = np.asarray(abs(matrix).sum(axis=1), np.float64).ravel()
+    largest = float(sums.max(initial=0))
+    lacking = sp.csr_matrix((largest - sums)[:, None])
+    return sp.hstack([split_signs(matrix), lacking], "csr", np.float32), largest
+
+
+def positive_queries(latent: sp.csr_matrix) -> tuple[sp.csr_matrix, np.ndarray]:
+    """Latent user vectors [n, d] that score `positive_items`: as the signed ones, plus a constant.
+
+    What makes an entry negative, its user's largest magnitude c, is added to all: every item gets c
+    times the largest sum of `positive_items` more.
+
+    Returns:
+      CSR [n, 2 d + 1] float32, dense in all its dimensions, and c, [n].
+
+    Example:
+      >>> items = sp.csr_matrix([[3.0, 0.0], [1.0, -1.0]])
+      >>> stored, largest = positive_items(items)
+      >>> queries, c = positive_queries(sp.csr_matrix([[1.0, -2.0]]))
+      >>> (queries @ stored.T).toarray() - c[:, None] * largest
+      array([[3., 3.]], dtype=float32)
+    """
+    dense = split_queries(latent).toarray().astype(np.float32)
+    shift = np.abs(dense).max(axis=1, initial=0)
+    return sp.csr_matrix(np.hstack([dense + shift[:, None], shift[:, None]])), shift
