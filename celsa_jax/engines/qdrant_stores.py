@@ -286,6 +286,7 @@ class Folder:
         config = edge.EdgeConfig(
             sparse_vectors=dict.fromkeys(VECTORS, lists),
             payload_memory=edge.Memory.Cached,
+            wal_enabled=False,  # every change is flushed
         )
         shard = edge.EdgeShard.create(str(path), config)
         for column, kind in info.kinds.items():
