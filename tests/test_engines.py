@@ -444,6 +444,21 @@ def test_postgres_without_pgvector(opened, monkeypatch):
         index.load(model())
 
 
+def test_one_process_loads_at_a_time(opened, monkeypatch):
+    index, other = opened("postgres"), opened("postgres", timeout=0.2)
+    add = type(index)._add
+
+    def add_slowly(self, items, block):
+        with pytest.raises(EngineError, match=r"another process loads 't.*'; wait"):
+            other.load(model(seed=1))
+        add(self, items, block)
+
+    monkeypatch.setattr(type(index), "_add", add_slowly)
+    index.load(model())
+    monkeypatch.undo()
+    other.load(model(seed=1))
+
+
 def test_connections_that_were_cut_are_replaced(opened, postgres_uri):
     import psycopg
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -168,8 +169,11 @@ class PostgresEngine(Engine):
         with self._clear(), self._pool.connection() as guard:
             guard.autocommit = True
             lock = (f"celsa_jax {self._name}",)
-            if not _one(guard, "SELECT pg_try_advisory_lock(hashtext(%s))", lock):
-                raise EngineError(f"{self._shown}: another process loads '{self._name}'; wait")
+            until = time.monotonic() + self._pool.timeout
+            while not _one(guard, "SELECT pg_try_advisory_lock(hashtext(%s))", lock):
+                if time.monotonic() > until:  # the server may still think that one lives
+                    raise EngineError(f"{self._shown}: another process loads '{self._name}'; wait")
+                time.sleep(0.1)
             try:
                 n_loaded = self._prepare(guard, items)
                 with self._clear():
