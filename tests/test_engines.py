@@ -418,7 +418,7 @@ def test_postgres_that_is_not_as_it_should_be(postgres_uri, opened):
     )
     with (
         open_index(frozen) as index,
-        pytest.raises(EngineError, match="database frozen is read-only"),
+        pytest.raises(EngineError, match="database frozen: it is read-only"),
     ):
         index.load(model())
     with psycopg.connect(strange, autocommit=True) as connection:
@@ -427,6 +427,14 @@ def test_postgres_that_is_not_as_it_should_be(postgres_uri, opened):
         for ask in (lambda: index.recommend_ids(["a"]), lambda: index.load(model())):
             with pytest.raises(EngineError, match="'items_versions' is no index of celsa_jax"):
                 ask()
+
+
+def test_a_database_without_an_index(index):
+    assert index.versions() == {}
+    with pytest.raises(InputError, match="no version abc to activate; there are: none"):
+        index.activate("abc")
+    with pytest.raises(EngineError, match="yet; load one"):
+        index.upsert(model(3))
 
 
 def test_postgres_without_pgvector(opened, monkeypatch):
@@ -440,7 +448,7 @@ def test_postgres_without_pgvector(opened, monkeypatch):
         asked(self, connection, items)
 
     monkeypatch.setattr(postgres.PostgresEngine, "_prepare", without)
-    with pytest.raises(EngineError, match="has no pgvector: install it there"):
+    with pytest.raises(EngineError, match="it has no pgvector: install it there"):
         index.load(model())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +22,7 @@ from celsa_jax.engines.engine import (
     check_name,
 )
 from celsa_jax.engines.items import Item, Items
-from celsa_jax.engines.qdrant_stores import Folder, Info, Server, Store
+from celsa_jax.engines.qdrant_stores import Folder, Info, Server, make_filter
 from celsa_jax.errors import InputError, one_line
 
 _MOST_FACTORS = (1 << 32) - 2
@@ -71,7 +72,7 @@ class QdrantEngine(Engine):
         timeout: float = 5.0,
     ):
         check_name(name)
-        self._store: Store
+        self._store: Server | Folder
         with _clear(location):
             if location.startswith("qdrant:"):
                 self._store = Folder(location.removeprefix("qdrant:"), name)
@@ -107,7 +108,8 @@ class QdrantEngine(Engine):
             current = self._store.current()
             if current is None:
                 raise EngineError(f"{self._shown}: no index '{self._store.name}' yet; load one")
-            yield _QdrantSnapshot(self._store, *current)
+            version, info = current
+            yield _QdrantSnapshot(self._store, version, info.n_factors, info.kinds)
 
     @contextlib.contextmanager
     def _loading(self, items: Items) -> Iterator[int]:
@@ -143,15 +145,16 @@ class QdrantEngine(Engine):
             return len(keys)
 
 
+@dataclasses.dataclass
 class _QdrantSnapshot:
-    def __init__(self, store: Store, version: str, info: Info):
-        self.kinds: Mapping[str, str] = info.kinds
-        self.version, self.n_factors = version, info.n_factors
-        self._store = store
+    store: Server | Folder
+    version: str
+    n_factors: int
+    kinds: Mapping[str, str]
 
     def rows(self, ids: list[str]) -> Rows:
         keys = {item: _key(item) for item in ids}
-        found = self._store.rows(self.version, list(keys.values()))
+        found = self.store.rows(self.version, list(keys.values()))
         factors = np.array([f for _, row, _ in found for f in row], np.int64)
         values = np.array([v for _, _, row in found for v in row], np.float32)
         values[factors == self.n_factors] = 0  # the dimension that all have
@@ -160,15 +163,15 @@ class _QdrantSnapshot:
 
     def rank(self, query: Query) -> list[tuple[str, float]]:
         among = None if query.candidates is None else [_key(item) for item in query.candidates]
-        chosen = self._store.filter(query.where, query.seen, among)
+        chosen = make_filter(self.store.models, query.where, query.seen, among)
         using = "unit" if query.cosine else "embedding"
         factors, values = query.factors.tolist(), query.values.tolist()
         found: list[tuple[str, float]] = []
         if factors:
-            found = self._store.query(self.version, using, factors, values, query.k, chosen)
+            found = self.store.query(self.version, using, factors, values, query.k, chosen)
         if sum(score > 0 for _, score in found) < query.k:
             factors, values = [*factors, self.n_factors], [*values, _NOTHING]
-            found = self._store.query(self.version, using, factors, values, query.k, chosen)
+            found = self.store.query(self.version, using, factors, values, query.k, chosen)
         return [(item, 0.0 if abs(score) < 2 * _NOTHING else score) for item, score in found]
 
 

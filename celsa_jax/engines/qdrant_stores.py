@@ -9,7 +9,7 @@ import shutil
 import threading
 import urllib.parse
 from types import SimpleNamespace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from celsa_jax.engines.engine import EngineError, VersionGone
 from celsa_jax.engines.items import Condition
@@ -38,31 +38,7 @@ class Info(NamedTuple):
     kinds: dict[str, str]
 
 
-class Store(Protocol):
-    """Versions and points; vectors are factors and values, keys are UUIDs."""
-
-    name: str
-    shown: str
-
-    def versions(self) -> dict[str, Info]: ...
-    def current(self) -> tuple[str, Info] | None: ...
-    def create(self, version: str, info: Info) -> None: ...
-    def finish(self, version: str) -> None: ...
-    def activate(self, version: str) -> None: ...
-    def drop(self, version: str) -> None: ...
-    def count(self, version: str) -> int: ...
-    def upsert(self, version: str, points: Points) -> None: ...
-    def delete(self, version: str, keys: list) -> None: ...
-    def rows(self, version: str, keys: list) -> list[tuple[str, list, list]]: ...
-    def filter(self, where: list[Condition], seen: list, among: list | None) -> Any: ...
-    def query(
-        self, version: str, using: str, factors: list, values: list, k: int, chosen: Any
-    ) -> list[tuple[str, float]]: ...
-    def n_bytes(self, version: str) -> int | None: ...
-    def close(self) -> None: ...
-
-
-def _filter(m: Any, where: list[Condition], seen: list, among: list | None) -> Any:
+def make_filter(m: Any, where: list[Condition], seen: list, among: list | None) -> Any:
     """A filter of the classes in m, which the client and the engine have under other names."""
     must = [] if among is None else [m.has_id(among)]
     must_not = [m.has_id(seen)] if seen else []
@@ -103,7 +79,7 @@ class Server:
             url=url, api_key=api_key, timeout=round(timeout), check_compatibility=False
         )
         self._infos: dict[str, Info] = {}
-        self._m = SimpleNamespace(
+        self.models = SimpleNamespace(
             Filter=models.Filter,
             has_id=lambda keys: models.HasIdCondition(has_id=keys),
             is_empty=lambda key: models.IsEmptyCondition(is_empty=models.PayloadField(key=key)),
@@ -205,9 +181,6 @@ class Server:
         vectors = [(point.payload["id"], point.vector["embedding"]) for point in found]
         return [(item, vector.indices, vector.values) for item, vector in vectors]
 
-    def filter(self, where: list[Condition], seen: list, among: list | None) -> Any:
-        return _filter(self._m, where, seen, among)
-
     def query(
         self, version: str, using: str, factors: list, values: list, k: int, chosen: Any
     ) -> list[tuple[str, float]]:
@@ -261,7 +234,7 @@ class Folder:
         self._lock = threading.RLock()
         self._versions = self._read()
         edge = qdrant_edge
-        self._m = SimpleNamespace(
+        self.models = SimpleNamespace(
             Filter=edge.Filter,
             has_id=lambda keys: edge.HasIdCondition(set(keys)),
             is_empty=edge.IsEmptyCondition,
@@ -342,9 +315,6 @@ class Folder:
         found = self._shard(version).retrieve(keys, ["id"], ["embedding"])
         vectors = [(point.payload["id"], point.vector["embedding"]) for point in found]
         return [(item, vector.indices, vector.values) for item, vector in vectors]
-
-    def filter(self, where: list[Condition], seen: list, among: list | None) -> Any:
-        return _filter(self._m, where, seen, among)
 
     def query(
         self, version: str, using: str, factors: list, values: list, k: int, chosen: Any
