@@ -467,3 +467,40 @@ def test_without_numba_scipy_serves(monkeypatch):
     assert Recommender(stored).engine == "scipy"
     with pytest.raises(InputError, match=r"pip install 'celsa_jax\[serve\]'"):
         Recommender(stored, engine="numba")
+
+
+def test_candidates_and_similar_items_by_id():
+    rows = [[2, 0], [0, 3], [3, 4], [0, 0], [-1, 0]]
+    embeddings = SparseEmbeddings.from_dense(np.array(rows, float), ["a", "b", "c", "zero", "e"])
+    recommender = Recommender(embeddings, engine="scipy")
+    found = recommender.recommend_ids(["a"], 3, candidates=["e", "nobody", "b", "a", "e"])
+    assert found.item_ids.tolist() == ["b", "e"]
+    assert found.scores.tolist() == [0, -2]
+    assert len(recommender.recommend_ids(["a"], 3, candidates=[]).item_ids) == 0
+    for history in ({"candidates": "b"}, {"history": 7}):
+        with pytest.raises(InputError, match="is a list of ids, not"):
+            recommender.recommend_ids(**{"history": ["a"], **history})
+    found = recommender.similar_ids("c", 5)
+    assert found.item_ids.tolist() == ["c", "b", "a", "zero", "e"]
+    np.testing.assert_allclose(found.scores, [1, 0.8, 0.6, 0, -0.6], atol=1e-6)
+    assert found.version == embeddings.version
+    nothing = recommender.similar_ids("nobody", 5)
+    assert (nothing.item_ids.tolist(), nothing.unknown) == ([], ["nobody"])
+
+
+def test_versions_tell_models_apart(tmp_path):
+    dense = np.array([[1, 0.5], [0, 2]])
+    embeddings = SparseEmbeddings.from_dense(dense, ["a", "b"])
+    embeddings.save(tmp_path / "saved")
+    assert SparseEmbeddings.load(tmp_path / "saved").version == embeddings.version
+    others = [
+        SparseEmbeddings.from_dense(dense, ["a", "c"]),
+        SparseEmbeddings.from_dense(dense + 1e-6, ["a", "b"]),
+        SparseEmbeddings.from_dense(np.hstack([dense, [[0], [0]]]), ["a", "b"]),
+        SparseEmbeddings.from_dense(dense[:, ::-1], ["a", "b"]),
+        SparseEmbeddings.from_dense(np.zeros((0, 2)), []),
+        embeddings.to_format("int8"),
+    ]
+    versions = {embeddings.version, *(other.version for other in others)}
+    assert len(versions) == 7
+    assert all(len(version) == 12 for version in versions)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -31,6 +32,9 @@ try:
     from psycopg import errors, sql
 except ImportError as error:
     raise InputError(f"PostgreSQL: pip install 'celsa_jax[postgres]' ({error})") from None
+
+# A pool says for every attempt that a server is down, to the console where nobody listens.
+logging.getLogger("psycopg.pool").addHandler(logging.NullHandler())
 
 _TYPES = {
     "text": "text",
