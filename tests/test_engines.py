@@ -1,6 +1,7 @@
 """Indexes in PostgreSQL and Qdrant against `Recommender`, NumPy and hand-worked cases."""
 
 import contextlib
+import http.server
 import threading
 
 import numpy as np
@@ -382,6 +383,24 @@ def test_other_databases_and_names():
     for name in ("", "Items", "a b", 'x"; --', "x" * 50):
         with pytest.raises(InputError, match="name an index with at most 40 small letters"):
             open_index("postgresql://localhost:1/nothing", name)
+
+
+def test_what_a_server_of_qdrant_says_is_one_line():
+    class Refusing(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(401)
+            self.end_headers()
+            self.wfile.write(b"Must provide an API key\nor an Authorization bearer token")
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.handle_request).start()
+        with pytest.raises(EngineError, match=r"http://127.*: .*401.*Must provide") as caught:
+            open_index(f"http://me:secret@127.0.0.1:{server.server_port}")
+    assert "secret" not in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_folder_belongs_to_one_process(opened, tmp_path):

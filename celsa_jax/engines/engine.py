@@ -211,7 +211,9 @@ class Engine(abc.ABC):
     def upsert(
         self, embeddings: SparseEmbeddings, metadata: Mapping[str, Sequence] | None = None
     ) -> None:
-        """Adds items to the current version, or replaces those of the same ids; all or none.
+        """Adds items to the current version, or replaces those of the same ids.
+
+        All or none in PostgreSQL, block by block in Qdrant.
 
         Args:
           embeddings: of the same factors as the current version's.
@@ -231,11 +233,14 @@ class Engine(abc.ABC):
                     f"{_shown(now.kinds)}"
                 )
 
-        self._upsert(items, check)
+        with _not_replaced():
+            self._upsert(items, check)
 
     def delete(self, item_ids: list[str]) -> int:
         """Removes items of the current version; returns how many there were."""
-        return self._delete([item for item in texts(item_ids, "item_ids") if storable(item)])
+        known = [item for item in texts(item_ids, "item_ids") if storable(item)]
+        with _not_replaced():
+            return self._delete(known)
 
     @property
     def version(self) -> str:
@@ -293,6 +298,14 @@ class Engine(abc.ABC):
             with contextlib.suppress(VersionGone), self._snapshot() as now:
                 return ask(now)
         raise EngineError("the index changes faster than it answers; is a load repeated?")
+
+
+@contextlib.contextmanager
+def _not_replaced() -> Iterator[None]:
+    try:
+        yield
+    except VersionGone:
+        raise EngineError("the version was replaced meanwhile; change the new one") from None
 
 
 def check_name(name: str) -> str:

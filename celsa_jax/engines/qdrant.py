@@ -73,7 +73,7 @@ class QdrantEngine(Engine):
     ):
         check_name(name)
         self._store: Server | Folder
-        with _clear(location):
+        with _clear(re.sub("//[^/]*@", "//", location)):  # without a password
             if location.startswith("qdrant:"):
                 self._store = Folder(location.removeprefix("qdrant:"), name)
             else:
@@ -135,8 +135,9 @@ class QdrantEngine(Engine):
         _check_fits(items)
         with self._snapshot() as now:
             check(now)
-            points = [_point(item, items) for item in items.block(0, len(items))]
-            self._store.upsert(now.version, points)
+            for first in range(0, len(items), items.block_size):
+                block = items.block(first, first + items.block_size)
+                self._store.upsert(now.version, [_point(item, items) for item in block])
 
     def _delete(self, ids: list[str]) -> int:
         with self._snapshot() as now:
