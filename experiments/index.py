@@ -87,14 +87,14 @@ def main() -> None:
 def compare(index: Index, recommender: Recommender, histories: list[list[str]]) -> dict:
     """Agreement and times, one user after the other, each asked of both."""
     recommender.warm_up()
-    index.recommend_ids(histories[0], _K.value)
+    index.recommend_ids(histories[:1], _K.value)
     times: dict[str, list[float]] = {"index": [], "recommender": []}
     n_same, n_wanted, errors = 0, 0, [0.0]
     for history in tqdm.tqdm(histories, unit="user", desc="check", mininterval=1, disable=None):
         answers = {}
         for name, asked in (("recommender", recommender), ("index", index)):
             started = time.perf_counter()
-            answers[name] = asked.recommend_ids(history, _K.value)
+            [answers[name]] = asked.recommend_ids([history], _K.value)
             times[name].append(time.perf_counter() - started)
         same, error = agreement(recommender, history, answers["index"], answers["recommender"])
         n_same, n_wanted = n_same + same, n_wanted + len(answers["recommender"].item_ids)
@@ -119,7 +119,7 @@ def agreement(
     items = found.item_ids.tolist()
     if not len(wanted.item_ids) or not items:
         return 0, 0.0
-    own = recommender.recommend_ids(history, len(items), candidates=items)
+    [own] = recommender.recommend_ids([history], len(items), candidates=items)
     score_of = dict(zip(own.item_ids.tolist(), own.scores.tolist(), strict=True))
     scores = np.array([score_of.get(item, -np.inf) for item in items])  # -inf: it was seen
     least = float(wanted.scores[-1])

@@ -6,6 +6,7 @@ import threading
 
 import numpy as np
 import pytest
+from asking import ask, similar
 
 from celsa_jax.engines import EngineError, open_index
 from celsa_jax.engines.items import Items
@@ -99,14 +100,14 @@ def test_answers_are_those_of_the_recommender(index):
             {"candidates": ["i3", "i4", "nobody"]},
             {"candidates": []},
         ):
-            found = index.recommend_ids(history, **options)
-            assert_same(found, recommender.recommend_ids(history, **options))
+            found = ask(index, history, **options)
+            assert_same(found, ask(recommender, history, **options))
     for item in ("i0", "i2", "i9", "nobody"):  # two are nearest to the first; one is zero
-        assert_same(index.similar_ids(item, 7), recommender.similar_ids(item, 7))
-    nothing = index.recommend_ids(["nobody", "no\x00body", "\ud800"], 5)
+        assert_same(similar(index, item, 7), similar(recommender, item, 7))
+    nothing = ask(index, ["nobody", "no\x00body", "\ud800"], 5)
     assert nothing.unknown == ["nobody", "no\x00body", "\ud800"]
     assert len(nothing.item_ids) == len(nothing.scores) == 0
-    assert index.recommend_ids([]).unknown == []
+    assert ask(index, []).unknown == []
 
 
 def test_equal_scores_go_to_the_lower_position_in_postgres(opened):
@@ -115,7 +116,7 @@ def test_equal_scores_go_to_the_lower_position_in_postgres(opened):
     index.load(embeddings)
     for history in histories(300):
         history = list(dict.fromkeys(history))[:3]  # many zeros, which are equal
-        found, wanted = index.recommend_ids(history, 300), recommender.recommend_ids(history, 300)
+        found, wanted = ask(index, history, 300), ask(recommender, history, 300)
         zeros = wanted.scores == 0
         assert zeros.sum() > 10
         assert found.item_ids[zeros].tolist() == wanted.item_ids[zeros].tolist()
@@ -128,13 +129,13 @@ def test_compact_formats_are_loaded_as_they_decode(opened, format):
     for engine in ("postgres", "folder"):
         index = opened(engine)
         index.load(embeddings)
-        assert_same(index.recommend_ids(["i5", "i6"]), recommender.recommend_ids(["i5", "i6"]))
+        assert_same(ask(index, ["i5", "i6"]), ask(recommender, ["i5", "i6"]))
 
 
 def test_conditions_on_metadata(index):
     embeddings, columns = model(), metadata()
     index.load(embeddings, columns)
-    everything = Recommender(embeddings, engine="scipy").recommend_ids(["i5", "i8", "i13"], 300)
+    everything = ask(Recommender(embeddings, engine="scipy"), ["i5", "i8", "i13"], 300)
     row = [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
     for where, meets in (
         ([("language", "=", "de")], lambda r: r["language"] == "de"),
@@ -155,11 +156,11 @@ def test_conditions_on_metadata(index):
         ),
         ([("language", "=", "de' OR true --")], lambda r: False),
     ):  # fmt: skip
-        found = index.recommend_ids(["i5", "i8", "i13"], 300, where=where)
+        found = ask(index, ["i5", "i8", "i13"], 300, where=where)
         kept = [meets(row[int(item[1:])]) for item in everything.item_ids]
         np.testing.assert_allclose(found.scores, everything.scores[kept], atol=2e-5)
         assert all(meets(row[int(item[1:])]) for item in found.item_ids)
-    found = index.similar_ids("i5", 300, where=[("year", ">", 2015)])
+    found = similar(index, "i5", 300, where=[("year", ">", 2015)])
     assert len(found.item_ids) == sum(y is not None and y > 2015 for y in columns["year"])
 
 
@@ -213,14 +214,14 @@ def test_metadata_that_does_not_fit(change, problem):
 def test_versions_replace_each_other_whole(index):
     first, second, third = (model(seed=seed) for seed in (0, 1, 2))
     with pytest.raises(EngineError, match=r"no index 't.*' yet; load one"):
-        index.recommend_ids(["i3"])
+        ask(index, ["i3"])
     one = index.load(first)
     two = index.load(second, activate=False)
     assert index.versions() == {one: "current", two: "ready"}
-    assert index.recommend_ids(["i3"]).version == index.version == one
+    assert ask(index, ["i3"]).version == index.version == one
     index.activate(two)
     assert index.versions() == {one: "previous", two: "current"}
-    assert_same(index.recommend_ids(["i3"]), Recommender(second).recommend_ids(["i3"]))
+    assert_same(ask(index, ["i3"]), ask(Recommender(second), ["i3"]))
     assert index.load(first) == one  # is there already
     assert index.versions() == {one: "current", two: "previous"}
     three = index.load(third)
@@ -248,15 +249,15 @@ def test_items_come_and_go(index):
     after = SparseEmbeddings.from_dense(np.vstack([dense[kept], added]), ids)
     recommender = Recommender(after, engine="scipy")
     for history in (["i5", "i30"], ["new 'one'"], ["i20", "i3"]):
-        assert_same(index.recommend_ids(history, 400), recommender.recommend_ids(history, 400))
-    assert_same(index.similar_ids("i7", 3), recommender.similar_ids("i7", 3))
+        assert_same(ask(index, history, 400), ask(recommender, history, 400))
+    assert_same(similar(index, "i7", 3), similar(recommender, "i7", 3))
 
     other = SparseEmbeddings.from_dense(np.eye(3), ["a", "b", "c"])
     with pytest.raises(InputError, match=r"items of 3 factors; those of version .* have 40"):
         index.upsert(other)
     with pytest.raises(InputError, match=r"metadata columns none; version .* has year"):
         index.upsert(change)
-    assert_same(index.recommend_ids(["i5"], 400), recommender.recommend_ids(["i5"], 400))
+    assert_same(ask(index, ["i5"], 400), ask(recommender, ["i5"], 400))
 
 
 def test_a_killed_load_goes_on(index, monkeypatch):
@@ -279,13 +280,13 @@ def test_a_killed_load_goes_on(index, monkeypatch):
     with pytest.raises(InputError, match=f"version {version} is loading: nothing to activate"):
         index.activate(version)
     with pytest.raises(EngineError, match="no index"):
-        index.recommend_ids(["i3"])
+        ask(index, ["i3"])
     assert index.load(embeddings) == version
     assert sent[:4] == [0, 40, 80, 120]
     assert sent[4] >= 80  # not from the beginning
     assert sent[-1] == 280
     recommender = Recommender(embeddings, engine="scipy")
-    assert_same(index.recommend_ids(["i3"], 400), recommender.recommend_ids(["i3"], 400))
+    assert_same(ask(index, ["i3"], 400), ask(recommender, ["i3"], 400))
 
 
 @pytest.mark.parametrize("engine", ["postgres", "folder"])
@@ -296,15 +297,15 @@ def test_no_answer_mixes_versions_while_they_are_swapped(opened, engine):
     answers, problems, over = [], [], threading.Event()
     recommenders = [Recommender(embeddings, engine="scipy") for embeddings in models]
 
-    def ask(number):
+    def client(number):
         history = [f"i{number}", "i17", f"i{40 + number}"]
         try:
             while not over.is_set():
-                answers.append((history, index.recommend_ids(history, 20)))
+                answers.append((history, ask(index, history, 20)))
         except BaseException as error:
             problems.append(error)
 
-    clients = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
+    clients = [threading.Thread(target=client, args=(number,)) for number in range(8)]
     for client in clients:
         client.start()
     names += [index.load(embeddings) for embeddings in models[1:]]
@@ -316,7 +317,7 @@ def test_no_answer_mixes_versions_while_they_are_swapped(opened, engine):
     by_version = dict(zip(names, recommenders, strict=True))
     assert {answer.version for _, answer in answers} >= set(names[:1])
     for history, answer in answers:
-        assert_same(answer, by_version[answer.version].recommend_ids(history, 20))
+        assert_same(answer, ask(by_version[answer.version], history, 20))
 
 
 def test_approximate_search_in_postgres(opened):
@@ -325,19 +326,19 @@ def test_approximate_search_in_postgres(opened):
     approximate.load(embeddings, metadata(2000))
     found = wanted = 0
     for history in histories(2000):
-        mine = approximate.recommend_ids(history, 20)
-        theirs = exact.recommend_ids(history, 20)
+        mine = ask(approximate, history, 20)
+        theirs = ask(exact, history, 20)
         both = set(mine.item_ids) & set(theirs.item_ids)
         found, wanted = found + len(both), wanted + len(theirs.item_ids)
         assert (np.diff(mine.scores) <= 1e-6).all()
     assert 0.5 < found / wanted <= 1
     where = [("language", "=", "de"), ("price", ">", 100)]
-    chosen = approximate.recommend_ids(["i5", "i8"], 20, where=where)
+    chosen = ask(approximate, ["i5", "i8"], 20, where=where)
     assert len(chosen.item_ids) == 20
     assert all(int(item[1:]) % 3 == 0 for item in chosen.item_ids)
     # Opened without, the same tables are searched exactly.
     for history in histories(2000, 3):
-        assert_same(opened("postgres").recommend_ids(history), exact.recommend_ids(history))
+        assert_same(ask(opened("postgres"), history), ask(exact, history))
 
 
 def test_long_queries_are_asked_in_parts(opened, monkeypatch):
@@ -348,15 +349,15 @@ def test_long_queries_are_asked_in_parts(opened, monkeypatch):
     monkeypatch.setattr(postgres, "_MOST_NONZEROS", 7)
     recommender = Recommender(embeddings, engine="scipy")
     for history in histories(300, 4):
-        assert_same(index.recommend_ids(history), recommender.recommend_ids(history))
+        assert_same(ask(index, history), ask(recommender, history))
 
 
 def test_what_engines_refuse(index, opened):
-    with pytest.raises(InputError, match="a history is a list of ids, not one text"):
-        index.recommend_ids("i3")
+    with pytest.raises(InputError, match="a history is a list of ids, not 'i3'"):
+        ask(index, "i3")
     for k in (0, True, 2.5, 300_000_000):
         with pytest.raises(InputError, match="give a whole number of 1 to 100000"):
-            index.recommend_ids(["i3"], k)
+            ask(index, ["i3"], k)
     with pytest.raises(InputError, match="scores may overflow"):
         index.load(SparseEmbeddings.from_dense(np.full((2, 2), 1e18)))
     with pytest.raises(InputError, match=r"item id 'a\\ud800' holds what no database stores"):
@@ -421,8 +422,8 @@ def test_a_folder_is_there_when_it_is_opened_again(tmp_path):
     with open_index(f"qdrant:{tmp_path}") as index:
         index.load(embeddings, metadata())
     with open_index(f"qdrant:{tmp_path}") as index:
-        wanted = Recommender(embeddings, engine="scipy").recommend_ids(["i3", "i4"])
-        assert_same(index.recommend_ids(["i3", "i4"]), wanted)
+        wanted = ask(Recommender(embeddings, engine="scipy"), ["i3", "i4"])
+        assert_same(ask(index, ["i3", "i4"]), wanted)
 
 
 def test_postgres_that_is_not_as_it_should_be(postgres_uri, opened):
@@ -443,9 +444,9 @@ def test_postgres_that_is_not_as_it_should_be(postgres_uri, opened):
     with psycopg.connect(strange, autocommit=True) as connection:
         connection.execute("CREATE TABLE items_versions (version int, made date)")
     with open_index(strange) as index:
-        for ask in (lambda: index.recommend_ids(["a"]), lambda: index.load(model())):
+        for action in (lambda: ask(index, ["a"]), lambda: index.load(model())):
             with pytest.raises(EngineError, match="'items_versions' is no index of celsa_jax"):
-                ask()
+                action()
 
 
 def test_a_database_without_an_index(index):
@@ -491,13 +492,13 @@ def test_connections_that_were_cut_are_replaced(opened, postgres_uri):
 
     index, embeddings = opened("postgres"), model()
     index.load(embeddings)
-    wanted = index.recommend_ids(["i3"])
+    wanted = ask(index, ["i3"])
     with psycopg.connect(postgres_uri, autocommit=True) as connection:
         connection.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() "
             "AND backend_type = 'client backend'"
         )
-    assert_same(index.recommend_ids(["i3"]), wanted)
+    assert_same(ask(index, ["i3"]), wanted)
 
 
 def test_nothing_of_this_is_imported_by_those_who_do_not_use_it():

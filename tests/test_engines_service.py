@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 import pytest
+from asking import ask, similar
 from fastapi.testclient import TestClient
 
 from celsa_jax.engines import EngineError, open_index
@@ -41,7 +42,7 @@ def test_answers_of_a_file_are_those_of_the_recommender(client):
         {"history": ["i3"], "k": 3, "filter_seen": False},
         {"history": ["i3"], "candidates": ["i9", "i8", "x"]},
     ):
-        wanted = recommender.recommend_ids(**{"k": 10, **wish})
+        wanted = ask(recommender, **{"k": 10, **wish})
         answer = client.post("/recommend", json=wish)
         assert answer.status_code == 200
         items = [{"id": i, "score": pytest.approx(s)} for i, s in zip(*wanted[:2], strict=True)]
@@ -49,7 +50,7 @@ def test_answers_of_a_file_are_those_of_the_recommender(client):
         assert answer.json() == expected
     answer = client.post("/similar", json={"item_id": "i3", "k": 4}).json()
     assert [item["id"] for item in answer["items"]] == (
-        recommender.similar_ids("i3", 4).item_ids.tolist()
+        similar(recommender, "i3", 4).item_ids.tolist()
     )
     health = client.get("/health").json()
     assert health == {"status": "ok", "version": embeddings.version}
@@ -135,7 +136,7 @@ def test_an_engine_is_served_with_conditions(tmp_path):
 def test_files_have_no_metadata(file):
     index = FileIndex(file, engine="scipy")
     with pytest.raises(InputError, match="no column 'year'; there are no metadata columns at all"):
-        index.recommend_ids(["i3"], where=[("year", "=", 5)])
+        ask(index, ["i3"], where=[("year", "=", 5)])
     index.close()
     with pytest.raises(InputError, match="no such file"):
         FileIndex(file.with_name("nothing"))

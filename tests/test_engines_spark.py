@@ -5,6 +5,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import scipy.sparse as sp
+from asking import ask
 from launch import ROOT
 
 from celsa_jax.engines import spark
@@ -32,7 +33,7 @@ def wanted(catalogue, pairs, k, filter_seen=True):
     recommender = Recommender(catalogue, engine="scipy")
     rows = []
     for user, items in pairs.groupby("user_id")["item_id"]:
-        found = recommender.recommend_ids(items.tolist(), k, filter_seen=filter_seen)
+        found = ask(recommender, items.tolist(), k, filter_seen=filter_seen)
         best = zip(found.item_ids.tolist(), found.scores.tolist(), strict=True)
         rows += [(user, rank, item, score) for rank, (item, score) in enumerate(best, 1)]
     return pd.DataFrame(rows, columns=["user_id", "rank", "item_id", "score"])

@@ -469,23 +469,18 @@ def test_without_numba_scipy_serves(monkeypatch):
         Recommender(stored, engine="numba")
 
 
-def test_candidates_and_similar_items_by_id():
+def test_similar_items_by_id():
     rows = [[2, 0], [0, 3], [3, 4], [0, 0], [-1, 0]]
     embeddings = SparseEmbeddings.from_dense(np.array(rows, float), ["a", "b", "c", "zero", "e"])
     recommender = Recommender(embeddings, engine="scipy")
-    found = recommender.recommend_ids(["a"], 3, candidates=["e", "nobody", "b", "a", "e"])
-    assert found.item_ids.tolist() == ["b", "e"]
-    assert found.scores.tolist() == [0, -2]
-    assert len(recommender.recommend_ids(["a"], 3, candidates=[]).item_ids) == 0
-    for history in ({"candidates": "b"}, {"history": 7}):
-        with pytest.raises(InputError, match="is a list of ids, not"):
-            recommender.recommend_ids(**{"history": ["a"], **history})
-    found = recommender.similar_ids("c", 5)
+    nothing, found = recommender.similar_ids(["nobody", "c"], 5)
+    assert (nothing.item_ids.tolist(), nothing.unknown) == ([], ["nobody"])
     assert found.item_ids.tolist() == ["c", "b", "a", "zero", "e"]
     np.testing.assert_allclose(found.scores, [1, 0.8, 0.6, 0, -0.6], atol=1e-6)
     assert found.version == embeddings.version
-    nothing = recommender.similar_ids("nobody", 5)
-    assert (nothing.item_ids.tolist(), nothing.unknown) == ([], ["nobody"])
+    assert recommender.similar_ids([]) == []
+    with pytest.raises(InputError, match="a list of ids, not 'c'"):
+        recommender.similar_ids("c")
 
 
 def test_versions_tell_models_apart(tmp_path):

@@ -14,7 +14,7 @@ import tqdm
 from celsa_jax.engines.items import Condition, Item, Items, check_where, storable
 from celsa_jax.errors import InputError
 from celsa_jax.sparse import Recommendation, SparseEmbeddings
-from celsa_jax.sparse.recommender import texts
+from celsa_jax.sparse.recommender import as_history
 
 _LARGEST_K = 100_000
 _ATTEMPTS = 5
@@ -34,16 +34,16 @@ class Index(Protocol):
 
     def recommend_ids(
         self,
-        history: list[str],
+        histories: Iterable[Sequence],
         k: int = 100,
         *,
         filter_seen: bool = True,
-        candidates: list[str] | None = None,
-    ) -> Recommendation:
-        """The best items for one history; see `Recommender.recommend_ids`."""
+        candidates: Sequence | None = None,
+    ) -> list[Recommendation]:
+        """The best items for histories; see `Recommender.recommend_ids`."""
         ...
 
-    def similar_ids(self, item_id: str, k: int = 10) -> Recommendation:
+    def similar_ids(self, item_ids: Sequence, k: int = 10) -> list[Recommendation]:
         """The nearest items by cosine; see `Recommender.similar_ids`."""
         ...
 
@@ -114,17 +114,17 @@ class Engine(abc.ABC):
 
     def recommend_ids(
         self,
-        history: list[str],
+        histories: Iterable[Sequence],
         k: int = 100,
         *,
         filter_seen: bool = True,
-        candidates: list[str] | None = None,
+        candidates: Sequence | None = None,
         where: Iterable[Condition] = (),
-    ) -> Recommendation:
-        """The best items for one history, as `Recommender.recommend_ids`.
+    ) -> list[Recommendation]:
+        """The best items for histories, all of one version, as `Recommender.recommend_ids`.
 
         Args:
-          history: external ids; they may repeat, which adds weight.
+          histories: external ids of one user each; they may repeat, which adds weight.
           k: items wanted, at most 100,000.
           filter_seen: leave out what is in the history.
           candidates: ids to choose from; all if None.
@@ -135,40 +135,44 @@ class Engine(abc.ABC):
           InputError: an argument that does not fit, conditions on other columns.
           EngineError: the database is out of reach, or has no such index.
         """
-        ids = texts(history, "a history")
-        among = None if candidates is None else texts(candidates, "candidates")
-        if among is not None:
-            among = [item for item in dict.fromkeys(among) if storable(item)]
         _check_k(k)
+        lists = [as_history(history) for history in histories]
+        among = None
+        if candidates is not None:
+            among = [item for item in dict.fromkeys(as_history(candidates)) if storable(item)]
 
-        def ask(now: Snapshot) -> Recommendation:
-            conditions = check_where(where, now.kinds)
-            counts = Counter(ids)
-            rows = now.rows([item for item in counts if storable(item)])
-            unknown = [item for item in ids if item not in rows.keys]
-            seen = list(rows.keys.values()) if filter_seen else []
-            latent = _summed(rows, [counts[item] for item in rows.keys])
-            query = Query(*latent, int(k), seen, among, conditions, cosine=False)
-            found = now.rank(query) if rows.keys and among != [] else []
-            return _named(found, unknown, now.version)
+        def ask(now: Snapshot) -> list[Recommendation]:
+            conditions, found = check_where(where, now.kinds), []
+            for ids in lists:
+                counts = Counter(ids)
+                rows = now.rows([item for item in counts if storable(item)])
+                seen = list(rows.keys.values()) if filter_seen else []
+                latent = _summed(rows, [counts[item] for item in rows.keys])
+                query = Query(*latent, int(k), seen, among, conditions, cosine=False)
+                unknown = [item for item in ids if item not in rows.keys]
+                ranked = now.rank(query) if rows.keys and among != [] else []
+                found.append(_named(ranked, unknown, now.version))
+            return found
 
         return self._answer(ask)
 
     def similar_ids(
-        self, item_id: str, k: int = 10, *, where: Iterable[Condition] = ()
-    ) -> Recommendation:
-        """The k nearest items by cosine, itself included, as `Recommender.similar_ids`."""
-        item_id = str(item_id)
+        self, item_ids: Sequence, k: int = 10, *, where: Iterable[Condition] = ()
+    ) -> list[Recommendation]:
+        """The k nearest items of each by cosine, itself included, as `Recommender.similar_ids`."""
         _check_k(k)
+        ids = as_history(item_ids)
 
-        def ask(now: Snapshot) -> Recommendation:
-            conditions = check_where(where, now.kinds)
-            rows = now.rows([item_id] if storable(item_id) else [])
-            factors, values = _summed(rows, [1] * len(rows.keys))
-            values = values / (np.linalg.norm(values) or 1)
-            query = Query(factors, values, int(k), [], None, conditions, cosine=True)
-            unknown = [] if rows.keys else [item_id]
-            return _named(now.rank(query) if rows.keys else [], unknown, now.version)
+        def ask(now: Snapshot) -> list[Recommendation]:
+            conditions, found = check_where(where, now.kinds), []
+            for item in ids:
+                rows = now.rows([item] if storable(item) else [])
+                factors, values = _summed(rows, [1] * len(rows.keys))
+                values = values / (np.linalg.norm(values) or 1)
+                query = Query(factors, values, int(k), [], None, conditions, cosine=True)
+                ranked = now.rank(query) if rows.keys else []
+                found.append(_named(ranked, [] if rows.keys else [item], now.version))
+            return found
 
         return self._answer(ask)
 
@@ -238,7 +242,7 @@ class Engine(abc.ABC):
 
     def delete(self, item_ids: list[str]) -> int:
         """Removes items of the current version; returns how many there were."""
-        known = [item for item in texts(item_ids, "item_ids") if storable(item)]
+        known = [item for item in as_history(item_ids) if storable(item)]
         with _not_replaced():
             return self._delete(known)
 

@@ -6,8 +6,10 @@ import logging
 import pathlib
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
+
+import numpy as np
 
 from celsa_jax.engines.items import Condition, check_where
 from celsa_jax.errors import InputError
@@ -42,23 +44,23 @@ class FileIndex:
 
     def recommend_ids(
         self,
-        history: list[str],
+        histories: Iterable[Sequence],
         k: int = 100,
         *,
         filter_seen: bool = True,
-        candidates: list[str] | None = None,
+        candidates: Sequence | None = None,
         where: Iterable[Condition] = (),
-    ) -> Recommendation:
+    ) -> list[Recommendation]:
         check_where(where, {})
         return self._recommender.recommend_ids(
-            history, k, filter_seen=filter_seen, candidates=candidates
+            histories, k, filter_seen=filter_seen, candidates=candidates
         )
 
     def similar_ids(
-        self, item_id: str, k: int = 10, *, where: Iterable[Condition] = ()
-    ) -> Recommendation:
+        self, item_ids: Sequence, k: int = 10, *, where: Iterable[Condition] = ()
+    ) -> list[Recommendation]:
         check_where(where, {})
-        return self._recommender.similar_ids(item_id, k)
+        return self._recommender.similar_ids(item_ids, k)
 
     def close(self) -> None:
         self._over.set()
@@ -67,7 +69,7 @@ class FileIndex:
     def _read(self) -> Recommender:
         recommender = Recommender(SparseEmbeddings.load(self._path), **self._options)
         recommender.warm_up()
-        recommender.similar_ids("", 1)
+        recommender.similar_items(np.arange(1)[: recommender.embeddings.n_items], 1)
         return recommender
 
     def _state(self) -> tuple | None:

@@ -86,7 +86,7 @@ class PostgresEngine(Engine):
       >>> from celsa_jax.engines import open_index
       >>> index = open_index("postgresql://localhost/shop")  # doctest: +SKIP
       >>> index.load(embeddings, {"year": [1997, 2003]})  # doctest: +SKIP
-      >>> index.recommend_ids(["17"], where=[("year", ">=", 2000)])  # doctest: +SKIP
+      >>> index.recommend_ids([["17"]], where=[("year", ">=", 2000)])  # doctest: +SKIP
     """
 
     def __init__(

@@ -57,7 +57,8 @@ class QdrantEngine(Engine):
       >>> embeddings = SparseEmbeddings.from_dense(np.eye(3) + 0.5, ["a", "b", "c"])
       >>> with open_index(f"qdrant:{tempfile.mkdtemp()}") as index:
       ...     version = index.load(embeddings, {"year": [1997, 2003, 2011]})
-      ...     index.recommend_ids(["a"], where=[("year", ">", 2003)]).item_ids.tolist()
+      ...     [best] = index.recommend_ids([["a"]], where=[("year", ">", 2003)])
+      >>> best.item_ids.tolist()
       ['c']
     """
 

@@ -61,8 +61,8 @@ def create_app(index: Engine | FileIndex) -> FastAPI:
 
     @app.post("/recommend")
     def recommend(wish: Recommend) -> dict:
-        found = index.recommend_ids(
-            wish.history,
+        [found] = index.recommend_ids(
+            [wish.history],
             wish.k,
             filter_seen=wish.filter_seen,
             candidates=wish.candidates,
@@ -72,7 +72,8 @@ def create_app(index: Engine | FileIndex) -> FastAPI:
 
     @app.post("/similar")
     def similar(wish: Similar) -> dict:
-        return _answer(index.similar_ids(wish.item_id, wish.k, where=wish.where))
+        [found] = index.similar_ids([wish.item_id], wish.k, where=wish.where)
+        return _answer(found)
 
     @app.get("/health")
     def health() -> dict:

@@ -81,7 +81,7 @@ def swap(uri: str, n_items: int, n_clients: int, seconds: float) -> dict:
     for recommender in recommenders:
         recommender.warm_up()
     histories = random_histories(64, n_items, 20).indices.reshape(64, -1).astype(str).tolist()
-    wanted = [[r.recommend_ids(history, 50) for history in histories] for r in recommenders]
+    wanted = [r.recommend_ids(histories, 50) for r in recommenders]
     over = threading.Event()
     counts: collections.Counter = collections.Counter()
     times: list[float] = []
@@ -94,7 +94,7 @@ def swap(uri: str, n_items: int, n_clients: int, seconds: float) -> dict:
                 at = chosen.randrange(len(histories))
                 started = time.perf_counter()
                 try:
-                    found = index.recommend_ids(histories[at], 50)
+                    [found] = index.recommend_ids([histories[at]], 50)
                 except Exception as error:
                     counts[f"error: {error}"] += 1
                     continue
@@ -153,8 +153,8 @@ def kill(uri: str, n_items: int, n_kills: int, seed: int) -> dict:
         subprocess.run(command, check=True)
         with open_index(uri, _NAME) as index:
             for history in histories:
-                found = index.recommend_ids(history, 50)
-                wanted = recommender.recommend_ids(history, 50)
+                [found] = index.recommend_ids([history], 50)
+                [wanted] = recommender.recommend_ids([history], 50)
                 counts["right" if is_right(found, wanted) else "wrong"] += 1
     return dict(counts)
 
@@ -188,15 +188,14 @@ def ask_strangely(uri: str, n_requests: int, seed: int) -> dict:
             sent = {"content": body.encode("utf-8", "replace"), "headers": headers}
             answer = client.post("/recommend", **sent)
             counts[f"HTTP {answer.status_code}"] += 1
-        assert len(index.recommend_ids(["1", "2"], 10).item_ids) == 10, (
-            "it does not answer any more"
-        )
+        [found] = index.recommend_ids([["1", "2"]], 10)
+        assert len(found.item_ids) == 10, "it does not answer any more"
     return dict(counts)
 
 
 def _ask(index: Engine, wish: dict) -> str:
     try:
-        index.recommend_ids(**wish)
+        index.recommend_ids([wish["history"]], **{k: v for k, v in wish.items() if k != "history"})
         return "answered"
     except InputError as error:
         return "refused" if len(str(error).splitlines()) == 1 else "refused in several lines"
