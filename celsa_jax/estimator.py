@@ -157,8 +157,9 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
     def config(self) -> ConfigDict:
         """The configuration of a run with these parameters; InputError where one is at fault."""
         config = default_config()
-        given = {field: getattr(self, name) for name, field in _FIELDS.items()}
-        for field, value in {**(self.options or {}), **given}.items():
+        params = _plain(self.get_params())
+        given = {field: params[name] for name, field in _FIELDS.items()}
+        for field, value in {**_plain(self.options or {}), **given}.items():
             *sections, name = field.split(".")
             section = functools.reduce(lambda c, s: c.get(s, {}), sections, config)
             if name not in section:
@@ -475,7 +476,7 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
         check_is_fitted(self)
         notes = {
             "version": _VERSION,
-            "params": self.get_params(),
+            "params": _plain(self.get_params()),
             "recipe": self.recipe_,
             "history": self.history_,
             "integer_ids": self._integer_ids,
@@ -589,6 +590,11 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
         tags.input_tags.positive_only = True
         tags.transformer_tags.preserves_dtype = []  # float32, whatever the histories are
         return tags
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """Python's numbers for NumPy's, which a search over parameters may give."""
+    return {name: v.item() if isinstance(v, np.generic) else v for name, v in values.items()}
 
 
 def _positive(user_items: Matrix) -> sp.csr_matrix:

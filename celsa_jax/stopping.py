@@ -65,7 +65,7 @@ def interrupts() -> Iterator[Callable[[], bool]]:
     try:
         yield pressed.is_set
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, before or signal.SIG_DFL)  # None: not of Python's making
 
 
 def leave(what: str) -> None:

@@ -132,6 +132,12 @@ def test_a_configuration_goes_both_ways():
     assert model.get_params()["nnz"] == 4
 
 
+def test_numbers_of_numpy_are_numbers(users, tmp_path):
+    model = CompressedELSA(**PARAMS | {"nnz": np.int64(3), "learning_rate": np.float32(0.25)})
+    model.fit(users, progress=False).save(tmp_path / "model")
+    assert CompressedELSA.load(tmp_path / "model").get_params()["learning_rate"] == 0.25
+
+
 def test_defaults_are_those_of_a_run():
     assert by_name(CompressedELSA().config()) == by_name(default_config())
     assert (
