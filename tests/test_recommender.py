@@ -443,6 +443,10 @@ def test_entries_behind_the_last_row_count_for_nothing():
             lambda r: r.recommend(sp.csr_matrix((40_000, 4)), 1000),
             "k is 1000, of 4; give a smaller",
         ),
+        (
+            lambda r: r.similar_users(sp.eye_array(4), sp.eye_array(4), 1 << 25),
+            "k is 33554432, of 4",
+        ),
         (lambda r: r.similar_items([0], 1 << 25), "k is 33554432, of 4; give a smaller"),
         (lambda r: r.recommend(broken_rows()), "indptr does not fit"),
         (lambda r: r.recommend(sp.csr_matrix([[1e38, 1e38, 0, 0]])), "scores may overflow"),

@@ -13,7 +13,7 @@ import scipy.sparse as sp
 from celsa_jax.errors import InputError
 from celsa_jax.segments.segments import Segments
 from celsa_jax.sparse import Recommender
-from celsa_jax.sparse.recommender import check_k
+from celsa_jax.sparse.recommender import check_count, check_k
 
 FOR_YOU = "Recommended for you"
 OTHER = "other"
@@ -116,7 +116,7 @@ class SegmentRecommender:
           Segments [n_users, k] int32, best first, and scores [n_users, k] float32. Ties go to the
           lower number.
         """
-        _check_count("n_items", n_items)
+        check_count("n_items", n_items)
         latent = self.recommender.encode(user_items)
         check_k(k, latent.shape[0], len(self.segments))
         best = np.full((latent.shape[0], k), -1, np.int32)
@@ -151,8 +151,8 @@ class SegmentRecommender:
           A list of rows for each user; none for a history without any item of weight (nothing to
           go by) and for one of the whole catalogue (nothing left).
         """
-        _check_count("n_rows", n_rows)
-        _check_count("n_items", n_items)
+        check_count("n_rows", n_rows)
+        check_count("n_items", n_items)
         latent = self.recommender.encode(user_items)
         histories = sp.csr_matrix(user_items)  # a row of a sparse array would be no matrix
         ranked = self._ranked(histories, latent, n_items)
@@ -267,8 +267,3 @@ class SegmentRecommender:
 
 def _by_size(parts: Iterable[tuple[Any, float]]) -> list[tuple[Any, float]]:
     return sorted((p for p in parts if p[1]), key=lambda part: (-abs(part[1]), part[0]))
-
-
-def _check_count(name: str, value: int) -> None:
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-        raise InputError(f"{name} is {value!r}; give a whole number of at least 1")

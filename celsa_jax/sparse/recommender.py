@@ -236,8 +236,8 @@ class Recommender:
           Rows of `among` [n_users, k] int32, nearest first, and cosines [n_users, k] float32. Ties
           go to the lower row.
         """
-        check_k(k, user_items.shape[0], among.shape[0])
         latent, others = (unit_rows(self.encode(x)) for x in (user_items, among))
+        check_k(k, latent.shape[0], others.shape[0])
         n_users, n_ranked = latent.shape[0], min(k, others.shape[0])
         rows = np.full((n_users, k), -1, np.int32)
         cosines = np.full((n_users, k), -np.inf, np.float32)
