@@ -20,6 +20,7 @@ from celsa_jax.files import (
     TEMPORARY,
     check_space,
     remove_left_overs,
+    sync_folder,
     temporary_beside,
     write_json,
     write_text,
@@ -94,7 +95,10 @@ class Checkpoints:
             if self._writes:
                 write_json(temporary / "notes.json", {"notes": notes, "score": score})
                 write_text(temporary / SUMS, sums(temporary, flush=True))
+                for folder in (path for path in temporary.rglob("*") if path.is_dir()):
+                    sync_folder(folder)
                 os.replace(temporary, self.folder / str(step))
+                sync_folder(self.folder)  # before older ones are removed
             wait_for_all("checkpoint written")
         except Exception as error:  # orbax and tensorstore raise many kinds
             reason = one_line(error) or type(error).__name__

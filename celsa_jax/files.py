@@ -20,21 +20,49 @@ import filelock
 from celsa_jax.errors import InputError
 
 TEMPORARY = ".celsa_jax-{}.tmp"  # the names of what is not whole yet
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 _UNPACKED = 1 << 28  # bytes that any archive may unpack to
 _RATIO = 200  # above that, times its own size; real data come to less than 50
 
 
 @contextlib.contextmanager
 def atomic_path(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A temporary path beside `path`, moved onto it (and flushed to disk) on success."""
+    """A temporary path beside `path`, moved onto it (and flushed to disk) on success.
+
+    Raises:
+      OSError: what writing raised, which names `path`.
+    """
     temporary = temporary_beside(path)
     try:
-        yield temporary
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
+        with naming(path):
+            yield temporary
+            with temporary.open("rb") as stream:
+                os.fsync(stream.fileno())
+            os.replace(temporary, path)
+            sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def naming(path: pathlib.Path) -> Iterator[None]:
+    """An OSError that names no file, as of a full disk, or a temporary one, will name this."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno and error.filename is None or str(error.filename).endswith(".tmp"):
+            error.filename = str(path)
+        raise
+
+
+def sync_folder(folder: pathlib.Path) -> None:
+    """Flushes the names in a folder to disk, so that a new one outlives a loss of power."""
+    with contextlib.suppress(OSError):  # where a folder cannot be opened, or flushed
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def temporary_beside(path: pathlib.Path) -> pathlib.Path:
@@ -70,11 +98,22 @@ def locked(path: pathlib.Path, *, wait: bool = True) -> Iterator[bool]:
 
     Yields:
       Whether this process holds it: without `wait` another may.
+
+    Raises:
+      InputError: the folder cannot be written to, or its file system has no locks.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(path)
-    with contextlib.suppress(filelock.Timeout):
-        lock.acquire(blocking=wait)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(filelock.Timeout):
+            lock.acquire(blocking=wait)
+    except OSError as error:
+        has_none = error.errno in _NO_LOCKS
+        problem = "is on a disk without locks" if has_none else "cannot be written to"
+        reason = error.strerror or error
+        raise InputError(
+            f"{path.parent}: {problem} ({reason}); mend that, or use another folder"
+        ) from None
     try:
         yield lock.is_locked
     finally:
@@ -96,7 +135,7 @@ def check_space(folder: pathlib.Path, n_bytes: int) -> None:
         ctypes.set_errno(0)
         library.fallocate(stream.fileno(), 0, ctypes.c_int64(0), ctypes.c_int64(n_bytes))
         if (code := ctypes.get_errno()) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise OSError(code, os.strerror(code))
+            raise OSError(code, os.strerror(code), str(folder))
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

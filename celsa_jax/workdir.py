@@ -9,13 +9,19 @@ import pathlib
 import shutil
 from collections.abc import Iterator
 
-import filelock
 import numpy as np
 from ml_collections import ConfigDict
 
 from celsa_jax.config import by_name, default_config, outcome
 from celsa_jax.errors import InputError
-from celsa_jax.files import read_json, remove_left_overs, write_json, write_text
+from celsa_jax.files import (
+    locked,
+    naming,
+    read_json,
+    remove_left_overs,
+    write_json,
+    write_text,
+)
 from celsa_jax.sparse.npz import read_item_ids, write_ids
 
 log = logging.getLogger(__name__)
@@ -77,20 +83,13 @@ class Workdir:
         if not self._writes:
             yield
             return
-        lock, new = filelock.FileLock(self.path / ".lock"), not self.path.exists()
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            held = lock.acquire(blocking=False)
-        except filelock.Timeout:
-            raise InputError(
-                f"{self.path}: another process is at this run; wait for it, or use another folder"
-            ) from None
-        except OSError as error:
-            raise InputError(
-                f"{self.path}: cannot be written to ({error.strerror or error}); mend that, or use "
-                "another folder"
-            ) from None
-        with held:
+        new = not self.path.exists()
+        with locked(self.path / ".lock", wait=False) as held:
+            if not held:
+                raise InputError(
+                    f"{self.path}: another process is at this run; wait for it, or use another "
+                    "folder"
+                )
             try:
                 yield
             finally:
@@ -125,7 +124,7 @@ class Workdir:
     def log_metrics(self, record: dict) -> None:
         """Appends one line to metrics.jsonl."""
         if self._writes:
-            with self._metrics.open("a", encoding="utf-8") as stream:
+            with naming(self._metrics), self._metrics.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(record) + "\n")
 
     def metrics(self) -> list[dict]:

@@ -62,8 +62,12 @@ def run(
             stopping.install()
         try:
             main(*values)
-        except (InputError, OSError) as error:  # OSError: a full disk, no permission
+        except InputError as error:
             _fail(str(error))
+        except OSError as error:  # a full disk, no permission
+            _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        except MemoryError as error:
+            _fail(f"more memory is needed than there is: {error or 'take less data at once'}")
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             sys.exit(130)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import traceback
 
 from absl import flags
 
@@ -43,11 +44,14 @@ def main() -> None:
         os.environ["XLA_FLAGS"] = f"{flags_of_xla} {runtime.DETERMINISTIC}"
     try:
         results = train_and_evaluate(FLAGS.config, FLAGS.workdir)
-    except InputError as error:
+    except Exception as error:
         if jax.process_count() == 1:
             raise
         # At its usual end this process would wait for the others, which wait for this one.
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        if isinstance(error, InputError):
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        else:
+            traceback.print_exc()
         os._exit(1)
     if sharding.is_first_process():
         print(json.dumps(results))

@@ -19,6 +19,7 @@ import tqdm
 
 from celsa_jax.data.metadata import printable
 from celsa_jax.errors import InputError
+from celsa_jax.files import naming
 from celsa_jax.segments.naming import Name
 from celsa_jax.segments.terms import MARKS
 
@@ -177,6 +178,7 @@ class LanguageModelNamer:
         problem, n_failures = "", 0  # in a row
         self._cache.parent.mkdir(parents=True, exist_ok=True)
         with (
+            naming(self._cache),
             self._cache.open("a", encoding="utf-8", newline="\n") as cache,
             start_blocking_portal() as portal,  # which cancels what is left after an error
         ):
