@@ -50,7 +50,7 @@ def naming(path: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno and error.filename is None or str(error.filename).endswith(".tmp"):
+        if (error.errno and error.filename is None) or str(error.filename).endswith(".tmp"):
             error.filename = str(path)
         raise
 

@@ -102,6 +102,7 @@ def fit(
         if folder is not None:
             callbacks = (*_records(folder, config, begun, stack), *callbacks)
         reached = loop.train(begun, callbacks, stop, show_bar)
+    step = int(reached.state.step)  # pruning gives the arrays of the state away
     embeddings = loop.embeddings(loop.at_target(reached))
     if earlier is not None:
         embeddings = _unused_as_before(embeddings, factor_ids, train, earlier)
@@ -109,7 +110,7 @@ def fit(
         embeddings,
         factor_ids,
         chosen,
-        int(reached.state.step),
+        step,
         reached.epoch,
         reached.stopped,
         seconds | loop.seconds_by_part(),

@@ -130,8 +130,15 @@ def data_folder(config: ConfigDict) -> pathlib.Path:
     """`config.data_dir`; or $CELSA_JAX_CACHE, or celsa_jax in the user's cache folder."""
     if chosen := config.data_dir or os.environ.get("CELSA_JAX_CACHE"):
         return pathlib.Path(chosen)
-    base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(base) / "celsa_jax"
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return pathlib.Path(base) / "celsa_jax"
+    try:
+        return pathlib.Path.home() / ".cache" / "celsa_jax"
+    except RuntimeError:
+        raise InputError(
+            "this user has no home folder; name one for data as config.data.data_dir or "
+            "CELSA_JAX_CACHE"
+        ) from None
 
 
 def filter_ratings(

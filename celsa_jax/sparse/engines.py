@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import functools
 import itertools
+import pathlib
 from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
 
+from celsa_jax.files import naming
 from celsa_jax.sparse.embeddings import SparseEmbeddings
 from celsa_jax.sparse.formats import Rows, unit_scale
 from celsa_jax.sparse.retrieval import top_k
@@ -109,6 +111,8 @@ class NumbaEngine:
         from celsa_jax.sparse import kernels
 
         self.kernels = kernels
+        # Where compiled code is written to, which can be full.
+        self.cached = pathlib.Path(kernels.fill_lists.stats.cache_path or ".")
         self.rows = embeddings.rows()
         self.n_factors = embeddings.n_factors
 
@@ -122,7 +126,8 @@ class NumbaEngine:
             np.empty_like(self.rows.codes),
         )
         fill = functools.partial(self.kernels.fill_lists, self.rows, lists)
-        in_threads(fill, range(n_blocks), n_cores())
+        with naming(self.cached):
+            in_threads(fill, range(n_blocks), n_cores())
         return lists
 
     @functools.cached_property
@@ -171,7 +176,8 @@ class NumbaEngine:
             best.sort(axis=1)
             items[slice(*users)], scores[slice(*users)] = _read_keys(best[:, ::-1])
 
-        in_threads(rank_users, range(0, n_users, size), n_threads)
+        with naming(self.cached):
+            in_threads(rank_users, range(0, n_users, size), n_threads)
         return items, scores
 
 

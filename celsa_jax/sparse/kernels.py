@@ -48,7 +48,11 @@ class Histories(NamedTuple):
     seen: np.ndarray
 
 
-_compiled = njit(nogil=True, cache=True)
+def _compiled(function):
+    try:
+        return njit(nogil=True, cache=True)(function)
+    except RuntimeError:  # there is no folder that may be written to
+        return njit(nogil=True)(function)
 
 
 @_compiled

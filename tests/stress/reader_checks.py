@@ -22,8 +22,9 @@ from celsa_jax.data import datasets, download, load_dataset, prepared, splits
 from celsa_jax.data.metadata import read_metadata
 from celsa_jax.data.readers import Ratings, read_ratings
 from celsa_jax.data.tables import read_text_columns
+from celsa_jax.errors import InputError
 from celsa_jax.segments import load_segments
-from celsa_jax.sparse import FORMATS, SparseEmbeddings, load_embeddings
+from celsa_jax.sparse import FORMATS, Recommender, SparseEmbeddings, load_embeddings
 from celsa_jax.sparse.tensors import write_tensors
 from celsa_jax.workdir import Workdir
 from experiments import inputs
@@ -416,6 +417,39 @@ def _compact(rng: np.random.Generator, folder: pathlib.Path) -> None:
         raise Lost("other embeddings")
 
 
+def _served(rng: np.random.Generator, folder: pathlib.Path) -> None:
+    """A file that is overwritten in place while it is served, then histories of unsound arrays."""
+    path = folder / "e"
+    matrix = sp.random(30, 16, 0.3, "csr", np.float32, random_state=rng)
+    SparseEmbeddings.from_scipy(matrix, format=FORMATS[rng.integers(len(FORMATS))]).save(path)
+    engine = ("scipy", "numba")[rng.integers(2)]
+    recommender = Recommender(SparseEmbeddings.load(path), engine=engine)
+    sound = sp.random(int(rng.integers(1, 12)), 30, 0.2, "csr", np.float32, random_state=rng)
+    before = recommender.recommend(sound, 5)
+    path.write_bytes(mutate(rng, path.read_bytes(), int(rng.integers(1, 6))))
+    after = recommender.recommend(sound, 5)
+    if any((a != b).any() for a, b in zip(before, after, strict=True)):
+        raise Lost("other recommendations")
+    history = sound.asformat(("csr", "csc", "coo", "bsr", "lil", "dok", "dia")[rng.integers(7)])
+    names = [n for n in ("indptr", "indices", "data", "row", "col") if hasattr(history, n)]
+    if history.format in ("csr", "csc", "coo", "bsr") and history.nnz:
+        name = names[rng.integers(len(names))]
+        array = np.array(getattr(history, name))
+        if rng.random() < 0.7:
+            values = (-1, 2**31 - 1, 10**6, 0)
+            array.flat[rng.integers(array.size)] = values[rng.integers(len(values))]
+        if rng.random() < 0.5:
+            array = array[: rng.integers(len(array) + 1)]
+        setattr(history, name, array)
+    try:
+        items, _ = recommender.recommend(history, int(rng.integers(1, 40)))
+        recommender.encode(history)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    if items.min(initial=0) < -1 or items.max(initial=0) > 29:
+        raise Lost("an item outside of the catalogue")
+
+
 def _change_tensors(rng: np.random.Generator, path: pathlib.Path) -> None:
     content = path.read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
@@ -494,6 +528,7 @@ READERS: dict[str, Callable[[np.random.Generator, pathlib.Path], None]] = {
     "split": _split,
     "embeddings": _embeddings,
     "compact": _compact,
+    "served": _served,
     "segments": _segments,
     "workdir": _workdir,
 }
