@@ -16,12 +16,13 @@ from sklearn.utils.validation import check_is_fitted, check_non_negative, valida
 
 import celsa_jax
 from celsa_jax import stopping
+from celsa_jax.arrays import check_sparse
 from celsa_jax.config import by_name, default_config, seed_of, validate
 from celsa_jax.data import Interactions, Split
 from celsa_jax.data.datasets import filter_ratings
 from celsa_jax.data.readers import Columns, ratings_of_frame
 from celsa_jax.data.splits import check_data
-from celsa_jax.errors import InputError
+from celsa_jax.errors import InputError, one_line
 from celsa_jax.evaluation import Evaluation, evaluate
 from celsa_jax.new_items import rows_from_texts, rows_from_users
 from celsa_jax.sparse import (
@@ -492,6 +493,16 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
           InputError: no such file, damaged, no model, or of a newer version of celsa_jax.
         """
         path = pathlib.Path(path)
+        try:
+            return cls._loaded(path)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{path}: damaged, or no model: {one_line(error) or type(error).__name__}"
+            ) from None
+
+    @classmethod
+    def _loaded(cls, path: pathlib.Path) -> CompressedELSA:
+        """As `load`, with errors of other kinds where the notes beside the embeddings are odd."""
         notes: Any
         if path.is_dir():
             folder = Workdir(path)
@@ -517,6 +528,7 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
         model.recipe_, model.history_ = notes["recipe"], notes["history"]
         model._integer_ids = notes["integer_ids"]
         model._set(embeddings.to_format("float32"))
+        model._typed(embeddings.item_ids)  # which may be no numbers
         return model
 
     # What these have in common.
@@ -562,6 +574,8 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
 
     def _checked(self, user_items: Matrix, reset: bool) -> sp.csr_matrix:
         """Ones where interactions are, CSR float32 [n_users, n_items]."""
+        if sp.issparse(user_items):
+            check_sparse(user_items)
         checked = validate_data(
             self, user_items, accept_sparse="csr", ensure_min_samples=int(reset), reset=reset
         )
@@ -598,6 +612,8 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _positive(user_items: Matrix) -> sp.csr_matrix:
+    if sp.issparse(user_items):
+        check_sparse(user_items)
     matrix = sp.csr_matrix(user_items, copy=True)
     check_non_negative(matrix, "CompressedELSA")
     matrix.sum_duplicates()

@@ -1,4 +1,6 @@
 import gc
+import os
+import pathlib
 import shutil
 import subprocess
 
@@ -154,6 +156,33 @@ def test_only_what_this_package_has_left_over_is_removed(tmp_path):
     (tmp_path / ".mine.tmp").touch()
     with Checkpoints(tmp_path, keep=1):
         assert [path.name for path in tmp_path.iterdir()] == [".mine.tmp"]
+
+
+def test_a_checkpoint_is_on_disk_before_older_ones_are_removed(tmp_path, monkeypatch, save_steps):
+    """Files, the names in their folders, its own name: or a loss of power leaves none at all."""
+    save_steps(tmp_path, [3])
+    events, replace, fsync = [], os.replace, os.fsync
+
+    def noted_fsync(descriptor):
+        events.append(("flush", pathlib.Path(os.readlink(f"/proc/self/fd/{descriptor}"))))
+        fsync(descriptor)
+
+    def noted_replace(old, new):
+        if str(pathlib.Path(old).name).isdecimal():
+            events.append(("remove", pathlib.Path(old)))
+        if str(pathlib.Path(new).name).isdecimal():
+            events.append(("name", pathlib.Path(new)))
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "replace", noted_replace)
+    save_steps(tmp_path, [8], keep=1)
+    named = events.index(("name", tmp_path / "8"))
+    assert events[named + 1 :] == [("flush", tmp_path), ("remove", tmp_path / "3")]
+    flushed = {path.relative_to(path.parents[-1]) for what, path in events[:named]}
+    inside = {path.relative_to(tmp_path / "8").as_posix() for path in (tmp_path / "8").rglob("*")}
+    for name in inside - {"notes.json", "SHA256SUMS"}:  # flushed under other names
+        assert any(path.as_posix().endswith(f".tmp/{name}") for path in flushed), name
 
 
 def test_one_that_cannot_be_written_leaves_the_others(

@@ -64,6 +64,23 @@ def copied(model):
     return pickle.loads(pickle.dumps(model))
 
 
+def test_unsound_matrices_are_refused(users, fitted):
+    """Compiled code of scikit-learn and SciPy would read far outside of them."""
+    for kind in ("csr", "csc"):
+        unsound = users.asformat(kind, copy=True)
+        unsound.indices[0] = 4_000_000
+        for call in (fitted.recommend, copied(fitted).fit):
+            with pytest.raises(ValueError, match=r"(indices|index values) must be <"):
+                call(unsound)
+
+
+def test_odd_notes_of_a_file_are_one_line(tmp_path, fitted):
+    for notes in ({"version": 1}, {"version": "x"}, 7, {"version": 1, "params": {"who": 1}}):
+        fitted.embeddings_.with_metadata({"estimator": notes}).save(tmp_path / "m")
+        with pytest.raises(InputError, match="m: damaged, or no model: "):
+            CompressedELSA.load(tmp_path / "m")
+
+
 def test_histories_are_answered_from_their_own_half(users, fitted):
     items, scores = fitted.recommend(users, k=5)
     own = (np.arange(60) % 2)[:, None] == items // 12

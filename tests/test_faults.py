@@ -292,6 +292,22 @@ def test_a_quota(runs, tmp_path):
     runs.assert_ends_alike(workdir)
 
 
+@pytest.mark.parametrize("form", ["int8", "parquet"])
+def test_an_export_to_a_full_disk_names_its_file(runs, tmp_path, form):
+    output = tmp_path / f"out.{form}"
+    flags = f"--workdir={runs.folder / 'whole'}", f"--format={form}", f"--output={output}"
+    done = program("export", *flags, code=QUOTA.format(n=300))
+    assert_one_line(done, f"error: {output}: ", "File too large")
+    assert not list(tmp_path.iterdir())
+
+
+def test_memory_that_is_not_enough_is_one_line(runs, tmp_path):
+    code = "import numpy as np\nfrom celsa_jax.sparse import SparseEmbeddings\n"
+    code += "SparseEmbeddings.load = lambda *_: np.empty(1 << 50)"
+    flags = f"--workdir={runs.folder / 'whole'}", f"--output={tmp_path / 'out'}"
+    assert_one_line(program("export", *flags, code=code), "more memory is needed than there is")
+
+
 def test_a_read_only_workdir(runs, tmp_path):
     workdir = runs.half(tmp_path / "w")
     (workdir / ".lock").unlink()

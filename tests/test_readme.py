@@ -56,6 +56,21 @@ def test_most_programs_are_shown():
     assert len(shown) > 10
 
 
+def test_all_that_is_installed_has_a_range():
+    """Of packages an upper bound; of actions the commit, as a tag can be moved."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    extras = setup["options.extras_require"].values()
+    lines = "\n".join([setup["options"]["install_requires"], *extras]).splitlines()
+    packages = [line for line in lines if line and not line.startswith("#")]
+    packages += re.findall(r'"(setuptools>.*?)"', (ROOT / "pyproject.toml").read_text())
+    assert len(packages) > 30
+    assert [line for line in packages if not re.search(r",<[\d.]+$", line)] == []
+    steps = re.findall(r"uses: (.*)", (ROOT / ".github/workflows/ci.yml").read_text())
+    assert steps
+    assert [step for step in steps if not re.search(r"@[0-9a-f]{40} # v", step)] == []
+
+
 def test_extras_exist():
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")

