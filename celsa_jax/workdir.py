@@ -49,10 +49,18 @@ class Workdir:
         self._factors = self.path / "factors.txt"
 
     def check(self, config: ConfigDict) -> None:
-        """InputError if the folder holds a run of another configuration."""
+        """InputError if the folder holds a run of another configuration, or files of others."""
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path}: is a file; give a folder")
         if not self.config.exists():
+            # Of a run it is the first file; others of these names would be lost.
+            ours = [self.split, self.embeddings, self.path / "items.txt"]
+            ours += [self._factors, self._metrics, self._results]
+            if strange := [path.name for path in ours if path.exists()]:
+                raise InputError(
+                    f"{self.path}: has {strange[0]}, but no config.json, so this is no run's "
+                    "folder; use another one"
+                )
             return
         both = (self.stored_config(), config)
         stored, wanted = (by_name(json.loads(json.dumps(outcome(c)))) for c in both)

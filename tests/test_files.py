@@ -33,6 +33,14 @@ def test_a_full_disk_names_the_file(tmp_path):
     assert caught.value.filename == str(tmp_path / "metrics.jsonl")
 
 
+@pytest.mark.parametrize("name", ["results.json", "factors.txt", "items.txt"])
+def test_a_folder_with_files_of_others_is_no_place_for_a_run(tmp_path, name):
+    """A run writes files of these names, and removes some."""
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(InputError, match=f"has {name}, but no config.json"):
+        Workdir(tmp_path).check(default_config())
+
+
 QUOTA = """
 import resource, signal, sys
 import numpy as np, scipy.sparse as sp
