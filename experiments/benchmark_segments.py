@@ -28,8 +28,7 @@ _ITEMS = flags.DEFINE_integer("n_items", 1_000_000, "Items.", lower_bound=10)
 _FACTORS = flags.DEFINE_integer("n_factors", 4096, "d.", lower_bound=2)
 _NNZ = flags.DEFINE_integer("nnz", 16, "k.", lower_bound=1)
 _GENRES = flags.DEFINE_integer("n_genres", 400, "Genres to draw from.", lower_bound=8)
-_SHOWN = ("n_items", "n_groups", "n_segments", "coherence", "coherence_random", "coherence_kmeans")
-_SHOWN += ("coherence_items", "wall_seconds", "peak_gb")
+_SHOWN = ("n_items", "levels", "wall_seconds", "peak_gb")
 
 
 def main() -> None:

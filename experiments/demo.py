@@ -6,6 +6,8 @@ r"""Opens a page in the browser to explore a model and its segments (needs the e
 --segments is the folder that experiments.segments wrote, the metadata the tables that it read;
 the first text column is what items are called, the second what is shown below. With
 --interactions=FILE (as for experiments.recommend) the first users of the file can be chosen, too.
+--shown_columns=image_url,year adds to the cards pictures (addresses, which the browser loads), and
+to the reasons what else is known.
 
 The page is served to this machine alone, under its own names, and needs no network. Ctrl-C ends
 it. JAX is not needed.
@@ -23,7 +25,7 @@ from absl import flags
 
 from celsa_jax.data.metadata import printable
 from celsa_jax.errors import InputError
-from celsa_jax.segments import SegmentRecommender, load_merges, load_segments
+from celsa_jax.segments import SegmentRecommender, load_segments
 from celsa_jax.sparse import Recommender
 from experiments import cli, demo_catalogue, inputs
 
@@ -49,14 +51,16 @@ def main() -> None:
     _check_port()
     embeddings = inputs.read_sparse(FLAGS.embeddings, FLAGS.items)
     item_ids = embeddings.item_ids
-    table = inputs.read_item_metadata(item_ids)
-    segments = load_segments(_SEGMENTS.value, item_ids)
+    shown = inputs.read_shown_metadata(item_ids)
+    table = inputs.texts_of(shown)
+    tree = load_segments(_SEGMENTS.value, item_ids)
     catalogue = demo_catalogue.Catalogue(
-        SegmentRecommender(Recommender(embeddings), segments),
+        SegmentRecommender(Recommender(embeddings), tree.for_pages),
+        tree,
         table.shown(item_ids),
         table.details(item_ids),
-        load_merges(_SEGMENTS.value, segments),
-        _read_users(item_ids) | demo_catalogue.readers(segments),
+        _read_users(item_ids) | demo_catalogue.readers(tree.for_pages),
+        {name: cells for name, cells in shown.columns.items() if name in FLAGS.shown_columns},
     )
     _log.info("making smaller embeddings to compare with; compiling at the first start")
     catalogue.warm_up()

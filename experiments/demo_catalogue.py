@@ -14,8 +14,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from celsa_jax.errors import InputError
-from celsa_jax.segments import SegmentRecommender, Segments, extract
-from celsa_jax.segments.groups import shown_pair
+from celsa_jax.segments import Segment, SegmentRecommender, Segments, SegmentTree
 from celsa_jax.sparse import FORMATS, Recommender, SparseEmbeddings
 from celsa_jax.sparse.rows import keep_largest, unit_rows
 
@@ -40,18 +39,21 @@ class Catalogue:
     """A model, its segments, and what their items are called.
 
     Attributes:
-      product: embeddings and segments.
+      product: embeddings, and the level of the tree that rows are of.
+      tree: all segments.
       titles: [n_items] what each item is called.
       details: [n_items] a line about each item, "" for none.
-      merges: for each segment a linkage matrix (`celsa_jax.segments.load_merges`).
       users: item positions of ready-made histories, by what they are called.
+      notes: further texts by column, [n_items] each; those that are addresses of pictures are shown
+        as pictures.
     """
 
     product: SegmentRecommender
+    tree: SegmentTree
     titles: list[str]
     details: list[str]
-    merges: list[np.ndarray]
     users: dict[str, np.ndarray]
+    notes: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     @property
     def embeddings(self) -> SparseEmbeddings:
@@ -136,19 +138,55 @@ class Catalogue:
         self.find("a", 1)
 
     @functools.cached_property
-    def _pairs(self) -> np.ndarray:
-        """[n_items] the pair 2 f or 2 f + 1 of each item's strongest weight; -1 for none."""
-        groups = extract(self.embeddings.tocsr())
-        return np.append(groups.pairs, -1)[groups.of_item]
+    def factor_names(self) -> list[str]:
+        """[n_factors] the title of the item that each factor belongs to, or its number."""
+        ids = self.embeddings.factor_ids
+        if ids is None:
+            return [str(factor) for factor in range(self.embeddings.n_factors)]
+        titles = dict(zip(self.embeddings.item_ids.tolist(), self.titles, strict=True))
+        return [titles.get(item, item) for item in ids.tolist()]
 
-    def groups(self, segment: int) -> list[tuple[str, int, int]]:
-        """The groups merged into a segment: pair, its number of items, the strongest of them."""
-        items = self.segments[segment].items
-        result = []
-        for factor, sign in self.segments[segment].pairs:
-            inside = items[self._pairs[items] == 2 * factor + (sign < 0)]
-            result.append((shown_pair(factor, sign), len(inside), int(inside[0])))
-        return result
+    def picture(self, item: int) -> str:
+        """The address of a picture of an item, or ""."""
+        texts = (column[item] for column in self.notes.values())
+        return next(filter(is_picture, texts), "")
+
+    def texts(self, item: int) -> dict[str, str]:
+        """What else is known of an item, by column."""
+        texts = {name: column[item] for name, column in self.notes.items()}
+        return {name: text for name, text in texts.items() if text and not is_picture(text)}
+
+    @functools.cached_property
+    def places(self) -> list[tuple[int, int]]:
+        """(level, number) of all segments, the coarsest first."""
+        levels = enumerate(self.tree.levels)
+        return [(at, number) for at, level in levels for number in range(len(level))]
+
+    @functools.cached_property
+    def _starts(self) -> list[int]:
+        return np.cumsum([0, *map(len, self.tree.levels)]).tolist()
+
+    def segment(self, place: int) -> Segment:
+        """The segment at a position of `places`."""
+        level, number = self.places[place]
+        return self.tree.levels[level][number]
+
+    def above(self, place: int) -> list[int]:
+        """The segments that one is a part of, the coarsest first."""
+        level, parent = self.places[place][0], self.segment(place).parent
+        if parent < 0:
+            return []
+        up = self._starts[level - 1] + parent
+        return [*self.above(up), up]
+
+    def parts(self, place: int) -> list[int]:
+        """The parts of a segment, the largest first; of the whole catalogue if -1."""
+        if place < 0:
+            return list(range(len(self.tree.levels[0])))
+        level, number = self.places[place]
+        if level + 1 == len(self.tree.levels):
+            return []
+        return [self._starts[level + 1] + int(at) for at in self.tree.children[level][number]]
 
 
 def readers(segments: Segments) -> dict[str, np.ndarray]:
@@ -157,6 +195,12 @@ def readers(segments: Segments) -> dict[str, np.ndarray]:
         f"Reader of {segment.name.name}": segment.items[:_READER_ITEMS]
         for segment in segments.segments[:_N_READERS]
     }
+
+
+def is_picture(text: str) -> bool:
+    return text.startswith(("https://", "http://", "data:image/")) and not any(
+        c.isspace() for c in text
+    )
 
 
 def folded(text: str) -> str:

@@ -6,20 +6,23 @@ import html
 import re
 import time
 
+import numpy as np
 import streamlit as st
 
 from experiments import demo_figures as figures
 from experiments.demo_catalogue import Catalogue, served, timed
 
-N_ROWS = 6
-N_ITEMS = 6  # in a row
+ROWS = (4, 6, 10)  # to choose from; the second by default
+ROW_ITEMS = (4, 6, 10, 20)
 N_FOUND = 6
 N_HISTORY = 6  # until all are asked for
 N_TITLES = 10
 N_FACTORS = 30
 N_PARTS = 8
 N_LISTED = 50
+N_PARTS_SHOWN = 60
 USER, SEGMENTS = "A user's page", "Segments"
+ALL = "The whole catalogue"
 # A segment's cards are one line that scrolls. The verbs of buttons with icons are for those who do
 # not see the icons.
 STYLE = """<style>
@@ -34,6 +37,8 @@ h2 { font-size: 1.35rem !important; } h3 { font-size: 1.05rem !important; }
   display: -webkit-box; -webkit-line-clamp: 5; -webkit-box-orient: vertical; overflow: hidden; }
 [class*="st-key-row_"] button p strong { display: block; font-weight: 600; margin-bottom: 2px; }
 [class*="st-key-add_"] button, [class*="st-key-remove_"] button { min-height: 2rem; padding: 0; }
+[class*="st-key-row_"] img { width: 168px; height: 120px; object-fit: contain; }
+[class*="st-key-tree_"] button { min-height: 2rem; padding: 0 0.6rem; }
 [class*="st-key-add_"] strong, [class*="st-key-remove_"] strong { position: absolute;
   clip-path: inset(50%); }
 ol > li { margin-bottom: 0.3rem; }
@@ -55,7 +60,7 @@ def show(catalogue: Catalogue) -> None:
     st.title("Explore a model and its segments", anchor=False)
     st.markdown(
         f"{embeddings.n_items:,} items, {catalogue.kept[0]} of {embeddings.n_factors:,} factors "
-        f"each, {len(catalogue.segments):,} segments"
+        f"each, {' / '.join(f'{len(level):,}' for level in catalogue.tree.levels)} segments"
     )
     user, segments = st.tabs([USER, SEGMENTS], on_change="rerun", key="tab")
     if user.open:
@@ -74,8 +79,9 @@ def show_user(catalogue: Catalogue) -> None:
     controls, rows = st.columns([1, 2.6], gap="medium")
     with controls:
         items = choose_user(catalogue)
+        n_rows, n_items = choose_page()
     history = catalogue.history(items)
-    page = catalogue.product.homepage(history, N_ROWS, N_ITEMS)[0]
+    page = catalogue.product.homepage(history, n_rows, n_items)[0]
     with rows:
         if not page:
             st.info("Add a title to the history, or start from a reader: there is nothing to show.")
@@ -84,7 +90,7 @@ def show_user(catalogue: Catalogue) -> None:
         for row in page:
             show_row(catalogue, history, row)
     if page:
-        show_activations(catalogue, history, page)
+        show_latent(catalogue, history, page)
         show_smaller(catalogue, history)
 
 
@@ -112,6 +118,19 @@ def choose_user(catalogue: Catalogue) -> list[int]:
     if len(history) > N_HISTORY:
         st.toggle(f"Show all {len(history)}", key="all", persist_state="page")
     return history
+
+
+def choose_page() -> tuple[int, int]:
+    """The controls of the page: its rows, and their items."""
+    chosen = []
+    for label, options in (("Rows", ROWS), ("Items a row", ROW_ITEMS)):
+        chosen.append(
+            st.segmented_control(
+                label, options, default=options[1], required=True, key=label, persist_state="page"
+            )
+        )
+    st.toggle("Scores and ids", key="scores", persist_state="page")
+    return chosen[0], chosen[1]
 
 
 @st.fragment
@@ -162,11 +181,20 @@ def show_row(catalogue: Catalogue, history, row) -> None:
     """A row of cards; one that is pressed says why it is there."""
     st.subheader(escaped(row.title), anchor=False)
     with st.container(horizontal=True, wrap=False, gap="small", key=f"row_{row.segment}"):
-        for item in row.items.tolist():
+        for item, score in zip(row.items.tolist(), row.scores.tolist(), strict=True):
             label = f"**{escaped(catalogue.titles[item])}**"
             if catalogue.details[item]:
                 label += f" {escaped(catalogue.details[item])}"
-            if st.button(label, key=f"card_{row.segment}_{item}", width=168, wrap=True):
+            if st.session_state.get("scores"):
+                label += f" ({score:.3f}, id {escaped(catalogue.embeddings.item_ids[item])})"
+            key = f"{row.segment}_{item}"
+            if picture := catalogue.picture(item):
+                with st.container(width=168, gap=None):
+                    st.html(f'<img src="{html.escape(picture)}" alt="" loading="lazy">')
+                    pressed = st.button(label, key=f"card_{key}", width=168, wrap=True)
+            else:
+                pressed = st.button(label, key=f"card_{key}", width=168, wrap=True)
+            if pressed:
                 show_why(catalogue, history, item)
 
 
@@ -177,6 +205,8 @@ def show_why(catalogue: Catalogue, history, item: int) -> None:
         f"**{escaped(catalogue.labels[item])}** has the score {why.score:.3f}, "
         "the sum of its parts by segment, and of those by title as well."
     )
+    for name, text in catalogue.texts(item).items():
+        st.markdown(f"{escaped(name)}: {escaped(text)}")
     left, right = st.columns(2, gap="medium")
     with left:
         st.subheader("By segment", anchor=False)
@@ -197,16 +227,36 @@ def largest(shares: list[tuple[str, float]]) -> list[tuple[str, float]]:
     return [*shares[: N_PARTS - 1], (f"{len(shares) - N_PARTS + 1} others", rest)]
 
 
-def show_activations(catalogue: Catalogue, history, page) -> None:
-    st.header("Latent activations", anchor=False)
+@st.fragment
+def show_latent(catalogue: Catalogue, history, page) -> None:
+    st.header("The user beside a segment", anchor=False)
     active = catalogue.product.activations(history)
-    marked = {row.segment: row.title for row in page if row.segment >= 0}
-    st.markdown(
-        f"The user's strongest factors, {min(N_FACTORS, len(active.factors))} of the "
-        f"{len(active.factors)} active ones; those of the segments above are marked."
+    first = [row.segment for row in page if row.segment >= 0]
+    options = first + [at for at in range(len(catalogue.segments)) if at not in first]
+    at = st.selectbox(
+        "Compare with",
+        options,
+        format_func=lambda at: catalogue.segments.names[at],
+        key="beside",
+        filter_mode="contains",
+        persist_state="page",
     )
-    strongest = (of[:N_FACTORS] for of in (active.factors, active.values, active.segments))
-    st.html(figures.activations(*strongest, marked))
+    shared = st.toggle("Only factors that both have", key="shared", persist_state="page")
+    vector = catalogue.segments.vectors[[at]].toarray()[0]
+    values = active.values / np.linalg.norm(active.values)
+    shown = np.arange(len(values))
+    if shared:
+        shown = shown[vector[active.factors] != 0]
+    st.markdown(
+        f"Both vectors at unit length; their product is {values @ vector[active.factors]:.3f}. "
+        f"The strongest {min(N_FACTORS, len(shown))} of the {len(shown)} factors "
+        f"{'that both have' if shared else 'of the user'}."
+    )
+    factors = active.factors[shown[:N_FACTORS]]
+    if len(factors):
+        names = [catalogue.factor_names[factor] for factor in factors]
+        texts = ("the user", catalogue.segments.names[at])
+        st.html(figures.latent(values[shown[:N_FACTORS]], vector[factors], names, *texts))
 
 
 @st.fragment
@@ -269,37 +319,65 @@ def numbered(lines: list[str]) -> None:
 
 
 def show_segments(catalogue: Catalogue) -> None:
-    segments = catalogue.segments
     st.header("Segment", anchor=False)
-    at = st.selectbox(
+    place = st.selectbox(
         "Type to search by name",
-        range(len(segments)),
-        format_func=lambda at: f"{segments.names[at]} ({len(segments[at].items):,} items)",
+        range(-1, len(catalogue.places)),
+        format_func=lambda place: named(catalogue, place),
         key="segment",
         filter_mode="contains",
         persist_state="page",
     )
-    segment = segments[at]
-    groups = catalogue.groups(at)
-    if segment.name.terms:
-        st.markdown("Terms: " + escaped(", ".join(segment.name.terms)))
     left, right = st.columns(2, gap="medium")
     with left:
-        st.subheader(f"Items, the strongest of {len(segment.items):,}", anchor=False)
-        strongest = segment.items[:N_LISTED].tolist()
-        numbered([html.escape(catalogue.labels[item]) for item in strongest])
+        show_tree(catalogue, place)
+    if place < 0:
+        return
+    segment = catalogue.segment(place)
     with right:
-        st.subheader("How it came about", anchor=False)
-        if len(groups) == 1:
-            pair, n_items, _ = groups[0]
-            st.markdown(f"One group, {pair}, of {n_items:,} items; it was not merged.")
-            return
-        st.markdown(
-            f"{len(groups)} groups, each of a factor and its sign, merged from the left. "
-            "Beside each stands its strongest item."
-        )
-        leaves = [f"{pair} {catalogue.titles[item]}" for pair, _, item in groups]
-        st.html(figures.merges(catalogue.merges[at], leaves))
+        st.subheader(f"Items, the most typical of {len(segment.items):,}", anchor=False)
+        if segment.name.terms:
+            st.markdown("Terms: " + escaped(", ".join(segment.name.terms)))
+        typical = segment.items[:N_LISTED].tolist()
+        numbered([html.escape(catalogue.labels[item]) for item in typical])
+
+
+def named(catalogue: Catalogue, place: int) -> str:
+    if place < 0:
+        return ALL
+    segment = catalogue.segment(place)
+    return f"{segment.name.name} ({len(segment.items):,} items)"
+
+
+def show_tree(catalogue: Catalogue, place: int) -> None:
+    """Buttons that lead to what a segment is a part of, and to its parts."""
+    if place >= 0:
+        st.subheader("Part of", anchor=False)
+        with st.container(gap=None):
+            for up in [-1, *catalogue.above(place)]:
+                tree_button(named(catalogue, up), up)
+    parts = catalogue.parts(place)
+    st.subheader(f"Parts ({len(parts)})", anchor=False)
+    with st.container(gap=None):
+        for part in parts[:N_PARTS_SHOWN]:
+            tree_button(named(catalogue, part), part)
+    if len(parts) > N_PARTS_SHOWN:
+        st.caption("Search by name for the smaller ones.")
+
+
+def tree_button(label: str, place: int) -> None:
+    st.button(
+        escaped(label),
+        key=f"tree_{place}",
+        type="tertiary",
+        on_click=go_to,
+        args=(place,),
+        wrap=False,
+    )
+
+
+def go_to(place: int) -> None:
+    st.session_state.segment = place
 
 
 def escaped(text: str) -> str:

@@ -73,14 +73,26 @@ def define_metadata() -> None:
     flags.DEFINE_list("metadata", [], "Tables of items: CSV, TSV or parquet.")
     flags.DEFINE_list("id_column", ["item_id"], "Column of item ids, one or one a table.")
     flags.DEFINE_list("text_columns", [], "Columns to read: the title first, then others.")
+    flags.DEFINE_list(
+        "shown_columns", [], "Columns to show beside these, but to draw no names from: year, image."
+    )
     flags.DEFINE_string("encoding", "utf-8", "Of the tables in CSV and TSV.")
 
 
 def read_item_metadata(item_ids: np.ndarray) -> Metadata:
-    """The metadata of a catalogue that the flags name."""
-    return read_metadata(
-        FLAGS.metadata, FLAGS.id_column, FLAGS.text_columns, item_ids, FLAGS.encoding
-    )
+    """The metadata of a catalogue that the flags name: --text_columns."""
+    return texts_of(read_shown_metadata(item_ids))
+
+
+def read_shown_metadata(item_ids: np.ndarray) -> Metadata:
+    """As `read_item_metadata`, with --shown_columns."""
+    names = list(dict.fromkeys([*FLAGS.text_columns, *FLAGS.shown_columns]))
+    return read_metadata(FLAGS.metadata, FLAGS.id_column, names, item_ids, FLAGS.encoding)
+
+
+def texts_of(table: Metadata) -> Metadata:
+    """Its --text_columns alone."""
+    return Metadata({name: table.columns[name] for name in FLAGS.text_columns}, table.counts)
 
 
 def check_output(output: pathlib.Path, *read: str | pathlib.Path | None) -> None:
@@ -121,6 +133,12 @@ def read_users(item_ids: np.ndarray, path: str) -> tuple[Interactions, dict[str,
     Raises:
       InputError: none of their items is in the catalogue; a filter that the file has no column for.
     """
+    users, counts = read_everyone(path)
+    return take_split(users, counts, item_ids, path), counts
+
+
+def read_everyone(path: str) -> tuple[Interactions, dict[str, int]]:
+    """As `read_users`, whatever --split and the catalogue."""
     columns = Columns(FLAGS.user_column, FLAGS.item_column, FLAGS.rating_column)
     ratings = read_ratings(path, columns)
     if FLAGS.min_rating is not None and ratings.ratings is None:
@@ -129,7 +147,13 @@ def read_users(item_ids: np.ndarray, path: str) -> tuple[Interactions, dict[str,
             "name it with --rating_column, or leave --min_rating out"
         )
     least = -np.inf if FLAGS.min_rating is None else FLAGS.min_rating
-    users, counts = filter_ratings(ratings, least, FLAGS.min_user_interactions, path)
+    return filter_ratings(ratings, least, FLAGS.min_user_interactions, path)
+
+
+def take_split(
+    users: Interactions, counts: dict[str, int], item_ids: np.ndarray, path: str
+) -> Interactions:
+    """The test users of --split, all without; adds to the counts how many the file lacks."""
     if FLAGS.split:
         rows = lookup(users.user_ids, read_parts(FLAGS.split)["test"])
         counts["split_users_not_in_file"] = int((rows < 0).sum())
@@ -138,4 +162,4 @@ def read_users(item_ids: np.ndarray, path: str) -> tuple[Interactions, dict[str,
             raise InputError(f"--split={FLAGS.split}: none of its test users is in {path}")
     if not np.isin(users.item_ids, item_ids).any():
         raise InputError(f"no item of {path} is in the catalogue; are these the same ids?")
-    return users, counts
+    return users

@@ -1,4 +1,4 @@
-r"""Turns embeddings into named segments, and judges them.
+r"""Divides a catalogue into nested, named segments, and judges them.
 
     python -m experiments.segments --embeddings=runs/mine/embeddings.npz --metadata=books.csv \
         --id_column=book_id --text_columns=title,authors,genres --output=segments
@@ -7,10 +7,13 @@ The metadata may come in several tables: --metadata=books.csv,genres.csv --id_co
 The first text column is what items are called. Columns of lists (genres) are found by their
 looks, or named by --list_columns.
 
---output gets `segments.json` (name, terms, pairs, items; the largest first), `assignments.csv`
-(each item's strongest factor, the sign and size of its weight there, and its segment),
-`segment_vectors.npz` (CSR, segments x factors), `merges.csv`, `report.json` and `report.html`;
-with --homepage_for=FILE (interactions, as for experiments.recommend) also `homepages.json`.
+--output gets `segments.json` (of every level, the coarsest first: name, terms, items, parent),
+`segment_vectors.npz` (CSR, segments x factors), `assignments.csv` (each item's segments),
+`report.json` and `report.html`; with --homepage_for=FILE (interactions, as for
+experiments.recommend) also `homepages.json`, and the report says what these users find on pages.
+
+--rule=factors makes the segments of arXiv 2602.09935 instead: items by their strongest factor and
+its sign, named, merged where names mean the same.
 
 --namer=llm asks a language model for names: OPENAI_BASE_URL, OPENAI_MODEL and OPENAI_API_KEY in
 the environment. Answers are kept in --output/names.jsonl, so a run that breaks off goes on.
@@ -24,61 +27,73 @@ import json
 import logging
 import pathlib
 import time
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 from absl import flags
 
-from celsa_jax.data.interactions import lookup
+from celsa_jax.data.interactions import Interactions, lookup
 from celsa_jax.data.metadata import Metadata
 from celsa_jax.errors import InputError
 from celsa_jax.files import write_json
 from celsa_jax.segments import (
+    Catalogue,
     LanguageModelNamer,
     Row,
     SegmentRecommender,
+    SegmentTree,
     SentenceEmbedder,
     TfidfEmbedder,
     find_segments,
     item_terms,
     save_segments,
+    segments_of_factors,
 )
-from celsa_jax.segments.coherence import (
+from celsa_jax.segments.find import N_SEGMENTS
+from celsa_jax.segments.quality import (
     compared_columns,
-    evaluate_segments,
+    kmeans_figures,
+    level_figures,
     metadata_vectors,
-    stability,
 )
 from celsa_jax.segments.report import write_report
 from celsa_jax.segments.terms import EXCLUDED
 from celsa_jax.sparse import Recommender
 from experiments import cli, inputs
+from experiments.segment_pages import page_figures
 
 FLAGS = flags.FLAGS
 inputs.define_embeddings()
 inputs.define_metadata()
 inputs.define_users()
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to write.")
+_N_SEGMENTS = flags.DEFINE_list("n_segments", list(map(str, N_SEGMENTS)), "Segments by level.")
+_RULE = flags.DEFINE_enum(
+    "rule", "clusters", ["clusters", "factors"], "What makes segments: see above."
+)
 _LISTS = flags.DEFINE_list("list_columns", None, "Which of these hold lists; by default: detected.")
 _COMPARED = flags.DEFINE_list(
     "coherence_columns", None, "Which of them coherence compares; by default: those of lists."
 )
 _EXCLUDED = flags.DEFINE_list("exclude_terms", list(EXCLUDED), "Terms with these are left out.")
-_NAMER = flags.DEFINE_enum("namer", "terms", ["terms", "llm"], "Who names groups.")
+_NAMER = flags.DEFINE_enum("namer", "terms", ["terms", "llm"], "Who names segments.")
 _EMBEDDER = flags.DEFINE_string(
-    "embedder", "tfidf", "tfidf, or the folder of a sentence-transformers model."
+    "embedder", "tfidf", "Of --rule=factors: tfidf, or the folder of a sentence-transformers model."
 )
 _THRESHOLD = flags.DEFINE_float(
-    "merge_threshold", None, "Cosine from which on groups merge; by default the embedder's."
+    "merge_threshold", None, "Of --rule=factors: merge from this cosine; by default the embedder's."
 )
-_COMPARE = flags.DEFINE_string(
-    "compare_with", None, "Embeddings of another run on the same items: how stable groups are."
-)
+_KMEANS = flags.DEFINE_boolean("kmeans", False, "Compare with k-means, too, which takes minutes.")
 _HOMEPAGE = flags.DEFINE_string("homepage_for", None, "Interactions of users who get a homepage.")
 _ROWS = flags.DEFINE_integer("rows", 6, "Rows of a homepage.", lower_bound=1)
 _ROW_ITEMS = flags.DEFINE_integer("row_items", 10, "Items in a row.", lower_bound=1)
-_SEED = flags.DEFINE_integer("seed", 0, "Of baselines, samples and the map.", lower_bound=0)
+_MEMBERS_ONLY = flags.DEFINE_boolean(
+    "members_only", False, "Fill rows with items of the segment alone, not with others like them."
+)
+_SEED = flags.DEFINE_integer("seed", 0, "Of clusters, baselines and folds.", lower_bound=0)
 _N_HOMEPAGES_SHOWN = 5
+_N_MEASURED = 300
 _log = logging.getLogger("celsa_jax.segments")
 
 
@@ -87,51 +102,46 @@ def main() -> None:
     output = _output(pathlib.Path(_OUTPUT.value))
     embeddings = inputs.read_sparse(FLAGS.embeddings, FLAGS.items)
     rows, item_ids = embeddings.tocsr(), embeddings.item_ids
-    table = _read_metadata(item_ids)
+    table, shown = _read_metadata(item_ids)
     lists = None if _LISTS.value is None else tuple(_LISTS.value)
     terms = item_terms(table.columns, lists, tuple(_EXCLUDED.value), len(item_ids))
     compared = _compared(terms)
-    namer = LanguageModelNamer(output / "names.jsonl") if _NAMER.value == "llm" else None
-    tfidf = _EMBEDDER.value == "tfidf"
-    embedder = TfidfEmbedder() if tfidf else SentenceEmbedder(_EMBEDDER.value)
     users = _read_users(item_ids)
-    other = _read_other(item_ids)
 
-    titles = table.shown(item_ids)
-    found = find_segments(
-        rows,
-        item_ids,
-        terms,
-        titles,
-        embedder=embedder,
-        threshold=_THRESHOLD.value,
-        namer=namer,
-    )
-    segments = found.segments
-    _log.info("%d groups, %d segments", len(found.groups.pairs), len(segments))
-    recommender = SegmentRecommender(Recommender(embeddings), segments)
-    report = evaluate_segments(
-        found, rows, metadata_vectors(terms, compared), recommender.candidates, _SEED.value
-    )
-    report |= table.counts
-    report |= {"columns": terms.kinds, "coherence_columns": compared}
-    if found.language_model is not None:
-        report["language_model"] = found.language_model
-    if other is not None:
-        report["stability"] = stability(rows, other)
-    homepages = _homepages(recommender, users)
-
-    save_segments(output, found)
+    tree = _find(Catalogue(rows, item_ids, terms, _shown_items(shown)), output)
+    _log.info("%s", tree)
+    vectors = metadata_vectors(terms, compared)
+    report = {
+        "n_items": len(item_ids),
+        "n_items_without_weights": int((tree.levels[-1].of_item < 0).sum()),
+        "levels": level_figures(tree, vectors),
+        "columns": terms.kinds,
+        "coherence_columns": compared,
+        **table.counts,
+    }
+    if _KMEANS.value:
+        for level in report["levels"]:
+            level["kmeans"] = kmeans_figures(rows, level["segments"], vectors, _SEED.value)
+    if tree.language_model is not None:
+        report["language_model"] = tree.language_model
+    homepages = []
     if users is not None:
-        write_json(output / "homepages.json", _as_json(homepages, segments.item_ids))
+        product = SegmentRecommender(Recommender(embeddings), tree.for_pages)
+        homepages = _homepages(product, users[0])
+        report["pages"] = _measured(product, *users, vectors)
+
+    save_segments(output, tree, rows)
+    if users is not None:
+        write_json(output / "homepages.json", _as_json(homepages, item_ids))
     else:  # an earlier run's are of other segments
         (output / "homepages.json").unlink(missing_ok=True)
     report["seconds"] = round(time.perf_counter() - started, 1)
-    shown = homepages[:_N_HOMEPAGES_SHOWN]
-    write_report(output / "report.html", segments, report, rows, titles, shown, _SEED.value)
+    titles = table.shown(item_ids)
+    write_report(
+        output / "report.html", tree, report, vectors, titles, homepages[:_N_HOMEPAGES_SHOWN]
+    )
     write_json(output / "report.json", report)
-    summary = {name: value for name, value in report.items() if name != "segments"}
-    print(json.dumps({"output": str(output), **summary}))
+    print(json.dumps({"output": str(output), **report}))
 
 
 def _output(folder: pathlib.Path) -> pathlib.Path:
@@ -142,14 +152,41 @@ def _output(folder: pathlib.Path) -> pathlib.Path:
     return folder
 
 
-def _read_metadata(item_ids: np.ndarray) -> Metadata:
+def _find(catalogue: Catalogue, output: pathlib.Path) -> SegmentTree:
+    namer = LanguageModelNamer(output / "names.jsonl") if _NAMER.value == "llm" else None
+    if _RULE.value == "clusters":
+        return find_segments(catalogue, _n_segments(), namer=namer, seed=_SEED.value)
+    tfidf = _EMBEDDER.value == "tfidf"
+    embedder = TfidfEmbedder() if tfidf else SentenceEmbedder(_EMBEDDER.value)
+    return segments_of_factors(
+        catalogue, embedder=embedder, threshold=_THRESHOLD.value, namer=namer
+    )
+
+
+def _n_segments() -> list[int]:
+    given = _N_SEGMENTS.value
+    if not given or not all(text.isdecimal() and int(text) for text in given):
+        raise InputError(f"--n_segments={','.join(given)}: give whole numbers, such as 30,300,1500")
+    return [int(text) for text in given]
+
+
+def _read_metadata(item_ids: np.ndarray) -> tuple[Metadata, Metadata]:
     """The metadata of the catalogue; warns of tables that know few of its items."""
-    table, n_items = inputs.read_item_metadata(item_ids), len(item_ids)
+    shown = inputs.read_shown_metadata(item_ids)
+    table, n_items = inputs.texts_of(shown), len(item_ids)
     _log.info("read %d items: %s", n_items, table.counts)
     for path, n in table.counts.get("items_by_table", {}).items():
         if n < n_items / 2:
             _log.warning("%s has only %d of %d items; is its --id_column right?", path, n, n_items)
-    return table
+    return table, shown
+
+
+def _shown_items(table: Metadata) -> list[dict[str, str]] | None:
+    """What a language model is shown of each item: all its columns."""
+    if not table.columns:
+        return None
+    cells = zip(*table.columns.values(), strict=True)
+    return [dict(zip(table.columns, row, strict=True)) for row in cells]
 
 
 def _compared(terms) -> list[str]:
@@ -161,38 +198,44 @@ def _compared(terms) -> list[str]:
     return names or compared_columns(terms)
 
 
-def _read_users(item_ids: np.ndarray) -> tuple[np.ndarray, sp.csr_matrix] | None:
-    """User ids and histories of --homepage_for."""
-    if not _HOMEPAGE.value:
+def _read_users(item_ids: np.ndarray) -> tuple[Interactions, np.ndarray] | None:
+    """The users of --homepage_for, and of each item how many users of the file have it."""
+    path = _HOMEPAGE.value
+    if not path:
         return None
-    users, _ = inputs.read_users(item_ids, _HOMEPAGE.value)
-    histories = users.onto(item_ids)
-    if n_unknown := users.nnz - histories.nnz:
+    everyone, counts = inputs.read_everyone(path)
+    users = inputs.take_split(everyone, counts, item_ids, path)
+    at = lookup(item_ids, everyone.item_ids)[everyone.matrix.indices]
+    if n_unknown := users.nnz - users.onto(item_ids).nnz:
         _log.warning("%d interactions are of items outside the catalogue", n_unknown)
-    return users.user_ids, histories
+    return users, np.bincount(at[at >= 0], minlength=len(item_ids))
 
 
-def _read_other(item_ids: np.ndarray) -> sp.csr_matrix | None:
-    """The embeddings of --compare_with, rows in the order of ours."""
-    if not _COMPARE.value:
-        return None
-    other = inputs.read_sparse(_COMPARE.value, None)
-    at = lookup(other.item_ids, item_ids)
-    n_shared = int((at >= 0).sum())
-    if not n_shared:
-        raise InputError(f"--compare_with={_COMPARE.value}: no item in common; the same ids?")
-    _log.info("%d of %d items are in --compare_with", n_shared, len(item_ids))
-    rows = other.tocsr()
-    empty = sp.csr_matrix((1, rows.shape[1]), dtype=np.float32)
-    return sp.vstack([rows, empty], format="csr")[at]  # -1 is the empty row
+def _homepages(product: SegmentRecommender, users: Interactions) -> list[tuple[str, list[Row]]]:
+    histories = users.onto(product.segments.item_ids)
+    pages = product.homepage(
+        histories, _ROWS.value, _ROW_ITEMS.value, members_only=_MEMBERS_ONLY.value
+    )
+    return list(zip(users.user_ids.tolist(), pages, strict=True))
 
 
-def _homepages(recommender: SegmentRecommender, users) -> list[tuple[str, list[Row]]]:
-    if users is None:
-        return []
-    user_ids, histories = users
-    pages = recommender.homepage(histories, _ROWS.value, _ROW_ITEMS.value)
-    return list(zip(user_ids.tolist(), pages, strict=True))
+def _measured(
+    product: SegmentRecommender, users: Interactions, popularity: np.ndarray, genres: sp.csr_matrix
+) -> dict[str, Any]:
+    """What users find on pages; 300 of them at most."""
+    if users.n_users > _N_MEASURED:
+        rng = np.random.default_rng(_SEED.value)
+        users = users.take_users(np.sort(rng.choice(users.n_users, _N_MEASURED, replace=False)))
+    return page_figures(
+        product,
+        users,
+        popularity,
+        genres,
+        n_rows=_ROWS.value,
+        n_items=_ROW_ITEMS.value,
+        members_only=_MEMBERS_ONLY.value,
+        seed=_SEED.value,
+    )
 
 
 def _as_json(homepages: list[tuple[str, list[Row]]], item_ids: np.ndarray) -> list:

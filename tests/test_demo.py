@@ -7,13 +7,12 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from scipy.cluster import hierarchy
 from streamlit.testing.v1 import AppTest
 from test_cli import ROOT, assert_fails, program
 from test_segments_cli import TITLE, catalogue, flags  # noqa: F401  (a fixture)
 
 from celsa_jax.data.metadata import read_metadata
-from celsa_jax.segments import SegmentRecommender, load_merges, load_segments
+from celsa_jax.segments import SegmentRecommender, load_segments
 from celsa_jax.sparse import Recommender, SparseEmbeddings
 from experiments import demo_catalogue, demo_figures
 from experiments.demo_page import escaped
@@ -25,7 +24,7 @@ PAGE = ROOT / "experiments" / "demo_page.py"
 
 @pytest.fixture(scope="module")
 def segmented(catalogue, tmp_path_factory):  # noqa: F811
-    """What experiments.segments wrote, with the table that it read: each theme is of two groups."""
+    """What experiments.segments wrote, with the table that it read."""
     output = tmp_path_factory.mktemp("segmented")
     themes = ("nordic-crime", "love-poetry", "space-opera", "home-baking", "world-history")
     with (output / "items.csv").open("w", newline="") as stream:
@@ -36,7 +35,7 @@ def segmented(catalogue, tmp_path_factory):  # noqa: F811
             if i % 10 != 9:  # all items of one group have no metadata
                 title = ODD.replace(" c", " \u202ec\x1b") if i == 5 else f"Title {i}"
                 writer.writerow([f"i{i}", title, f"{themes[i % 5]},books"])
-    changes = {"metadata": output / "items.csv", "merge_threshold": 0.5}
+    changes = {"metadata": output / "items.csv", "n_segments": "10,3"}
     done = program("segments", *flags(catalogue, output, **changes))
     assert done.returncode == 0, done.stderr
     return output
@@ -48,11 +47,10 @@ def shown(catalogue, segmented):  # noqa: F811
     embeddings = SparseEmbeddings.load(catalogue / "E.npz")
     ids = embeddings.item_ids
     table = read_metadata([str(segmented / "items.csv")], ["id"], ["title", "genres"], ids)
-    segments = load_segments(segmented, ids)
-    product = SegmentRecommender(Recommender(embeddings), segments)
-    merges = load_merges(segmented, segments)
-    users = demo_catalogue.readers(segments)
-    return demo_catalogue.Catalogue(product, table.shown(ids), table.details(ids), merges, users)
+    tree = load_segments(segmented, ids)
+    product = SegmentRecommender(Recommender(embeddings), tree.for_pages)
+    users = demo_catalogue.readers(tree.for_pages)
+    return demo_catalogue.Catalogue(product, tree, table.shown(ids), table.details(ids), users)
 
 
 # What the page shows
@@ -63,7 +61,7 @@ def test_labels_are_unique_and_lead_back_to_items(shown):
     assert shown.labels[1] == "Title 1, love-poetry,books"
     assert shown.labels[9] == "i9"  # without metadata
     assert shown.titles[5] == ODD  # without what cannot be seen
-    same = demo_catalogue.Catalogue(shown.product, ["A"] * 60, ["b"] * 60, shown.merges, {})
+    same = demo_catalogue.Catalogue(shown.product, shown.tree, ["A"] * 60, ["b"] * 60, {})
     assert same.labels[:2] == ["A, b (i0)", "A, b (i1)"]
     history = same.history([7, 3])
     assert history.shape == (1, 60)
@@ -74,7 +72,7 @@ def test_labels_are_unique_and_lead_back_to_items(shown):
 def test_titles_are_found_by_their_words_in_any_order_case_and_accents(shown):
     titles = [f"Title {i}" for i in range(60)]
     titles[3:7] = ["Les Misérables", "A Guide to Les Misérables", "STRASSE", "Straße"]
-    some = demo_catalogue.Catalogue(shown.product, titles, ["Hugo"] * 60, shown.merges, {})
+    some = demo_catalogue.Catalogue(shown.product, shown.tree, titles, ["Hugo"] * 60, {})
     assert some.find("les mis", 9) == [3, 4]
     assert some.find("MISÉRABLES", 9) == [3, 4]
     assert some.find("guide hugo", 9) == [4]
@@ -84,17 +82,19 @@ def test_titles_are_found_by_their_words_in_any_order_case_and_accents(shown):
     assert some.find("title 1", 3, but=[1, 11]) == [10, 12, 13]
     assert some.find("nowhere", 9) == some.find("  ", 9) == []
     some.titles[20] = "Of Les Misérables, the first"
-    assert demo_catalogue.Catalogue(
-        some.product, some.titles[::-1], [""] * 60, some.merges, {}
-    ).find("les", 9) == [56, 39, 55]  # those that begin with it first
+    assert demo_catalogue.Catalogue(some.product, some.tree, some.titles[::-1], [""] * 60, {}).find(
+        "les", 9
+    ) == [56, 39, 55]  # those that begin with it first
 
 
-def test_readers_have_the_strongest_items_of_a_segment(shown):
-    dense = np.abs(shown.embeddings.tocsr().toarray())
+def test_readers_have_the_most_typical_items_of_a_segment(shown):
+    dense = shown.embeddings.tocsr().toarray()
+    dense /= np.maximum(np.linalg.norm(dense, axis=1, keepdims=True), 1e-9)
     assert list(shown.users) == [f"Reader of {name}" for name in shown.segments.names]
-    for items, segment in zip(shown.users.values(), shown.segments, strict=True):
-        by_strength = sorted(segment.items, key=lambda item: -dense[item].max())
-        assert items.tolist() == by_strength[:5]
+    vectors = shown.segments.vectors.toarray()
+    for items, segment, vector in zip(shown.users.values(), shown.segments, vectors, strict=True):
+        nearest = sorted(segment.items, key=lambda item: -dense[item] @ vector)
+        assert items.tolist() == nearest[:5]
 
 
 def test_smaller_embeddings_keep_the_largest_weights(shown):
@@ -108,10 +108,11 @@ def test_smaller_embeddings_keep_the_largest_weights(shown):
         expected *= np.linalg.norm(row) / max(np.linalg.norm(expected), 1e-12)
         np.testing.assert_allclose(kept, expected, atol=1e-3)
     unit = SparseEmbeddings.from_dense(np.eye(3, 5000, 4999, dtype=np.float32), format="float16")
-    wide = demo_catalogue.Catalogue(SegmentRecommenderOf(unit), [], [], [], {})
+    wide = demo_catalogue.Catalogue(SegmentRecommenderOf(unit), shown.tree, [], [], {})
     assert wide.formats == ["float16", "int8", "int4"]
     assert wide.kept == [1]
-    narrow = demo_catalogue.Catalogue(SegmentRecommenderOf(unit.to_format("int4")), [], [], [], {})
+    narrow = SegmentRecommenderOf(unit.to_format("int4"))
+    narrow = demo_catalogue.Catalogue(narrow, shown.tree, [], [], {})
     assert narrow.formats == ["int4"]
     assert narrow.kept == [1]
 
@@ -121,19 +122,33 @@ class SegmentRecommenderOf:
         self.recommender = Recommender(embeddings)
 
 
-def test_groups_of_a_segment_are_its_pairs_with_their_items(shown):
-    dense = shown.embeddings.tocsr().toarray()
-    n_merged = 0
-    for at, segment in enumerate(shown.segments):
-        groups = shown.groups(at)
-        n_merged += len(groups) > 1
-        assert sum(n for _, n, _ in groups) == len(segment.items)
-        for (factor, sign), (name, n_items, strongest) in zip(segment.pairs, groups, strict=True):
-            assert name == f"{factor}{'+' if sign > 0 else '-'}"
-            column = np.where(np.abs(dense).argmax(axis=1) == factor, sign * dense[:, factor], 0)
-            assert n_items == (column > 0).sum()
-            assert strongest == column.argmax()
-    assert n_merged
+def test_the_tree_leads_to_parts_and_back(shown):
+    assert shown.parts(-1) == [0, 1, 2]
+    assert [shown.segment(place).name.name for place in range(3)] == shown.tree.levels[0].names
+    for place in range(3):
+        assert shown.above(place) == []
+        below = shown.parts(place)
+        items = np.concatenate([shown.segment(part).items for part in below])
+        assert sorted(items) == sorted(shown.segment(place).items)
+        assert all(shown.above(part) == [place] for part in below)
+    assert sorted(np.concatenate([shown.parts(at) for at in range(3)])) == list(range(3, 13))
+    assert shown.parts(12) == []
+
+
+def test_notes_are_pictures_or_texts(shown):
+    cells = [["https://a/b.png", "x y"], ["", "javascript:alert(1)"], ["http://a b", ""]]
+    notes = {f"n{at}": np.array(column, object) for at, column in enumerate(cells)}
+    some = dataclasses.replace(shown, notes=notes)
+    assert (some.picture(0), some.picture(1)) == ("https://a/b.png", "")
+    assert some.texts(0) == {"n2": "http://a b"}
+    assert some.texts(1) == {"n0": "x y", "n1": "javascript:alert(1)"}
+
+
+def test_factors_are_called_after_their_items(shown):
+    assert shown.factor_names == ["0", "1", "2", "3", "4", "5"]
+    unit = SparseEmbeddings.from_dense(np.eye(2), ["a", "b"], factor_ids=["b", "z"])
+    named = demo_catalogue.Catalogue(SegmentRecommenderOf(unit), shown.tree, ["A", "B"], [], {})
+    assert named.factor_names == ["B", "z"]
 
 
 def test_each_list_is_timed(shown):
@@ -177,54 +192,31 @@ def test_parts_are_bars_in_order_with_signs_in_words():
     assert places(nothing, "bar") == [(0, 0, 0, 100)]
 
 
-def test_activations_are_marked_by_segment():
-    factors, values = np.array([7, 2, 9, 4]), np.array([3.0, -2.0, 1.5, 1.0])
-    chart = ElementTree.fromstring(
-        demo_figures.activations(factors, values, np.array([5, -1, 5, 8]), {5: "<Five>"})
-    )
-    five, others = chart.find("ul").findall("li")
-    assert ("".join(five.itertext()), "".join(others.itertext())) == (
-        "<Five>: 7, 9",
-        demo_figures.OTHERS,
-    )
+def test_a_user_stands_beside_a_segment():
+    values, beside = np.array([3.0, -2.0]), np.array([1.5, 0.0])
+    html = demo_figures.latent(values, beside, ["<Seven>", "Two"], "the user", "Five & six")
+    chart = ElementTree.fromstring(html)
+    assert ["".join(entry.itertext()) for entry in chart.find("ul")] == ["the user", "Five & six"]
     bars = chart.findall(".//*[@class='bar']")
     assert [bar.get("title") for bar in bars] == [
-        "factor 7, <Five>: +3.00",
-        "factor 9, <Five>: +1.50",
-        "factor 2, other segments: -2.00",
-        "factor 4, other segments: +1.00",
+        "<Seven>, the user: +3.000",
+        "Two, the user: -2.000",
+        "<Seven>, Five & six: +1.500",
+        "Two, Five & six: +0.000",
     ]
     colours = [bar.get("style").split("background: ")[1] for bar in bars]
-    assert colours == [demo_figures.SEGMENT_COLOURS[0]] * 2 + [demo_figures.NO_SEGMENT] * 2
-    # From -2 to 3, zero at 60 % from the top; the bars take 80 % of a quarter each.
+    assert colours == [demo_figures.FOR] * 2 + [demo_figures.BESIDE] * 2
+    # From -2 to 3, zero at 60 % from the top; each bar takes 40 % of a half.
     assert places(chart, "bar") == [
-        (2.5, 0, 20, 60),
-        (52.5, 30, 20, 30),
-        (27.5, 60, 20, 40),
-        (77.5, 40, 20, 20),
+        (5, 0, 20, 60),
+        (55, 60, 20, 40),
+        (25, 30, 20, 30),
+        (75, 60, 20, 0),
     ]
     assert places(chart, "tick") == [(0, top, 100, 0) for top in (100, 80, 60, 40, 20, 0)]
     assert places(chart, "tick zero") == [(0, 60, 100, 0)]
-    words = chart.get("aria-label")
-    assert "<Five>: factors 7 (+3.00), 9 (+1.50). other segments: factors 2 (-2.00)" in words
-    assert demo_figures.activations(factors[:0], values[:0], factors[:0], {})
-
-
-def test_the_tree_joins_its_leaves_at_their_cosines():
-    points = np.array([[0.0], [0.1], [0.9], [0.5]])
-    linkage = hierarchy.linkage(points, "complete")
-    chart = ElementTree.fromstring(demo_figures.merges(linkage, list("abcd")))
-    order = [list("abcd")[at] for at in hierarchy.leaves_list(linkage)]
-    assert [leaf.text for leaf in chart.find("ul")] == order
-    lines = places(chart, "line")
-    assert len(lines) == 3 * 3  # out, across, and back for each merge
-    across = sorted(left for left, _, width, _ in lines if not width)
-    assert across == pytest.approx(100 * linkage[:, 2] / 0.9, abs=0.01)
-    starts = sorted(top for left, top, width, _ in lines if width and not left)
-    assert starts == [12.5, 37.5, 62.5, 87.5]  # the middles of the leaves
-    tree = chart.find(".//*[@role='img']")
-    words = "Tree of 4 groups, merged at cosines from 0.90 down to 0.10"
-    assert tree.get("aria-label") == words
+    words = "Weights of the user and of Five & six. <Seven>: +3.00 and +1.50; Two: -2.00 and +0.00"
+    assert chart.get("aria-label") == words
 
 
 @pytest.mark.parametrize(
@@ -298,17 +290,52 @@ def test_a_long_history_is_shown_in_part_until_all_is_asked_for(shown):
     assert not page.exception
 
 
-def test_segments_can_be_browsed_without_a_browser(shown):
+def test_rows_and_what_cards_say_are_chosen(shown):
+    pictures = np.array([f"https://example.org/{i}.png" for i in range(60)], object)
+    years = np.array([f"19{i}" for i in range(60)], object)
+    noted = dataclasses.replace(shown, notes={"image": pictures, "year": years})
+    demo_catalogue.serve(noted)
+    page = AppTest.from_file(str(PAGE), default_timeout=120).run()
+    page.button_group(key="Items a row").set_value(4).run()
+    page.toggle(key="scores").set_value(True).run()
+    assert not page.exception
+    history = shown.history(shown.users[next(iter(shown.users))].tolist())
+    expected = shown.product.homepage(history, 6, 4)[0]
+    cards = [button for button in page.button if button.key.startswith("card_")]
+    assert len(cards) == sum(len(row.items) for row in expected)
+    item, score = expected[0].items[0], expected[0].scores[0]
+    assert cards[0].label.endswith(f"({score:.3f}, id i{item})")
+    cards[0].click().run()
+    assert not page.exception
+    assert any(f"year: 19{item}" in text.value for text in page.markdown)
+
+    page.toggle(key="shared").set_value(True).run()
+    page.selectbox(key="beside").set_value(1).run()
+    assert not page.exception
+    assert any("that both have" in text.value for text in page.markdown)
+
+
+def test_the_tree_can_be_browsed_without_a_browser(shown):
     demo_catalogue.serve(shown)
     page = AppTest.from_file(str(PAGE), default_timeout=120)
     page.session_state["tab"] = "Segments"
     page.run()
     assert not page.exception
-    for at, segment in enumerate(shown.segments):
-        page.selectbox(key="segment").set_value(at).run()
+
+    def keys():
+        return [b.key for b in page.button if b.key.startswith("tree_")]
+
+    assert keys() == ["tree_0", "tree_1", "tree_2"]
+    page.button(key="tree_1").click().run()
+    assert page.selectbox(key="segment").value == 1
+    assert keys() == ["tree_-1", *(f"tree_{part}" for part in shown.parts(1))]
+    leaf = shown.parts(1)[0]
+    page.button(key=f"tree_{leaf}").click().run()
+    assert not page.exception
+    assert keys() == ["tree_-1", "tree_1"]
+    for place in range(-1, 13):
+        page.selectbox(key="segment").set_value(place).run()
         assert not page.exception
-        merged = "merged from the left" in page.main.markdown[-1].value
-        assert merged == (len(segment.pairs) > 1)
 
 
 def test_the_demo_names_a_port_that_is_taken(catalogue, segmented):  # noqa: F811

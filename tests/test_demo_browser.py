@@ -124,6 +124,7 @@ FOCUSED = """async () => {
     name: focused.ariaLabel || read.textContent.trim(),
     role: focused.getAttribute("role") || focused.tagName.toLowerCase(),
     card: Boolean(focused.closest("[class*=st-key-card_]")),
+    group: focused.closest("[role=radiogroup]")?.ariaLabel || "",
     ring: rings(ringed) ? getComputedStyle(ringed).outlineColor : null,
     seen: box.bottom > 0 && box.top < innerHeight && box.right > 0 && box.left < innerWidth,
   };
@@ -233,8 +234,17 @@ def test_the_page_in_a_browser_by_keyboard_alone(visit):
     expect(page.get_by_role("button", name=re.compile(f"^Remove {added}\\b"))).to_be_visible()
     expect(cards.filter(has_text=re.compile(f"^{added}\\b"))).to_have_count(0)
 
+    # The user beside another segment, at the factors that both have.
+    tab_to(page, named("Compare with"))
+    press("ArrowDown")
+    press("ArrowDown")
+    press("Enter")
+    tab_to(page, named("Only factors that both have"))
+    press("Space")
+    expect(page.get_by_text("factors that both have.")).to_be_visible()
+
     # Fewer factors, another format.
-    tab_to(page, lambda focused: focused["role"] == "radio")
+    tab_to(page, lambda focused: focused["group"].startswith("Factors an item keeps"))
     press("ArrowRight")
     press("Space")
     expect(page.get_by_role("heading", name="4 of int4")).to_be_visible()
@@ -246,12 +256,19 @@ def test_the_page_in_a_browser_by_keyboard_alone(visit):
     tab_to(page, named("A user's page"))
     press("ArrowRight")
     press("Enter")
-    expect(page.get_by_role("heading", name="How it came about")).to_be_visible()
+    expect(page.get_by_role("heading", name="Parts (3)")).to_be_visible()
     tab_to(page, named("Type to search by name"))
-    write("Poetry")
+    write("segment 10")
     expect(page.get_by_role("option")).to_have_count(1)
     press("Enter")
-    expect(page.get_by_text("Terms: Love Poetry")).to_be_visible()
+    expect(page.get_by_role("heading", name="Items, the most typical of 5")).to_be_visible()
+    tab_to(page, named("The whole catalogue"))
+    page.keyboard.press("Tab")
+    press("Enter")
+    expect(page.get_by_text("Terms: ")).to_be_visible()
+    expect(page.get_by_role("combobox", name="Type to search by name")).not_to_have_value(
+        re.compile("Segment 10")
+    )
     assert page.evaluate(FULL_WIDTH) <= NARROW
 
     # What was chosen is still there.
@@ -298,7 +315,7 @@ COLOURS = """part => {
     const icon = e.matches("[data-testid=stIconMaterial]");
     if (text) note(text, e, style.color, large || icon ? 3 : 4.5);
     if (e.placeholder) note(e.placeholder, e, getComputedStyle(e, "::placeholder").color, 4.5);
-    if (e.matches(".bar, .line, .key i")) {
+    if (e.matches(".bar, .key i")) {
       const edged = parseFloat(style.borderTopWidth) > 0;
       note(e.className || "key", e.parentElement,
         edged ? style.borderTopColor : style.backgroundColor, 3);
@@ -322,10 +339,11 @@ def test_texts_and_charts_stand_out_from_their_backgrounds(visit, colours):
     shown += page.evaluate(COLOURS, "[role=dialog]")
     page.keyboard.press("Escape")
     page.get_by_role("tab", name="Segments").press("Enter")
-    expect(page.get_by_role("heading", name="How it came about")).to_be_visible()
+    page.get_by_role("button", name=re.compile("items")).first.press("Enter")
+    expect(page.get_by_role("heading", name="Part of")).to_be_visible()
     shown += page.evaluate(COLOURS, "[data-testid=stMain]")
     whats = {what for what, *_ in shown}
-    assert whats >= {"Start from", "not in the other", "bar", "key", "line", "factor", "float16"}
+    assert whats >= {"Start from", "not in the other", "bar", "key", "float16"}
     faint = [
         (what, front, behind, round(contrast(front, behind), 2))
         for what, front, behind, least in shown

@@ -204,7 +204,7 @@ def test_a_runaway_id_is_refused(tmp_path):
         table,
         f"column 'id': number 2 is {problem}",
     )
-    segment = {"name": "A", "terms": [], "pairs": [[0, 1]], "items": ["a", runaway]}
+    segment = {"level": 1, "parent": None, "name": "A", "terms": [], "items": ["a", runaway]}
     path = written(tmp_path / "segments.json", json.dumps([segment]))
     sp.save_npz(tmp_path / "segment_vectors.npz", sp.csr_matrix(np.eye(1)))
     assert_refused(lambda path: load_segments(path.parent, np.array(["a"])), path, problem)

@@ -86,7 +86,7 @@ def namer(stub, tmp_path):
     return make
 
 
-NAMES = [Name("Crime", ("Crime", "Noir"), 1.0), Name("Poetry", ("Verse",), 0.5), Name("", ("A",))]
+NAMES = [Name("Crime", ("Crime", "Noir")), Name("Poetry", ("Verse",)), Name("", ("A",))]
 TITLES = [["The Snowman", "Faceless Killers"], ["Odes"], ["Untitled"]]
 
 
@@ -104,6 +104,27 @@ def test_groups_get_the_models_names_and_keep_their_terms(stub, namer):
         assert request["temperature"] == 0
         assert request["model"] == "stub"
     assert set(stub.paths) == {("/v1/chat/completions", f"Bearer {KEY}")}
+
+
+def test_what_is_known_of_items_is_shown_cut_short(stub, namer):
+    item = {"title": "The Snowman", "author": "", "year": "2007", "description": "x" * 300}
+    namer().rename(NAMES[:1], [[item] * 20])
+    prompt = json.loads(stub.requests[0]["messages"][1]["content"])
+    description = "x" * 239 + "…"
+    shown = {"title": "The Snowman", "year": "2007", "description": description}
+    assert prompt == {"items": [shown] * 12, "terms": ["Crime", "Noir"]}
+
+
+def test_merged_groups_are_named_by_the_names_of_their_groups(stub, namer):
+    stub.answer = lambda prompt, _: " ".join(prompt["groups"])
+    groups = [["Nordic", "Noir"], ["Odes"], []]
+    names, counts = namer().rename_merged(NAMES, groups)
+    assert [name.name for name in names] == ["Nordic Noir", "Odes", ""]
+    assert [name.terms for name in names] == [name.terms for name in NAMES]
+    assert counts == {"cached": 0, "asked": 1, "not_named": 0}
+    system, user = stub.requests[0]["messages"]
+    assert "merged" in system["content"]
+    assert json.loads(user["content"]) == {"groups": ["Nordic", "Noir"], "terms": ["Crime", "Noir"]}
 
 
 def test_answers_are_kept_and_asked_for_once(stub, namer, tmp_path):

@@ -15,43 +15,49 @@ from celsa_jax.sparse import Recommender, SparseEmbeddings
 
 @pytest.fixture(scope="module")
 def products():
-    """Random embeddings with random segments of their pairs, some pairs in none."""
-    dense = random_rows(60, 12, 4)
-    ids = np.arange(60).astype(np.str_)
+    """Random embeddings, of lengths that differ, in seven random segments."""
     rng = np.random.default_rng(1)
-    owner = rng.integers(-1, 7, 24)
-    owner[1::2] = np.where(owner[1::2] == owner[::2], -1, owner[1::2])  # no opposite signs
-    segments = tuple(
-        Segment(
-            Name(f"S{s}"),
-            tuple((p // 2, 1 - 2 * (p % 2)) for p in np.flatnonzero(owner == s).tolist()),
-            np.array([], int),
-        )
-        for s in range(7)
-    )
+    dense = random_rows(60, 12, 4) * rng.uniform(0.5, 2, (60, 1)).astype(np.float32)
+    ids = np.arange(60).astype(np.str_)
+    vectors = random_rows(7, 12, 3, seed=3)
+    of_item = np.arange(60) % 7
+    of_item[59] = -1
+    segments = tuple(Segment(Name(f"S{s}"), np.flatnonzero(of_item == s), -1) for s in range(7))
     recommender = Recommender(SparseEmbeddings.from_dense(dense, ids), engine="scipy")
     histories = (rng.random((9, 60)) < 0.15).astype(np.float32)
     histories[8] = 0
-    segmented = SegmentRecommender(recommender, Segments(segments, ids, 12))
-    return segmented, dense, sp.csr_matrix(histories)
+    level = Segments(segments, sp.csr_matrix(vectors), ids)
+    return SegmentRecommender(recommender, level), dense, sp.csr_matrix(histories)
 
 
-def ranked_by_loop(product, dense, history, n_items):
-    """(score, segment) of those that are positive and can fill a row, best first."""
+def ranked_by_loop(product, dense, history, n_members, far_off=False):
+    """(score, segment, unseen members) of those that are positive and have enough, best first."""
     seen = history.toarray()[0] > 0
     latent = history.toarray()[0] @ dense
     result = []
-    for at, segment in enumerate(product.segments.segments):
-        vector = np.zeros(dense.shape[1])
-        for factor, sign in segment.pairs:
-            vector[factor] = sign / np.sqrt(len(segment.pairs))
-        unseen = [i for i in range(len(dense)) if dense[i] @ vector > 0 and not seen[i]]
-        if latent @ vector > 0 and len(unseen) >= n_items:
+    for at, vector in enumerate(product.segments.vectors.toarray()):
+        inside = product.segments[at].items
+        cosines = dense[inside] @ vector / np.linalg.norm(dense[inside], axis=1)
+        shown = inside[far_off | (cosines >= 0.5 * np.median(cosines) - 1e-6)]
+        unseen = [i for i in shown.tolist() if not seen[i]]
+        if latent @ vector > 0 and len(unseen) >= n_members:
             result.append((latent @ vector, at, unseen))
     return sorted(result, key=lambda entry: (-entry[0], entry[1]))
 
 
-@pytest.mark.parametrize("n_items", [1, 12, 20])
+def others_by_loop(product, dense, at):
+    """What is no member, but as near to the vector as half of the members."""
+    cosines = (
+        dense
+        / np.linalg.norm(dense, axis=1, keepdims=True)
+        @ product.segments.vectors.toarray()[at]
+    )
+    inside = product.segments[at].items
+    near = (cosines > 0) & (cosines >= np.median(cosines[inside]) - 1e-6)
+    return np.setdiff1d(np.flatnonzero(near), inside).tolist()
+
+
+@pytest.mark.parametrize("n_items", [1, 12, 15])
 def test_segments_are_ranked_as_a_loop_ranks_them(products, n_items, monkeypatch):
     monkeypatch.setattr("celsa_jax.segments.recommend._USERS_AT_ONCE", 4)
     product, dense, histories = products
@@ -60,7 +66,7 @@ def test_segments_are_ranked_as_a_loop_ranks_them(products, n_items, monkeypatch
     assert found.dtype == np.int32
     assert scores.dtype == np.float32
     for user in range(8):
-        expected = ranked_by_loop(product, dense, histories[user], n_items)[:4]
+        expected = ranked_by_loop(product, dense, histories[user], (n_items + 1) // 2)[:4]
         n = len(expected)
         assert found[user, :n].tolist() == [at for _, at, _ in expected]
         np.testing.assert_allclose(scores[user, :n], [s for s, _, _ in expected], atol=1e-5)
@@ -72,28 +78,46 @@ def best(items, scores):
     return sorted(items, key=lambda item: (-scores[item], item))
 
 
+@pytest.mark.parametrize("n_items", [4, 10])
+@pytest.mark.parametrize("members_only", [False, True])
 @pytest.mark.parametrize("repeat_items", [False, True])
-def test_homepages_are_those_of_a_loop(products, repeat_items, monkeypatch):
+@pytest.mark.parametrize("for_you", [True, False])
+def test_homepages_are_those_of_a_loop(
+    products, n_items, members_only, repeat_items, for_you, monkeypatch
+):
     monkeypatch.setattr("celsa_jax.segments.recommend._USERS_AT_ONCE", 4)
+    monkeypatch.setattr("celsa_jax.segments.recommend._ITEMS_AT_ONCE", 7)
+    options = {"members_only": members_only, "repeat_items": repeat_items, "for_you": for_you}
     product, dense, histories = products
-    pages = product.homepage(histories, 4, 5, repeat_items=repeat_items)
+    product = SegmentRecommender(product.recommender, product.segments)
+    pages = product.homepage(histories, 4, n_items, **options)
     assert pages[8] == []
+    n_members = n_items if members_only else (n_items + 1) // 2
+    n_filled = 0
     for user in range(8):
         scores = dense @ (histories[user].toarray()[0] @ dense)
-        unseen = np.flatnonzero(histories[user].toarray()[0] == 0)
-        expected = [(FOR_YOU, best(unseen, scores)[:5])]
-        used = set(expected[0][1])
-        for _, at, candidates in ranked_by_loop(product, dense, histories[user], 5):
-            left = candidates if repeat_items else [i for i in candidates if i not in used]
-            if len(left) >= 5 and len(expected) < 4:
-                expected.append((f"S{at}", best(left, scores)[:5]))
-                used |= set(expected[-1][1])
+        seen = histories[user].toarray()[0] > 0
+        expected = [(FOR_YOU, best(np.flatnonzero(~seen), scores)[:n_items])] if for_you else []
+        for _, at, members in ranked_by_loop(
+            product, dense, histories[user], n_members, members_only
+        ):
+            used = {i for _, items in expected for i in items} if not repeat_items else set()
+            own = best([i for i in members if i not in used], scores)[:n_items]
+            if len(own) < n_members or len(expected) == 4:
+                continue
+            others = [
+                i for i in others_by_loop(product, dense, at) if not seen[i] and i not in used
+            ]
+            row = own + (best(others, scores)[: n_items - len(own)] if not members_only else [])
+            if len(row) == n_items:
+                expected.append((f"S{at}", row))
+                n_filled += len(own) < n_items
         assert [(row.title, row.items.tolist()) for row in pages[user]] == expected
         for row in pages[user]:
             np.testing.assert_allclose(row.scores, scores[row.items], atol=1e-5)
-    shown = [i for row in pages[0] for i in row.items]
-    if not repeat_items:
-        assert len(set(shown)) == len(shown)
+        shown = [i for row in pages[user] for i in row.items]
+        assert repeat_items or len(set(shown)) == len(shown)
+    assert members_only or n_items == 4 or n_filled
 
 
 def test_homepages_are_made_of_a_block_of_users_at_a_time(products, monkeypatch):
@@ -161,12 +185,9 @@ def test_an_explanation_adds_up_to_the_score(products):
             assert part == pytest.approx(x[position] * dense[position] @ dense[item], abs=1e-6)
         by_segment = dict.fromkeys([*product.segments.names, OTHER], 0.0)
         for factor, weight in enumerate(dense[item]):
-            owners = [
-                s.name.name
-                for s in product.segments.segments
-                if weight and (factor, np.sign(weight)) in s.pairs
-            ]
-            by_segment[owners[0] if owners else OTHER] += (x @ dense[:, factor]) * weight
+            towards = product.segments.vectors.toarray()[:, factor] * np.sign(weight)
+            owner = product.segments.names[towards.argmax()] if towards.max() > 0 else OTHER
+            by_segment[owner] += (x @ dense[:, factor]) * weight
         for name, part in why.segments:
             assert part == pytest.approx(by_segment[name], abs=1e-5)
         others += OTHER in dict(why.segments)
@@ -182,12 +203,10 @@ def test_activations_are_the_latent_vector_by_size(products):
         expected = sorted(np.flatnonzero(latent), key=lambda f: (-abs(latent[f]), f))
         assert found.factors.tolist() == expected
         np.testing.assert_allclose(found.values, latent[expected], atol=1e-9)
-        owners = [
-            next((at for at, s in enumerate(product.segments) if (f, np.sign(v)) in s.pairs), -1)
-            for f, v in zip(found.factors, found.values, strict=True)
-        ]
-        assert found.segments.tolist() == owners
-        assert {-1} < set(owners)
+        towards = product.segments.vectors.toarray()[:, found.factors] * np.sign(found.values)
+        owners = np.where(towards.max(axis=0) > 0, towards.argmax(axis=0), -1)
+        assert found.segments.tolist() == owners.tolist()
+        assert {-1} < set(owners.tolist())
         assert found.item_ids is None
     assert not len(product.activations(histories[[8]]).factors)
 

@@ -4,7 +4,6 @@ import itertools
 import json
 import pathlib
 import sys
-import tracemalloc
 import types
 
 import hypothesis.strategies as st
@@ -12,25 +11,25 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 from hypothesis import given, settings
-from scipy.cluster import hierarchy
+from sklearn.metrics import adjusted_rand_score
 
 from celsa_jax.data.metadata import printable
 from celsa_jax.data.synthetic import synthetic
 from celsa_jax.errors import InputError
 from celsa_jax.segments import (
+    Catalogue,
     SentenceEmbedder,
     TfidfEmbedder,
-    extract,
     find_segments,
     item_terms,
-    load_merges,
     load_segments,
     save_segments,
+    segments_of_factors,
 )
-from celsa_jax.segments.groups import members
+from celsa_jax.segments.groups import members, strongest_pairs
+from celsa_jax.segments.hierarchy import nested_clusters
 from celsa_jax.segments.merging import merge_groups
 from celsa_jax.segments.naming import Name, distinct, name_groups, repeats
-from celsa_jax.sparse import SparseEmbeddings
 
 
 def text(*cells):
@@ -50,18 +49,13 @@ def random_rows(n_items=40, n_factors=12, nnz=4, seed=0):
 
 def test_each_item_goes_to_its_strongest_factor_and_sign():
     rows = np.array([[0.6, -0.8, 0], [0.6, 0.8, 0], [-0.5, 0, 0.5], [0, 0, 0], [0.1, -0.9, 0]])
-    groups = extract(sp.csc_matrix(rows.astype(np.float32)))
-    assert list(zip(groups.factors.tolist(), groups.signs.tolist(), strict=True)) == [
-        (0, -1),
-        (1, 1),
-        (1, -1),
-    ]
-    assert groups.of_item.tolist() == [2, 1, 0, -1, 2]  # the tie of item 2 goes to factor 0
-    np.testing.assert_allclose(groups.strength, [0.8, 0.8, 0.5, 0, 0.9])
-    assert groups.sizes.tolist() == [1, 1, 2]
-    items = members(groups.of_item, 3, groups.strength)
+    pairs, of_item, strength = strongest_pairs(sp.csc_matrix(rows.astype(np.float32)))
+    assert pairs.tolist() == [0 + 1, 2 + 0, 2 + 1]
+    assert of_item.tolist() == [2, 1, 0, -1, 2]  # the tie of item 2 goes to factor 0
+    np.testing.assert_allclose(strength, [0.8, 0.8, 0.5, 0, 0.9])
+    items = members(of_item, 3, strength)
     assert [inside.tolist() for inside in items] == [[2], [1], [4, 0]]
-    assert [inside.tolist() for inside in members(groups.of_item, 3)] == [[2], [1], [0, 4]]
+    assert [inside.tolist() for inside in members(of_item, 3)] == [[2], [1], [0, 4]]
 
 
 @settings(max_examples=25)
@@ -75,16 +69,15 @@ def test_groups_agree_with_a_loop(seed, n_items, n_factors, dtype):
     rng = np.random.default_rng(seed)
     # Few distinct values, so that ties and empty rows occur, and none that a float32 can hold.
     rows = (rng.integers(-2, 3, (n_items, n_factors)) * 0.1).astype(dtype)
-    groups = extract(sp.csr_matrix(rows))
+    pairs, of_item, strength = strongest_pairs(sp.csr_matrix(rows))
     for item, row in enumerate(rows):
         if not row.any():
-            assert groups.of_item[item] == -1
+            assert of_item[item] == -1
             continue
         factor = max(range(n_factors), key=lambda f: (abs(row[f]), -f))
-        at = groups.of_item[item]
-        assert (groups.factors[at], groups.signs[at]) == (factor, np.sign(row[factor]))
-        assert groups.strength[item] == np.float32(abs(row[factor]))
-    assert (groups.sizes > 0).all()
+        assert pairs[of_item[item]] == 2 * factor + (row[factor] < 0)
+        assert strength[item] == np.float32(abs(row[factor]))
+    assert set(of_item[of_item >= 0]) == set(range(len(pairs)))
 
 
 # Terms
@@ -183,10 +176,22 @@ def test_a_name_is_what_a_group_shares_and_others_lack():
     crime, poetry, nothing = name_groups(labels, 3, terms)
     assert crime.name == "Nordic Crime, A. Moe"
     assert crime.terms == ("Nordic Crime", "A. Moe", "Fiction")
-    assert crime.share == 1
     assert poetry.name == "Poetry, Fiction"
     assert nothing == Name("")
     assert name_groups(np.full(10, -1), 0, terms) == []
+
+
+def test_a_group_of_unlike_items_holds_more_than_its_name_says():
+    """Half of it are of either kind, as in the catalogue; one word of two titles is no name."""
+    genres = text(*["Crime", "Poetry"] * 10)
+    titles = text("War and Rain", "War", *(f"Nothing{n}" for n in range(18)))
+    terms = item_terms({"title": titles, "genres": genres}, list_columns=("genres",))
+    mixed, crime = name_groups(np.array([0] * 8 + [1, -1] * 6), 2, terms)
+    assert mixed.name == "Crime, Poetry and more"
+    mixed = Name(mixed.name, ("Crime", "War"))
+    assert distinct([mixed] * 2)[1].name == "Crime, Poetry, War and more"
+    assert "War" in mixed.terms
+    assert crime.name == "Crime"
 
 
 def test_a_phrase_takes_the_place_of_its_words():
@@ -208,7 +213,7 @@ def test_no_name_begins_as_a_formula_does():
     genres = np.repeat(["=HYPERLINK(A1)", "+Plus", "-Minus", "@home"], 2)
     rows = sp.csr_matrix(np.repeat(np.eye(4), 2, axis=0))
     terms = item_terms({"genres": genres}, ("genres",))
-    names = find_segments(rows, np.array(list("abcdefgh")), terms).segments.names
+    names = find_segments(Catalogue(rows, np.array(list("abcdefgh")), terms), [4]).levels[0].names
     assert sorted(names) == ["HYPERLINK(A1)", "Minus", "Plus", "home"]
 
 
@@ -245,7 +250,7 @@ def as_sets(labels):
 @pytest.fixture(scope="module", params=[4, 1024])
 def rows_at_once(request):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("celsa_jax.segments.merging._ROWS_AT_ONCE", request.param)
+        patch.setattr("celsa_jax.segments.hierarchy._ROWS_AT_ONCE", request.param)
         yield
 
 
@@ -255,50 +260,26 @@ def test_merging_is_complete_linkage_in_any_order(rows_at_once, seed, n_groups, 
     rng = np.random.default_rng(seed)
     vectors = unit(rng.normal(size=(n_groups, 3)))
     factors = np.sort(rng.choice(2 * n_groups, n_groups, replace=False)) // 2
-    labels, tree = merge_groups(vectors, factors, threshold)
+    labels = merge_groups(vectors, factors, threshold)
     segments = as_sets(labels)
     assert segments == brute_force(vectors, factors, threshold)
-    _, first = np.unique(labels, return_index=True)
-    assert (np.diff(first) > 0).all()  # numbered by their first groups
-    order = rng.permutation(n_groups)
-    again, _ = merge_groups(vectors[order], factors[order], threshold)
-    assert as_sets(again[np.argsort(order)]) == segments
-    sparse, _ = merge_groups(sp.csr_matrix(vectors), factors, threshold)
-    np.testing.assert_array_equal(sparse, labels)
-    # The tree leads from the groups to the segments.
-    nodes = [{i} for i in range(n_groups)]
-    for left, right, cosine in tree:
-        parts = vectors[sorted(nodes[left])] @ vectors[sorted(nodes[right])].T
-        assert cosine == pytest.approx(parts.min(), abs=1e-5)
-        nodes.append(nodes[left] | nodes[right])
-    used = {n for left, right, _ in tree for n in (left, right)}
-    assert {frozenset(s) for n, s in enumerate(nodes) if n not in used} == segments
+    assert set(labels.tolist()) == set(range(len(segments)))
+    sparse = merge_groups(sp.csr_matrix(vectors), factors, threshold)
+    assert as_sets(sparse) == segments
 
 
 def test_identical_names_merge_but_never_the_signs_of_one_factor():
-    for factors in itertools.permutations([3, 3, 4, 1]):
-        labels, _ = merge_groups(np.ones((4, 1)), np.array(factors), 0.9)
+    for factors in ([1, 3, 3, 4], [1, 1, 3, 4], [1, 3, 4, 4]):
+        labels = merge_groups(np.ones((4, 1)), np.array(factors), 0.9)
         assert len(set(labels)) == 2
-        first, second = (at for at, factor in enumerate(factors) if factor == 3)
-        assert labels[first] != labels[second]
-
-
-def test_merging_takes_little_memory_beside_the_distances(monkeypatch):
-    """All groups are alike, so that they are one part: 9 n^2 bytes and a block of rows."""
-    monkeypatch.setattr("celsa_jax.segments.merging._ROWS_AT_ONCE", 64)
-    n_groups = 1500
-    vectors = unit(np.random.default_rng(0).random((n_groups, 8)).astype(np.float32) + 5)
-    tracemalloc.start()
-    labels, _ = merge_groups(vectors, np.arange(n_groups), 0.5)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert not labels.any()
-    assert peak < 12 * n_groups**2
+        first = next(at for at in range(3) if factors[at] == factors[at + 1])
+        assert labels[first] != labels[first + 1]
+    assert merge_groups(np.ones((1, 1)), np.array([0]), 0.9).tolist() == [0]
 
 
 def test_zero_rows_merge_with_none():
-    labels, _ = merge_groups(np.array([[1.0], [0], [1], [0]]), np.arange(4), 0.5)
-    assert labels.tolist() == [0, 1, 0, 2]
+    labels = merge_groups(np.array([[1.0], [0], [1], [0]]), np.arange(4), 0.5)
+    assert as_sets(labels) == {frozenset({0, 2}), frozenset({1}), frozenset({3})}
     with pytest.raises(InputError, match="merge threshold is 0"):
         merge_groups(np.ones((1, 1)), np.array([0]), 0)
 
@@ -373,6 +354,56 @@ def test_a_damaged_sentence_model_is_named(tmp_path, sentence_transformers):
     assert "\n" not in str(caught.value)
 
 
+# Clusters
+
+
+def planted(n_items, n_fine=12, n_coarse=3, seed=0):
+    """Sparse rows about fine centres, which stand about coarse ones; and what each row is of."""
+    rng = np.random.default_rng(seed)
+    coarse = unit(rng.normal(size=(n_coarse, 30)))
+    fine = unit(coarse[np.arange(n_fine) % n_coarse] + 0.7 * unit(rng.normal(size=(n_fine, 30))))
+    own = rng.permutation(np.arange(n_items) % n_fine)
+    rows = fine[own] + 0.05 * rng.normal(size=(n_items, 30))
+    return sp.csr_matrix(rows.astype(np.float32) * rng.uniform(0.5, 2, (n_items, 1))), own
+
+
+@pytest.mark.parametrize("most_points", [16_384, 100])
+def test_clusters_are_those_planted_at_each_level(monkeypatch, most_points):
+    """Also where k-means comes first, on a sample."""
+    monkeypatch.setattr("celsa_jax.segments.hierarchy._MOST_POINTS", most_points)
+    monkeypatch.setattr("celsa_jax.segments.hierarchy._LEAST_CENTRES", 90)
+    if most_points == 100:
+        monkeypatch.setattr("celsa_jax.segments.hierarchy._SAMPLE", 300)
+    rows, own = planted(400)
+    coarse, fine = nested_clusters(rows, [12, 3])
+    assert adjusted_rand_score(own, fine) == pytest.approx(1)
+    assert adjusted_rand_score(own % 3, coarse) == pytest.approx(1)
+
+
+@settings(max_examples=15)
+@given(st.integers(0, 10**6), st.integers(1, 40), st.lists(st.integers(1, 30), min_size=1))
+def test_clusters_are_nested_and_hold_what_has_weights(seed, n_items, n_clusters):
+    rng = np.random.default_rng(seed)
+    rows = rng.normal(size=(n_items, 8)) * (rng.random((n_items, 8)) < 0.3)
+    rows[0, 0] = 1
+    levels = nested_clusters(sp.csr_matrix(rows), n_clusters, seed)
+    assert len(levels) == len(set(n_clusters))
+    for labels, most in zip(levels, sorted(set(n_clusters)), strict=True):
+        np.testing.assert_array_equal(labels < 0, ~rows.any(axis=1))
+        found = np.unique(labels[labels >= 0])
+        assert found.tolist() == list(range(len(found)))
+        assert len(found) <= most
+    for coarse, fine in itertools.pairwise(levels):
+        assert len({*zip(fine.tolist(), coarse.tolist(), strict=True)}) == len(set(fine.tolist()))
+
+
+def test_clusters_depend_on_directions_alone():
+    rows, _ = planted(60)
+    scaled = sp.diags_array(np.random.default_rng(1).uniform(0.1, 9, 60)) @ rows
+    for ours, theirs in zip(nested_clusters(rows, [4]), nested_clusters(scaled, [4]), strict=True):
+        assert as_sets(ours) == as_sets(theirs)
+
+
 # From embeddings to segments
 
 
@@ -386,140 +417,170 @@ def catalogue():
     rows[np.arange(21), own] = np.array(signs) * np.linspace(0.6, 0.9, 21)
     rows[21] = 0  # an item without weights
     rows[:21] /= np.linalg.norm(rows[:21], axis=1, keepdims=True)
+    rows[0] *= 3  # lengths have no say
     genres = text(*["Nordic Crime|Fiction"] * 12, *["Poetry|Fiction"] * 6, *[""] * 3, "Poetry")
     ids = np.array([f"i{n:02d}" for n in range(22)])
     terms = item_terms({"genres": genres}, list_columns=("genres",))
-    return SparseEmbeddings.from_dense(rows, ids), terms
+    return Catalogue(sp.csr_matrix(rows.astype(np.float32)), ids, terms)
+
+
+def test_segments_of_factors_are_groups_named_and_merged(catalogue):
+    tree = segments_of_factors(catalogue)
+    merged, groups = tree.levels
+    assert merged.names == ["Nordic Crime, Fiction", "Poetry, Fiction", "Segment 3"]
+    assert merged.sizes.tolist() == [12, 6, 3]
+    assert merged.of_item[21] == -1
+    root = np.sqrt(0.5)
+    expected = [[root, 0, root, 0], [-1, 0, 0, 0], [0, 1, 0, 0]]
+    np.testing.assert_allclose(merged.vectors.toarray(), expected, rtol=1e-6)
+    assert merged.of_pair.tolist() == [0, 1, 2, -1, 0, -1, -1, -1]
+    assert groups.sizes.tolist() == [6, 6, 6, 3]
+    assert [segment.parent for segment in groups] == [0, 1, 0, 2]
+    assert tree.children[0][0].tolist() == [0, 2]
+    assert (np.abs(groups.vectors.toarray()).sum(axis=1) == 1).all()
+    assert tree.for_pages is merged
+
+
+def test_segments_of_clusters_have_the_mean_of_their_rows(catalogue):
+    tree = find_segments(catalogue, [4, 2])
+    coarse, fine = tree.levels
+    assert len(fine) == 4
+    assert as_sets(fine.of_item) == {
+        frozenset(range(6)),
+        frozenset(range(6, 12)),
+        frozenset(range(12, 18)),
+        frozenset(range(18, 21)),
+        frozenset([21]),
+    }
+    assert set(fine.names) > {"Poetry, Fiction", "Segment 4"}
+    rows = unit(catalogue.embeddings.toarray()[:21])
+    for level in tree.levels:
+        for segment, vector in zip(level, level.vectors.toarray(), strict=True):
+            np.testing.assert_allclose(vector, unit(rows[segment.items].mean(axis=0)), atol=1e-6)
+            assert (np.diff(rows[segment.items] @ vector) <= 1e-6).all()
+    for at, segment in enumerate(fine):
+        assert (coarse.of_item[segment.items] == segment.parent).all()
+        assert at in tree.children[0][segment.parent]
+    for pair in range(8):
+        column = fine.vectors.toarray()[:, pair // 2] * (1 - 2 * (pair % 2))
+        expected = column.argmax() if column.max() > 0 else -1
+        assert fine.of_pair[pair] == expected
+
+
+def test_rows_come_from_the_finest_level_of_twenty_items_a_segment():
+    rows, _ = planted(120)
+    terms = item_terms({}, n_items=120)
+    tree = find_segments(Catalogue(rows, np.arange(120).astype(str), terms), [2, 6, 7])
+    assert tree.for_pages is tree.levels[1]
+    own = sp.csr_matrix(np.repeat(np.eye(4), 30, axis=0) + 0.1 * rows[:, :4].sign())
+    merged = segments_of_factors(Catalogue(own, np.arange(120).astype(str), terms))
+    assert merged.for_pages is merged.levels[0]
+
+
+def test_a_language_model_names_parts_first_and_what_they_are_merged_into(catalogue):
+    class Namer:
+        def rename(self, names, examples):
+            self.examples = examples
+            counts = {"cached": 0, "asked": len(names), "not_named": 0}
+            return [Name(f"N{at}", name.terms) for at, name in enumerate(names)], counts
+
+        def rename_merged(self, names, groups):
+            counts = {"cached": 1, "asked": 0, "not_named": 0}
+            return [Name(" and ".join(own), ("t",)) for own in groups], counts
+
+    namer = Namer()
+    tree = find_segments(catalogue, [4, 2, 1], namer=namer)
+    top, middle, fine = tree.levels
+    assert set(fine.names) == {"N0", "N1", "N2", "N3"}
+    for level, below, parts in zip((top, middle), (middle, fine), tree.children, strict=True):
+        for name, own in zip(level.names, parts, strict=True):
+            assert name == " and ".join(below.names[at] for at in own)
+    assert tree.language_model == {"cached": 2, "asked": 4, "not_named": 0}
+    ids = catalogue.item_ids
+    assert namer.examples == [ids[segment.items][:12].tolist() for segment in fine]
+    merged, _ = segments_of_factors(catalogue, namer=namer).levels
+    assert set(" and ".join(merged.names).split(" and ")) == {"N0", "N1", "N2", "N3"}
+
+
+# Files
 
 
 @pytest.fixture
-def segmentation(catalogue):
-    embeddings, terms = catalogue
-    return find_segments(embeddings.tocsr(), embeddings.item_ids, terms)
+def saved(catalogue, tmp_path):
+    tree = find_segments(catalogue, [4, 2])
+    save_segments(tmp_path, tree, catalogue.embeddings)
+    return tree
 
 
-def test_segments_are_named_and_merged(segmentation):
-    assert segmentation.segments.names == ["Nordic Crime, Fiction", "Poetry, Fiction", "Segment 1+"]
-    assert [segment.pairs for segment in segmentation.segments.segments] == [
-        ((0, 1), (2, 1)),
-        ((0, -1),),
-        ((1, 1),),
-    ]
-    assert [len(segment.items) for segment in segmentation.segments.segments] == [12, 6, 3]
-    assert segmentation.segments.of_item[21] == -1
-    strengths = segmentation.groups.strength[segmentation.segments[0].items]
-    assert (np.diff(strengths) <= 0).all()
-    root = np.sqrt(0.5)
-    expected = [[root, 0, root, 0], [-1, 0, 0, 0], [0, 1, 0, 0]]
-    np.testing.assert_allclose(segmentation.segments.vectors.toarray(), expected, rtol=1e-6)
-    assert segmentation.segments.of_pair.tolist() == [0, 1, 2, -1, 0, -1, -1, -1]
-
-
-def test_segments_survive_saving_and_loading(segmentation, tmp_path):
-    save_segments(tmp_path, segmentation)
-    loaded = load_segments(tmp_path, segmentation.segments.item_ids)
-    assert loaded.names == segmentation.segments.names
-    assert [s.pairs for s in loaded.segments] == [s.pairs for s in segmentation.segments.segments]
-    np.testing.assert_array_equal(loaded.of_item, segmentation.segments.of_item)
-    np.testing.assert_array_equal(
-        sp.load_npz(tmp_path / "segment_vectors.npz").toarray(), loaded.vectors.toarray()
-    )
+def test_segments_survive_saving_and_loading(catalogue, saved, tmp_path):
+    loaded = load_segments(tmp_path, catalogue.item_ids)
+    for ours, theirs in zip(saved.levels, loaded.levels, strict=True):
+        assert ours.names == theirs.names
+        assert [s.parent for s in ours] == [s.parent for s in theirs]
+        np.testing.assert_array_equal(ours.of_item, theirs.of_item)
+        np.testing.assert_array_equal(ours.vectors.toarray(), theirs.vectors.toarray())
     with pytest.raises(InputError, match=r"item '.*' is not in the catalogue"):
-        load_segments(tmp_path, segmentation.segments.item_ids[:5])
-    (tmp_path / "segments.json").write_text("[{}]")
-    with pytest.raises(InputError, match=r"segments\.json: damaged"):
-        load_segments(tmp_path, segmentation.segments.item_ids)
+        load_segments(tmp_path, catalogue.item_ids[:5])
     with pytest.raises(InputError, match="No such file"):
-        load_segments(tmp_path / "nowhere", segmentation.segments.item_ids)
-
-
-def test_merges_are_read_as_the_linkage_of_each_segment(tmp_path):
-    """Against a partition by SciPy, of random groups that all may merge."""
-    rng = np.random.default_rng(0)
-    item = np.repeat(np.arange(12), 3)
-    rows = np.zeros((36, 12), np.float32)
-    rows[np.arange(36), item] = np.where(item % 2, 1, -1)
-    words = rng.permutation(np.repeat(["crime", "poetry", "chess"], 4))
-    genres = text(*(f"{words[at]}|{'ab'[at % 2]}" for at in item))
-    terms = item_terms({"genres": genres}, list_columns=("genres",))
-    ids = np.arange(36).astype(np.str_)
-    segmentation = find_segments(sp.csr_matrix(rows), ids, terms, threshold=0.2)
-    save_segments(tmp_path, segmentation)
-    trees = load_merges(tmp_path, load_segments(tmp_path, ids))
-    assert max(map(len, trees)) > 2
-    for segment, tree in zip(segmentation.segments, trees, strict=True):
-        n_pairs = len(segment.pairs)
-        assert tree.shape == (n_pairs - 1, 4)
-        assert n_pairs == 1 or hierarchy.is_valid_linkage(tree)
-        nodes = [{pair} for pair in segment.pairs]
-        for left, right, distance, size in tree:
-            nodes.append(nodes[int(left)] | nodes[int(right)])
-            assert len(nodes[-1]) == size
-            assert 0 <= distance <= 0.8 + 1e-6
-        assert nodes[-1] == set(segment.pairs)
+        load_segments(tmp_path / "nowhere", catalogue.item_ids)
 
 
 @pytest.mark.parametrize(
-    ("lines", "problem"),
+    ("change", "problem"),
     [
-        (["m,0+,2+,0.9", "n,0-,1+,0.8"], "'n' is of two segments"),
-        ([], "no tree of the segment 'Nordic Crime, Fiction'"),
-        (["m,0+,3+,0.9"], "'3\\+'"),
-        (["m,0+,2+,high"], "could not convert"),
+        (lambda e: e[0].pop("name"), "'name'"),
+        (lambda e: e[0].update(terms=[3]), "no text"),
+        (lambda e: e[0].update(items=[]), "no items"),
+        (lambda e: e[0].update(level="1"), "no whole number"),
+        (lambda e: e[0].update(level=2), "level 2 behind level 0"),
+        (lambda e: e[-1].update(parent=2), "the parent 2 of .* not of the level above"),
+        (lambda e: e[-1].update(parent=None), "the parent None of"),
+        (lambda e: e[0].update(parent=0), "the parent 0 of"),
+        (lambda e: e[-1].update(items=e[-2]["items"]), "an item that is in two segments"),
     ],
 )
-def test_merges_of_other_segments_are_refused(segmentation, tmp_path, lines, problem):
-    save_segments(tmp_path, segmentation)
-    path = tmp_path / "merges.csv"
-    assert path.read_text().startswith("node,left,right,cosine\n")
-    path.write_text("\n".join(["node,left,right,cosine", *lines]))
-    with pytest.raises(InputError, match=rf"merges\.csv: damaged: .*{problem}"):
-        load_merges(tmp_path, segmentation.segments)
+def test_damaged_segments_are_refused(catalogue, saved, tmp_path, change, problem):
+    path = tmp_path / "segments.json"
+    entries = json.loads(path.read_text())
+    change(entries)
+    path.write_text(json.dumps(entries))
+    with pytest.raises(InputError, match=rf"segments\.json: damaged: .*{problem}"):
+        load_segments(tmp_path, catalogue.item_ids)
 
 
 @pytest.mark.parametrize("share", [0, 0.5, 0.95])
-def test_cut_off_segment_vectors_are_refused(segmentation, tmp_path, share):
-    save_segments(tmp_path, segmentation)
+def test_cut_off_segment_vectors_are_refused(catalogue, saved, tmp_path, share):
     path = tmp_path / "segment_vectors.npz"
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
     with pytest.raises(InputError, match=r"segment_vectors\.npz: damaged: .*; run experiments\."):
-        load_segments(tmp_path, segmentation.segments.item_ids)
+        load_segments(tmp_path, catalogue.item_ids)
 
 
-@pytest.mark.parametrize("pairs", [[[4, 1]], [[-1, 1]], [[1, 0]], [[1, 2]], [[2, 1]]])
-def test_segments_with_impossible_pairs_are_refused(segmentation, tmp_path, pairs):
-    save_segments(tmp_path, segmentation)  # 4 factors; 2+ is of the first segment
-    path = tmp_path / "segments.json"
-    stored = json.loads(path.read_text())
-    stored[-1]["pairs"] = pairs
-    path.write_text(json.dumps(stored))
-    with pytest.raises(InputError, match=r"segments\.json: damaged: the pair .*factors are 0 to 3"):
-        load_segments(tmp_path, segmentation.segments.item_ids)
-
-
-def test_segments_and_vectors_of_two_runs_are_refused(segmentation, tmp_path):
-    save_segments(tmp_path, segmentation)
-    sp.save_npz(tmp_path / "segment_vectors.npz", segmentation.segments.vectors[:2])
-    with pytest.raises(InputError, match=r"segment_vectors\.npz: 2 vectors for the 3 segments of"):
-        load_segments(tmp_path, segmentation.segments.item_ids)
+def test_segments_and_vectors_of_two_runs_are_refused(catalogue, saved, tmp_path):
+    sp.save_npz(tmp_path / "segment_vectors.npz", saved.levels[0].vectors)
+    with pytest.raises(InputError, match=r"segment_vectors\.npz: 2 vectors for the 6 segments of"):
+        load_segments(tmp_path, catalogue.item_ids)
 
 
 def test_embeddings_without_weights_are_refused():
     empty = sp.csr_matrix((3, 4), dtype=np.float32)
-    with pytest.raises(InputError, match="no item of the embeddings has weights"):
-        find_segments(empty, np.array(["a", "b", "c"]), item_terms({}, n_items=3))
+    catalogue = Catalogue(empty, np.array(["a", "b", "c"]), item_terms({}, n_items=3))
+    for find in (find_segments, segments_of_factors):
+        with pytest.raises(InputError, match="no item of the embeddings has weights"):
+            find(catalogue)
+    with pytest.raises(InputError, match=r"n_clusters is \[3, 0\]"):
+        nested_clusters(empty, [3, 0])
 
 
 def test_ids_terms_and_titles_must_be_of_the_embeddings(catalogue):
-    embeddings, terms = catalogue
-    rows, ids = embeddings.tocsr(), embeddings.item_ids
+    rows, ids, terms = catalogue.embeddings, catalogue.item_ids, catalogue.terms
     with pytest.raises(InputError, match="ids of 21 items for embeddings of 22"):
-        find_segments(rows, ids[:21], terms)
+        Catalogue(rows, ids[:21], terms)
     with pytest.raises(InputError, match="terms of 2 items for embeddings of 22"):
-        find_segments(rows, ids, item_terms({}, n_items=2))
+        Catalogue(rows, ids, item_terms({}, n_items=2))
     with pytest.raises(InputError, match="titles of 1 items for embeddings of 22"):
-        find_segments(rows, ids, terms, ["One"])
+        Catalogue(rows, ids, terms, ["One"])
 
 
 def test_characters_that_cannot_be_seen_become_blanks():
@@ -528,8 +589,8 @@ def test_characters_that_cannot_be_seen_become_blanks():
 
 
 def test_synthetic_metadata_reads_as_titles_and_genres():
-    _, metadata, planted = synthetic(50, 200, 8)
+    _, metadata, truth = synthetic(50, 200, 8)
     terms = item_terms({name: metadata[name].astype(object) for name in ("title", "genres")})
     assert terms.kinds == {"title": "text", "genres": ","}
-    names = name_groups(planted.primary, 8, terms)
-    assert [name.name.split(",")[0] for name in names] == planted.names.tolist()
+    names = name_groups(truth.primary, 8, terms)
+    assert [name.name.split(",")[0] for name in names] == truth.names.tolist()

@@ -1,6 +1,5 @@
-"""experiments.segments and experiments.purity, driven as a user drives them."""
+"""experiments.segments, driven as a user drives it."""
 
-import collections
 import csv
 import html.parser
 import json
@@ -11,9 +10,6 @@ import scipy.sparse as sp
 from launch import WITHOUT_JAX, program, start
 from test_cli import assert_fails
 from test_language_model import KEY, stub  # noqa: F401  (a fixture)
-
-from celsa_jax.data.synthetic import synthetic
-from celsa_jax.sparse.npz import save_embeddings
 
 STRANGE_USER = "<u>9</u>&amp;\u202e"
 TITLE = '<img src=x onerror="alert(1)"> & <b>Bold</b>'
@@ -74,49 +70,47 @@ class Page(html.parser.HTMLParser):
 
 def test_segments_writes_all_its_files_without_jax(catalogue, tmp_path):
     output = tmp_path / "a" / "segments"
-    users = {"homepage_for": catalogue / "users.csv", "row_items": 3, "rows": 3}
-    other = {"compare_with": catalogue / "E.npz"}
-    done = program("segments", *flags(catalogue, output, **users, **other), code=WITHOUT_JAX)
+    more = {"homepage_for": catalogue / "users.csv", "row_items": 3, "rows": 3}
+    more |= {"n_segments": "10,2", "kmeans": True}
+    done = program("segments", *flags(catalogue, output, **more), code=WITHOUT_JAX)
     assert done.returncode == 0, done.stderr
     printed = json.loads(done.stdout.splitlines()[-1])
     report = json.loads((output / "report.json").read_text())
-    assert {n: report[n] for n in printed if n != "output"} == {
-        n: v for n, v in printed.items() if n != "output"
-    }
-    assert report["n_groups"] == 10
+    assert printed == {"output": str(output), **report}
     assert report["n_items_without_weights"] == 1
     assert report["items_without_metadata"] == 6
-    assert report["n_segments_unnamed"] == 1
-    assert report["coverage"] == pytest.approx(59 / 60)
-    assert report["coherence"] == pytest.approx(1)
-    for name in ("coherence_random", "coherence_kmeans", "coherence_unsigned"):
-        assert 0 < report[name] <= 1
-    assert report["stability"]["adjusted_rand"] == 1
+    coarse, fine = report["levels"]
+    assert (coarse["segments"], fine["segments"], fine["unnamed"]) == (2, 10, 1)
+    assert fine["share_in_three"] == pytest.approx(59 / 60)
+    assert fine["coherence"] == pytest.approx(1)
+    assert 0 < fine["kmeans"]["coherence"] <= 1
+    assert set(report["pages"]["found"]) == {"flat", "rows", "page", "popular", "genres"}
     assert report["columns"] == {"title": "text", "genres": ","}
 
     segments = json.loads((output / "segments.json").read_text())
-    assert len(segments) == report["n_segments"]
-    assert {"Segment 4-"} < {segment["name"] for segment in segments}
+    names = [segment["name"] for segment in segments[2:]]
+    assert {"Segment 10"} < set(names)
+    assert len(set(names)) == 10
+    dense = sp.load_npz(catalogue / "E.npz").toarray()[:59]
+    dense /= np.linalg.norm(dense, axis=1, keepdims=True)
     vectors = sp.load_npz(output / "segment_vectors.npz").toarray()
-    names = [segment["name"] for segment in segments]
-    assert len(set(names)) == len(names)
     for segment, vector in zip(segments, vectors, strict=True):
-        assert set(segment) == {"name", "terms", "pairs", "items"}
-        expected = np.zeros(6)
-        for factor, sign in segment["pairs"]:
-            expected[factor] = sign / np.sqrt(len(segment["pairs"]))
-        np.testing.assert_allclose(vector, expected, rtol=1e-6)
+        assert set(segment) == {"level", "parent", "name", "terms", "items"}
+        mean = dense[[int(item[1:]) for item in segment["items"]]].mean(axis=0)
+        np.testing.assert_allclose(vector, mean / np.linalg.norm(mean), rtol=1e-5, atol=1e-6)
+    assert [segment["level"] for segment in segments] == [1] * 2 + [2] * 10
+    for segment in segments[2:]:
+        assert set(segment["items"]) <= set(segments[segment["parent"]]["items"])
 
-    dense = sp.load_npz(catalogue / "E.npz").toarray()
     with (output / "assignments.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [row["item_id"] for row in rows] == [f"i{i}" for i in range(60)]
     for row, weights in zip(rows[:59], dense, strict=False):
-        factor, sign = int(row["factor"]), int(row["sign"])
-        assert factor == np.abs(weights).argmax()
-        assert sign * float(row["weight"]) == pytest.approx(weights[factor], rel=1e-6)
-        assert row["item_id"] in segments[names.index(row["segment"])]["items"]
-    assert list(rows[59].values()) == ["i59", "", "", "", ""]
+        at = names.index(row["level_2"])
+        assert row["item_id"] in segments[2 + at]["items"]
+        assert row["level_1"] == segments[segments[2 + at]["parent"]]["name"]
+        assert float(row["cosine"]) == pytest.approx(weights @ vectors[2 + at], abs=1e-5)
+    assert list(rows[59].values()) == ["i59", "", "", ""]
 
     pages = json.loads((output / "homepages.json").read_text())
     users = [STRANGE_USER, "stranger", "u0", "u1", "u2", "u3"]
@@ -131,8 +125,7 @@ def test_segments_writes_all_its_files_without_jax(catalogue, tmp_path):
     html_text = (output / "report.html").read_text()
     page = Page(html_text)
     assert TITLE in page.data
-    assert page.tags.count("svg") == 1
-    assert page.tags.count("circle") == len(segments)
+    assert page.tags.count("details") == len(segments)
     assert page.tags.count("script") == 1
     assert "img" not in page.tags  # the title is text
     assert page.sources == []
@@ -152,27 +145,52 @@ def test_segments_writes_all_its_files_without_jax(catalogue, tmp_path):
 
 
 def test_a_language_model_names_them_and_the_key_stays_out(catalogue, tmp_path, stub):  # noqa: F811
-    """Beside a table of few items, and what an earlier run left."""
+    """Beside notes of few items, and what an earlier run left."""
     (tmp_path / "few.csv").write_text("id,note\ni0,Zero\ni1,One\n")
     (tmp_path / "homepages.json").write_text("[]")
-    stub.answer = lambda prompt, _: f"About {prompt['terms'][0] if prompt['terms'] else 'Nothing'}"
+
+    def answer(prompt, _):
+        return "Both" if "groups" in prompt else f"About {prompt['terms'][0]}"
+
+    stub.answer = answer
     environment = {"OPENAI_BASE_URL": stub.url, "OPENAI_MODEL": "stub", "OPENAI_API_KEY": KEY}
     tables = f"{catalogue / 'items.csv'},{tmp_path / 'few.csv'}"
-    changes = {"metadata": tables, "text_columns": "title,genres,note", "namer": "llm"}
+    changes = {"metadata": tables, "text_columns": "title,genres", "shown_columns": "note"}
+    changes |= {"namer": "llm", "n_segments": "10,2"}
     given = flags(catalogue, tmp_path, **changes)
     process = start("segments", *given, code=WITHOUT_JAX, environment=environment)
     output, log = process.communicate()
     assert process.returncode == 0, log
     report = json.loads(output.splitlines()[-1])
-    assert report["language_model"] == {"cached": 0, "asked": 9, "not_named": 0}
-    names = [entry["name"] for entry in json.loads((tmp_path / "segments.json").read_text())]
+    # Nine segments with metadata, and the two that they are parts of.
+    assert report["language_model"] == {"cached": 0, "asked": 11, "not_named": 0}
+    entries = json.loads((tmp_path / "segments.json").read_text())
+    names = [entry["name"] for entry in entries if entry["level"] == 2]
     # Of the group without metadata a model could not know anything.
-    assert [name for name in names if not name.startswith("About ")] == ["Segment 4-"]
-    assert "About Nothing" not in names
+    assert [name for name in names if not name.startswith("About ")] == ["Segment 10"]
+    assert [entry["name"][:4] for entry in entries if entry["level"] == 1] == ["Both"] * 2
+    shown = [item for r in stub.requests for item in _prompt(r).get("items", [])]
+    assert {"title": TITLE, "genres": "nordic-crime,books", "note": "Zero"} in shown
+    assert {"title": "Title 1", "genres": "nordic-crime,books", "note": "One"} in shown
     written = "".join(p.read_text(errors="replace") for p in tmp_path.iterdir())
     assert KEY not in written + output + log
     assert "few.csv has only 2 of 60 items; is its --id_column right?" in log
     assert not (tmp_path / "homepages.json").exists()
+
+
+def _prompt(request):
+    return json.loads(request["messages"][-1]["content"])
+
+
+def test_segments_of_factors_are_groups_merged_by_their_names(catalogue, tmp_path):
+    """The two signs of a factor are of one theme, and never merge."""
+    done = program("segments", *flags(catalogue, tmp_path, rule="factors"), code=WITHOUT_JAX)
+    assert done.returncode == 0, done.stderr
+    levels = json.loads(done.stdout.splitlines()[-1])["levels"]
+    assert [level["segments"] for level in levels] == [10, 10]
+    vectors = sp.load_npz(tmp_path / "segment_vectors.npz").toarray()
+    assert sorted(map(tuple, vectors[:10])) == sorted(map(tuple, vectors[10:]))
+    assert (np.abs(vectors).sum(axis=1) == 1).all()
 
 
 @pytest.mark.parametrize(
@@ -184,6 +202,7 @@ def test_a_language_model_names_them_and_the_key_stays_out(catalogue, tmp_path, 
         ({"homepage_for": "{folder}/E.npz"}, ["no item of ", "E.npz is in the catalogue"]),
         ({"interactions": "{folder}/users.csv"}, ["flag 'interactions'"]),
         ({"coherence_columns": "tags"}, ["--coherence_columns: 'tags'"]),
+        ({"n_segments": "10,-2"}, ["--n_segments=10,-2: give whole numbers"]),
         ({"output": "{folder}/E.npz"}, ["E.npz: File exists; give a folder"]),
         ({"output": "{folder}/E.npz/in"}, ["E.npz/in: Not a directory"]),
     ],
@@ -194,34 +213,3 @@ def test_segments_names_what_is_wrong(catalogue, tmp_path, changes, parts):
     flagged = flags(catalogue, tmp_path / "out", **changes)
     assert_fails(program("segments", *flagged, code=WITHOUT_JAX), *parts)
     assert not (tmp_path / "out" / "segments.json").exists()
-
-
-def test_purity_of_a_run_on_synthetic_data(tmp_path, small_config):
-    """Embeddings by hand: an item's factor is that of its segment, but for every fifth item."""
-    (tmp_path / "config.json").write_text(json.dumps(small_config.to_dict()))
-    _, _, planted = synthetic(300, 120, 6, seed=small_config.seed)
-    rng = np.random.default_rng(0)
-    factors = np.where(np.arange(120) % 5, planted.primary, rng.integers(0, 6, 120))
-    rows = np.zeros((120, 9), np.float32)
-    rows[np.arange(120), factors] = 1
-    rows[:2] = [[0] * 6 + [1, 0, 0], [0] * 6 + [-1, 0, 0]]  # alone in their groups
-    save_embeddings(tmp_path, sp.csc_matrix(rows), planted.item_ids)
-    done = program("purity", f"--workdir={tmp_path}", code=WITHOUT_JAX)
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout.splitlines()[-1])
-    groups = [planted.primary[2:][factors[2:] == factor] for factor in range(6)]
-    assert min(map(len, groups)) >= 3
-    n_pure = sum(collections.Counter(group.tolist()).most_common(1)[0][1] for group in groups)
-    assert report["n_groups"] == 8
-    assert report["n_groups_of_three"] == 6
-    assert report["items_in_these"] == 118
-    assert report["purity"] == pytest.approx(n_pure / 118)
-    assert report["purity"] > 0.75
-    # By chance the largest of six classes.
-    assert 1 / 6 < report["purity_random"] < 0.5
-    strange = np.array([*planted.item_ids[:-1], "i999999"])
-    save_embeddings(tmp_path, sp.csc_matrix(rows), strange)
-    done = program("purity", f"--workdir={tmp_path}", code=WITHOUT_JAX)
-    assert_fails(done, "'i999999' is no item of the data of")
-    (tmp_path / "config.json").unlink()
-    assert_fails(program("purity", f"--workdir={tmp_path}", code=WITHOUT_JAX), "config.json")

@@ -3,136 +3,205 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 
 from celsa_jax.errors import InputError
 from celsa_jax.segments.embedders import Embedder, TfidfEmbedder
-from celsa_jax.segments.groups import Groups, extract, members, shown_pair
-from celsa_jax.segments.language_model import LanguageModelNamer
+from celsa_jax.segments.groups import members, membership, strongest_pairs
+from celsa_jax.segments.hierarchy import nested_clusters
+from celsa_jax.segments.language_model import N_EXAMPLES, LanguageModelNamer
 from celsa_jax.segments.merging import merge_groups
 from celsa_jax.segments.naming import Name, distinct, name_groups
-from celsa_jax.segments.segments import Segment, Segments
+from celsa_jax.segments.segments import Segment, Segments, SegmentTree, loadings
 from celsa_jax.segments.terms import ItemTerms
+from celsa_jax.sparse.rows import unit_rows
+
+N_SEGMENTS = (30, 300, 1500)
 
 
-@dataclasses.dataclass(frozen=True)
-class Segmentation:
-    """Segments, and how they came about.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Catalogue:
+    """Items to divide, and what is known of them.
 
     Attributes:
-      segments: the result.
-      groups: before merging, one a (factor, sign) that dominates an item.
-      labels: [n_groups] the segment of each group.
-      tree: the merges (`celsa_jax.segments.merging.merge_groups`).
-      threshold: the cosine from which on groups were merged.
-      language_model: how many groups it named (`LanguageModelNamer.rename`), if it was asked.
+      embeddings: A, items x factors, sparse.
+      item_ids: [n_items] text ids.
+      terms: of the items (`celsa_jax.segments.terms.item_terms`).
+      shown: [n_items] what a language model is shown of an item: its title, or texts by the name
+        of their column; ids if None.
+
+    Raises:
+      InputError: ids, terms or texts are of another number of items than the embeddings.
     """
 
-    segments: Segments
-    groups: Groups
-    labels: np.ndarray
-    tree: list[tuple[int, int, float]]
-    threshold: float
-    language_model: dict[str, int] | None
+    embeddings: sp.csr_matrix
+    item_ids: np.ndarray
+    terms: ItemTerms
+    shown: Sequence[str | dict[str, str]] | None = None
+
+    def __post_init__(self):
+        given = {"ids": len(self.item_ids), "terms": self.terms.matrix.shape[0]}
+        if self.shown is not None:
+            given["titles"] = len(self.shown)
+        for what, n_items in given.items():
+            if n_items != self.embeddings.shape[0]:
+                raise InputError(
+                    f"{what} of {n_items} items for embeddings of {self.embeddings.shape[0]}"
+                )
 
 
 def find_segments(
-    embeddings: sp.spmatrix | sp.sparray,
-    item_ids: np.ndarray,
-    terms: ItemTerms,
-    titles: list[str] | None = None,
+    catalogue: Catalogue,
+    n_segments: Sequence[int] = N_SEGMENTS,
+    *,
+    namer: LanguageModelNamer | None = None,
+    seed: int = 0,
+) -> SegmentTree:
+    """Nested segments of the items whose embeddings are alike, named from metadata.
+
+    Names and their metadata have no say in which items are together
+    (`celsa_jax.segments.hierarchy.nested_clusters`). The vector of a segment is the mean of its
+    items' rows at unit length, itself scaled to unit length.
+
+    Args:
+      catalogue: the items.
+      n_segments: of each level, in any order.
+      namer: a language model to name segments that have terms; class-based TF-IDF alone if None.
+      seed: of the clusters.
+
+    Example:
+      >>> from celsa_jax.segments import item_terms
+      >>> A = sp.csr_matrix([[1, 0.1, 0], [1, 0.2, 0], [0, 0, 1], [0, 1, 0]])
+      >>> genres = np.array(["Crime, Nordic", "Crime, Nordic", "Poetry", "Crime, Poetry"])
+      >>> tree = find_segments(Catalogue(A, np.array(list("abcd")), item_terms({"g": genres})), [3])
+      >>> [(segment.name.name, segment.items.tolist()) for segment in tree.levels[0]]
+      [('Nordic, Crime', [0, 1]), ('Poetry, Crime', [3]), ('Poetry', [2])]
+    """
+    labels = nested_clusters(catalogue.embeddings, n_segments, seed)
+    rows = unit_rows(sp.csr_matrix(catalogue.embeddings, dtype=np.float32))
+    vectors = [unit_rows((membership(of, of.max() + 1) @ rows).tocsr()) for of in labels]
+    return _named_tree(catalogue, labels, vectors, namer)
+
+
+def segments_of_factors(
+    catalogue: Catalogue,
     *,
     embedder: Embedder | None = None,
     threshold: float | None = None,
     namer: LanguageModelNamer | None = None,
-) -> Segmentation:
-    """Extracts groups, names them from metadata and merges those that mean the same.
+) -> SegmentTree:
+    """The segments of arXiv 2602.09935: groups of items by their strongest factor and its sign.
+
+    Groups are named from metadata, and those whose names and terms mean the same are merged. The
+    vector of a segment is +1 or -1 on the factors merged into it, then scaled to unit length.
 
     Args:
-      embeddings: A, items x factors.
-      item_ids: [n_items] text ids.
-      terms: of the items (`celsa_jax.segments.terms.item_terms`).
-      titles: [n_items] what a language model is shown of the items; their ids if None.
+      catalogue: the items.
       embedder: of names with their terms; `TfidfEmbedder` if None.
       threshold: merge from this cosine on; the embedder's own if None.
-      namer: a language model to name the groups that have terms; class-based TF-IDF alone if None.
+      namer: a language model to name groups that have terms, and what several are merged into.
+
+    Returns:
+      Two levels: segments, and the groups in them.
 
     Raises:
-      InputError: no item has weights; the embedder has no threshold of its own and none is given;
-        ids, terms or titles are of another number of items than the embeddings.
-
-    Example:
-      >>> from celsa_jax.segments import item_terms
-      >>> A = sp.csr_matrix([[1.0, 0, 0], [0, 1, 0], [0, 0, -1]])
-      >>> terms = item_terms({"genres": np.array(["Crime, Nordic", "Crime, Nordic", "Poetry"])})
-      >>> segmentation = find_segments(A, np.array(["a", "b", "c"]), terms)
-      >>> [(segment.name.name, segment.pairs) for segment in segmentation.segments]
-      [('Crime, Nordic', ((0, 1), (1, 1))), ('Poetry', ((2, -1),))]
+      InputError: no item has weights; the embedder has no threshold of its own and none is given.
     """
-    titles = item_ids.tolist() if titles is None else titles
-    given = {"ids": len(item_ids), "terms": terms.matrix.shape[0], "titles": len(titles)}
-    for what, n_items in given.items():
-        if n_items != embeddings.shape[0]:
-            raise InputError(f"{what} of {n_items} items for embeddings of {embeddings.shape[0]}")
     embedder = TfidfEmbedder() if embedder is None else embedder
     threshold = embedder.threshold if threshold is None else threshold
     if threshold is None:
         raise InputError("this embedder has no default merge threshold; give one")
-    groups = extract(embeddings)
-    n_groups = len(groups.pairs)
+    pairs, of_item, strength = strongest_pairs(catalogue.embeddings)
+    n_groups = len(pairs)
     if not n_groups:
         raise InputError("no item of the embeddings has weights; there is nothing to segment")
-    names = name_groups(groups.of_item, n_groups, terms)
+    names = name_groups(of_item, n_groups, catalogue.terms)
     counts = None
     if namer is not None:
-        items = members(groups.of_item, n_groups, groups.strength)
-        names, counts = namer.rename(names, [[titles[i] for i in inside] for inside in items])
+        names, counts = namer.rename(
+            names, _examples(catalogue, members(of_item, n_groups, strength))
+        )
     # A group without a name is like no other.
     named = sp.diags_array(np.array([bool(name.name) for name in names], np.float32))
-    vectors = named @ embedder.embed([name.text for name in names])
-    labels, tree = merge_groups(vectors, groups.factors, threshold)
-    sizes = np.bincount(labels, groups.sizes)
-    rank = np.argsort(np.argsort(-sizes, kind="stable"))  # the largest segment is the first
-    labels = rank[labels]
-    of_item = np.append(labels, -1)[groups.of_item]
-    segment_names = name_groups(of_item, labels.max() + 1, terms)
+    texts = sp.csr_matrix(named @ embedder.embed([name.text for name in names]))
+    of_group = merge_groups(texts, pairs // 2, threshold)
+    signs = (1 - 2 * (pairs % 2)).astype(np.float32)
+    shape = (n_groups, catalogue.embeddings.shape[1])
+    vectors = sp.csr_matrix((signs, pairs // 2, np.arange(n_groups + 1)), shape)
+    merged = unit_rows((membership(of_group, of_group.max() + 1) @ vectors).tocsr())
+    labels = [np.append(of_group, -1)[of_item], of_item]
+    return _named_tree(catalogue, labels, [merged, vectors], namer, names, counts)
+
+
+def _named_tree(
+    catalogue: Catalogue,
+    labels: list[np.ndarray],
+    vectors: list[sp.csr_matrix],
+    namer: LanguageModelNamer | None,
+    finest_names: list[Name] | None = None,
+    counts: dict[str, int] | None = None,
+) -> SegmentTree:
+    """Levels of labels and vectors, the coarsest first, as segments, the largest first.
+
+    Args:
+      finest_names: of the last level, if a language model has named it already, with its counts.
+    """
+    levels: list[dict[str, Any]] = []
+    for of_item, vectors_of_level in zip(labels, vectors, strict=True):
+        order = np.argsort(-np.bincount(of_item[of_item >= 0]), kind="stable")
+        of_item = np.append(np.argsort(order), -1)[of_item]
+        vectors_of_level = vectors_of_level[order].sorted_indices()
+        items = members(
+            of_item, len(order), loadings(catalogue.embeddings, vectors_of_level, of_item)
+        )
+        above = levels[-1]["of_item"] if levels else np.full(len(of_item), -1)
+        levels.append(
+            {
+                "of_item": of_item,
+                "vectors": vectors_of_level,
+                "items": items,
+                "parents": np.array([above[inside[0]] for inside in items]),
+                "names": name_groups(of_item, len(order), catalogue.terms),
+            }
+        )
+    if finest_names is not None:
+        levels[-1]["names"] = [finest_names[at] for at in order]
     if namer is not None:
-        segment_names = _under_largest(segment_names, names, groups.sizes, labels)
-    segments = _segments(groups, labels, of_item, segment_names)
-    return Segmentation(
-        Segments(segments, item_ids, embeddings.shape[1]),
-        groups,
-        labels,
-        tree,
-        threshold,
-        counts,
-    )
+        if counts is None:
+            examples = _examples(catalogue, levels[-1]["items"])
+            levels[-1]["names"], counts = namer.rename(levels[-1]["names"], examples)
+        counts = _rename_merged(levels, namer, counts)
+    return SegmentTree(tuple(_segments(level, catalogue.item_ids) for level in levels), counts)
 
 
-def _under_largest(
-    segment_names: list[Name], group_names: list[Name], sizes: np.ndarray, labels: np.ndarray
-) -> list[Name]:
-    """Each segment under the name of its largest group, with its own terms."""
-    largest = [inside[np.argmax(sizes[inside])] for inside in members(labels, len(segment_names))]
-    return [
-        dataclasses.replace(name, name=group_names[group].name)
-        for name, group in zip(segment_names, largest, strict=True)
-    ]
+def _rename_merged(
+    levels: list[dict[str, Any]], namer: LanguageModelNamer, counts: dict[str, int]
+) -> dict[str, int]:
+    """Names all levels but the finest by the names of their parts; adds to the counts."""
+    for level, below in zip(levels[-2::-1], levels[:0:-1], strict=True):
+        parts = [
+            [below["names"][at].name for at in inside]
+            for inside in members(below["parents"], len(level["names"]))
+        ]
+        level["names"], more = namer.rename_merged(level["names"], parts)
+        counts = {what: n + more[what] for what, n in counts.items()}
+    return counts
 
 
-def _segments(
-    groups: Groups, labels: np.ndarray, of_item: np.ndarray, names: list[Name]
-) -> tuple[Segment, ...]:
-    """Segments of groups and of items; those without a name are called like "Segment 12+"."""
+def _segments(level: dict[str, Any], item_ids: np.ndarray) -> Segments:
     # A spreadsheet that opens assignments.csv would take what begins like this for a formula.
-    names = [dataclasses.replace(name, name=name.name.lstrip("=+-@ ")) for name in names]
-    signed = list(zip(groups.factors.tolist(), groups.signs.tolist(), strict=True))
-    pairs = [tuple(signed[group] for group in inside) for inside in members(labels, len(names))]
-    names = [
-        name if name.name else Name(f"Segment {shown_pair(*of_segment[0])}")
-        for name, of_segment in zip(names, pairs, strict=True)
-    ]
-    items = members(of_item, len(names), groups.strength)
-    return tuple(map(Segment, distinct(names), pairs, items))
+    shown = [dataclasses.replace(n, name=n.name.lstrip("=+-@ ")) for n in level["names"]]
+    names = [name if name.name else Name(f"Segment {at}") for at, name in enumerate(shown, 1)]
+    parents = level["parents"].tolist()
+    segments = tuple(map(Segment, distinct(names), level["items"], parents))
+    return Segments(segments, level["vectors"], item_ids)
+
+
+def _examples(catalogue: Catalogue, items: list[np.ndarray]) -> list[list[str | dict[str, str]]]:
+    """What a language model is shown of the first items of each group."""
+    shown = catalogue.item_ids.tolist() if catalogue.shown is None else catalogue.shown
+    return [[shown[item] for item in inside[:N_EXAMPLES]] for inside in items]

@@ -13,8 +13,11 @@ from celsa_jax.segments.terms import MARKS, ItemTerms, squeezed
 
 N_TERMS = 10
 LEAST_SHARE = 0.5
-_MOST_WORDS = 5
+_SECOND, _WORD_SHARE = 0.2, 0.4  # least shares of a second term
+_TELLING, _SHARED = 0.5, 0.8  # score, share
+_MOST_WORDS = 6
 _UNCOMMON = 1e-3
+_MORE = " and more"
 _WORD = re.compile(rf"[\w{MARKS}]+")
 
 
@@ -25,13 +28,10 @@ class Name:
     Attributes:
       name: a short title-case name; "" where the items have no metadata at all.
       terms: what the items share, most telling first.
-      share: of the items with metadata, how many have the first term; None without terms, or
-        where read from a file.
     """
 
     name: str
     terms: tuple[str, ...] = ()
-    share: float | None = None
 
     @property
     def text(self) -> str:
@@ -40,13 +40,14 @@ class Name:
 
 
 def name_groups(labels: np.ndarray, n_groups: int, terms: ItemTerms) -> list[Name]:
-    """Names by class-based TF-IDF: what is common in a group and rare elsewhere.
+    """Names by what is common in a group and rare elsewhere.
 
-    A term scores its share of the group's items, squared, times log(n_items / n_items_with_term).
-    (Grootendorst, arXiv 2203.05794, weighs by the frequency over classes instead; in classes of
-    a few items that picks what a single item says.) Terms of fewer than half of the items,
-    or of one item alone, count only where there are no others. The name is the best term and,
-    behind a comma, the best that repeats none of its words, from another column if possible.
+    A term scores p log(p / q), where p is its share of the group's items and q that of all: its
+    part of the divergence (Kullback and Leibler) of the group from the catalogue. Terms of one item
+    alone count only where there are no others. The name is the best term that half of the items
+    have (or the most common one) and, behind a comma, the best other of a fifth of the items (two
+    fifths for a word of a text) that repeats none of its words, from another column if possible. It
+    ends in "and more" where no term of half of the items scores 0.5 and none is of four fifths.
 
     Args:
       labels: [n_items] the group of each item, 0 ... n_groups - 1; -1 for none.
@@ -57,41 +58,43 @@ def name_groups(labels: np.ndarray, n_groups: int, terms: ItemTerms) -> list[Nam
     has_terms = np.diff(terms.matrix.indptr) > 0
     n_known = in_group @ has_terms.astype(np.float32)
     n_items = np.asarray(terms.matrix.sum(axis=0)).ravel()
-    rarity = np.log((has_terms.sum() + 1) / np.maximum(n_items, 1))
+    everywhere = n_items / max(has_terms.sum(), 1)
     counts = (in_group @ terms.matrix).tocsr()
     names = []
     for group in range(n_groups):
         row = slice(counts.indptr[group], counts.indptr[group + 1])
         present, count = counts.indices[row], counts.data[row]
         share = count / max(n_known[group], 1)
+        # Where all items are in the group no term is more frequent; then the common ones lead.
+        score = share * (np.log(share / everywhere[present]) + 1e-3)
         recurs = count >= 2 if n_known[group] > 1 else n_items[present] >= 2
-        common = recurs & (share >= LEAST_SHARE)
-        score = share**2 * rarity[present] * np.where(common, 1, _UNCOMMON)
-        best = np.lexsort((present, -score))[: 4 * N_TERMS]
-        best = best[: common[best].sum() or N_TERMS]
-        chosen = present[best]
-        names.append(
-            _name(terms.labels[chosen].tolist(), terms.columns[chosen].tolist(), share[best])
-        )
+        best = np.lexsort((present, -score * np.where(recurs, 1, _UNCOMMON)))[: 4 * N_TERMS]
+        best = best[: recurs[best].sum() or N_TERMS]
+        names.append(_name(terms, present[best], share[best], score[best]))
     return names
 
 
-def _name(labels: list[str], columns: list[int], share: np.ndarray) -> Name:
+def _name(terms: ItemTerms, chosen: np.ndarray, share: np.ndarray, score: np.ndarray) -> Name:
     """A name from terms in descending order."""
+    labels, columns = terms.labels[chosen].tolist(), terms.columns[chosen].tolist()
+    is_text = [kind == "text" for kind in terms.kinds.values()]
     kept = _without_parts(labels, share)
     if not kept:
         return Name("")
-    first, *others = kept
+    common = [at for at in kept if share[at] >= LEAST_SHARE]
+    first = common[0] if common else max(kept, key=lambda at: share[at])
     fits = [
         at
-        for at in others
-        if share[at] >= LEAST_SHARE
+        for at in kept
+        if share[at] >= (_WORD_SHARE if is_text[columns[at]] and " " not in labels[at] else _SECOND)
         and not repeats(labels[first], labels[at])
         and len(f"{labels[first]} {labels[at]}".split()) <= _MOST_WORDS
     ]
     second = [at for at in fits if columns[at] != columns[first]] or fits
     name = ", ".join(labels[at] for at in [first, *second[:1]])
-    return Name(name, tuple(labels[at] for at in kept[:N_TERMS]), float(share[first]))
+    if not any(score[at] >= _TELLING or share[at] >= _SHARED for at in common):
+        name += _MORE
+    return Name(name, tuple(labels[at] for at in kept[:N_TERMS]))
 
 
 def _without_parts(labels: list[str], share: np.ndarray) -> list[int]:
@@ -129,7 +132,9 @@ def distinct(names: list[Name]) -> list[Name]:
     taken: set[str] = set()
     result = []
     for name in names:
-        longer = [f"{name.name}, {t}" for t in name.terms if not repeats(name.name, t)]
+        short = name.name.removesuffix(_MORE)
+        end = name.name[len(short) :]
+        longer = [f"{short}, {term}{end}" for term in name.terms if not repeats(short, term)]
         numbered = (f"{name.name} ({n})" for n in itertools.count(2))
         choices = itertools.chain([name.name], longer[:3], numbered)
         result.append(

@@ -5,19 +5,24 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
 
 from celsa_jax.errors import InputError
-from celsa_jax.segments.segments import Segments
+from celsa_jax.segments.groups import membership
+from celsa_jax.segments.segments import Segments, loadings
 from celsa_jax.sparse import Recommender
 from celsa_jax.sparse.recommender import check_count, check_k
+from celsa_jax.sparse.rows import unit_rows
 
 FOR_YOU = "Recommended for you"
 OTHER = "other"
 _USERS_AT_ONCE = 1024
+_ITEMS_AT_ONCE = 8192
+_ROUNDING = 1e-6  # of cosines in float32
+_LEAST = 0.5  # of the median cosine of members
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,9 +48,9 @@ class Explanation:
 
     Attributes:
       score: the item's score for the user, x A A_i^T.
-      segments: (name, part) by size of the part; the part of a factor goes to the segment of that
-        factor with the item's sign, to "other" if no segment has the pair. A part below 0 speaks
-        against the item. Parts of exactly 0 are left out, here and below.
+      segments: (name, part) by size of the part; the part of a factor goes to the segment with the
+        largest weight at that factor with the item's sign, to "other" if none has the sign there.
+        A part below 0 speaks against the item. Parts of exactly 0 are left out, here and below.
       history: (item position, part) by size of the part: x_j A_j A_i^T for each item j.
     """
 
@@ -61,7 +66,8 @@ class Activations:
     Attributes:
       factors: [n] int64.
       values: [n] float64, (x A)_f; never 0.
-      segments: [n] int64, the segment of each factor with the sign of its value; -1 for none.
+      segments: [n] int64, the segment with the largest weight at each factor with the sign of its
+        value; -1 for none.
       item_ids: [n] text, the item that each factor belongs to; None if the embeddings name none.
     """
 
@@ -71,23 +77,36 @@ class Activations:
     item_ids: np.ndarray | None
 
 
+class _Rules(NamedTuple):
+    """Of a page: `n_members` of the unseen `members` of a segment at least are in its row."""
+
+    n_rows: int
+    n_items: int
+    members: sp.csr_matrix
+    n_members: int
+    for_you: bool
+    repeat_items: bool
+
+
 class SegmentRecommender:
     """Scores segments and items by one product, x A (arXiv 2602.09935).
 
     Args:
       recommender: over the catalogue.
-      segments: of the same catalogue.
+      segments: of the same catalogue, one level.
 
     Example:
-      >>> from celsa_jax.segments import find_segments, item_terms
+      >>> from celsa_jax.segments import Catalogue, find_segments, item_terms
       >>> from celsa_jax.sparse import SparseEmbeddings
-      >>> embeddings = SparseEmbeddings.from_dense(np.array([[0.8, 0.6], [0.6, 0.8], [1, 0]]))
-      >>> terms = item_terms({}, n_items=3)
-      >>> segments = find_segments(embeddings.tocsr(), embeddings.item_ids, terms).segments
-      >>> product = SegmentRecommender(Recommender(embeddings, engine="scipy"), segments)
+      >>> rows = np.array([[0.8, 0.6], [0.6, 0.8], [1, 0]])
+      >>> embeddings = SparseEmbeddings.from_dense(rows, ["a", "b", "c"])
+      >>> terms = item_terms({"genre": np.array(["Crime"] * 3)})
+      >>> items = Catalogue(embeddings.tocsr(), embeddings.item_ids, terms)
+      >>> level = find_segments(items, [1]).levels[0]
+      >>> product = SegmentRecommender(Recommender(embeddings, engine="scipy"), level)
       >>> [page] = product.homepage(sp.csr_matrix([[1.0, 0, 0]]), n_items=1)
       >>> [(row.title, embeddings.item_ids[row.items].tolist()) for row in page]
-      [('Recommended for you', ['1']), ('Segment 0+', ['2'])]
+      [('Recommended for you', ['b']), ('Crime', ['c'])]
     """
 
     def __init__(self, recommender: Recommender, segments: Segments):
@@ -104,8 +123,8 @@ class SegmentRecommender:
     ) -> tuple[np.ndarray, np.ndarray]:
         """The k segments that score highest, x A V^T, among those that can fill a row.
 
-        Only positive scores count, and only segments with at least `n_items` candidates that the
-        user has not seen: items with a positive product with the segment's vector.
+        Only positive scores count, and only segments of which the user has not seen at least half
+        as many members as a row has items (those that `homepage` would show).
 
         Args:
           user_items: histories [n_users, n_items of the catalogue], sparse.
@@ -121,7 +140,8 @@ class SegmentRecommender:
         check_k(k, latent.shape[0], len(self.segments))
         best = np.full((latent.shape[0], k), -1, np.int32)
         best_scores = np.full((latent.shape[0], k), -np.inf, np.float32)
-        ranked = self._ranked(sp.csr_matrix(user_items), latent, n_items)
+        histories = sp.csr_matrix(user_items)
+        ranked = self._ranked(histories, latent, self._members, (n_items + 1) // 2)
         for user, (segments, scores) in enumerate(ranked):
             n = min(k, len(segments))
             best[user, :n], best_scores[user, :n] = segments[:n], scores[:n]
@@ -133,18 +153,25 @@ class SegmentRecommender:
         n_rows: int = 6,
         n_items: int = 10,
         *,
+        members_only: bool = False,
+        for_you: bool = True,
         repeat_items: bool = False,
     ) -> list[list[Row]]:
         """A page for each user: "Recommended for you", then rows of segments.
 
-        Rows come by the score of their segment, and hold the user's best unseen candidates
-        of that segment, by the user's own item scores. A segment that cannot fill its row with
-        items that are not on the page yet is passed over.
+        Rows come by the score of their segment. A row has the segment's unseen members by
+        the user's own scores, without those whose cosine with its vector is below half of
+        the median; where they are too few, behind them and by these scores too, other items that
+        are as near to the vector as half of the members. A segment is passed over whose members
+        cannot fill half of a row, or that cannot fill the row, with items that are not on the page
+        yet.
 
         Args:
           user_items: histories [n_users, n_items of the catalogue], sparse.
           n_rows: rows a page, the first included, at most.
           n_items: items a row.
+          members_only: let rows have members of the segment alone, however far off.
+          for_you: begin with "Recommended for you".
           repeat_items: let an item be in several rows.
 
         Returns:
@@ -155,12 +182,13 @@ class SegmentRecommender:
         check_count("n_items", n_items)
         latent = self.recommender.encode(user_items)
         histories = sp.csr_matrix(user_items)  # a row of a sparse array would be no matrix
-        ranked = self._ranked(histories, latent, n_items)
+        members = self._own if members_only else self._members
+        n_members = n_items if members_only else (n_items + 1) // 2
+        ranked = self._ranked(histories, latent, members, n_members)
         says_something = np.asarray(abs(latent).sum(axis=1)).ravel() > 0
+        rules = _Rules(n_rows, n_items, members, n_members, for_you, repeat_items)
         return [
-            self._page(histories[user], segments, n_rows, n_items, repeat_items)
-            if says_something[user]
-            else []
+            self._page(histories[user], segments, rules) if says_something[user] else []
             for user, (segments, _) in enumerate(ranked)
         ]
 
@@ -222,47 +250,87 @@ class SegmentRecommender:
         return self.recommender.embeddings.tocsr().astype(np.float64)
 
     @functools.cached_property
-    def candidates(self) -> sp.csc_matrix:
-        """CSC [n_items, n_segments], 1 where an item has a positive product with a segment."""
-        products = (self.recommender.embeddings.tocsr() @ self.segments.vectors.T).tocsr()
-        products.data = (products.data > 0).astype(np.float32)
-        products.eliminate_zeros()
-        return products.tocsc()
+    def _own(self) -> sp.csr_matrix:
+        """CSR [n_segments, n_items], 1 for all members."""
+        return membership(self.segments.of_item, len(self.segments))
 
     @functools.cached_property
-    def _candidates_by_item(self) -> sp.csr_matrix:
-        return self.candidates.tocsr()
+    def _nearness(self) -> tuple[np.ndarray, np.ndarray]:
+        """[n_items] the cosine of each item with its segment, [n_segments] its median."""
+        towards = loadings(self._rows, self.segments.vectors, self.segments.of_item)
+        return towards, np.array([np.median(towards[s.items]) for s in self.segments])
 
-    def _ranked(self, histories, latent, n_items: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """For each user the segments that can fill a row, best first, and their scores."""
-        n_candidates = np.diff(self.candidates.indptr)
+    @functools.cached_property
+    def _members(self) -> sp.csr_matrix:
+        """CSR [n_segments, n_items], 1 for the members that are not far off."""
+        towards, median = self._nearness
+        labels = self.segments.of_item
+        is_near = towards >= _LEAST * median[labels] - _ROUNDING
+        return membership(np.where(is_near, labels, -1), len(self.segments))
+
+    @functools.cached_property
+    def _others(self) -> sp.csr_matrix:
+        """CSR [n_segments, n_items]: not members, but as near as half of the members."""
+        vectors, of_item = self.segments.vectors, self.segments.of_item
+        rows, least = unit_rows(self.recommender.embeddings.tocsr()), self._nearness[1]
+        blocks = [sp.csr_matrix((0, len(least)), dtype=np.float32)]
+        for first in range(0, len(of_item), _ITEMS_AT_ONCE):  # most products are weak
+            near = (rows[first : first + _ITEMS_AT_ONCE] @ vectors.T).tocoo()
+            is_near = (near.data > 0) & (near.data >= least[near.col] - _ROUNDING)
+            is_near &= of_item[first + near.row] != near.col
+            kept = (near.data[is_near], (near.row[is_near], near.col[is_near]))
+            blocks.append(sp.csr_matrix(kept, near.shape))
+        return sp.vstack(blocks, format="csc").T
+
+    def _ranked(
+        self, histories, latent, members: sp.csr_matrix, n_members: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """For each user the segments with so many unseen members, best first, and their scores."""
+        by_item, sizes = members.T.tocsr(), np.diff(members.indptr)
         for first in range(0, latent.shape[0], _USERS_AT_ONCE):  # users x segments is dense
             users = slice(first, first + _USERS_AT_ONCE)
             scores = (latent[users] @ self.segments.vectors.T).toarray()
-            seen = histories[users].astype(bool).astype(np.float32) @ self._candidates_by_item
-            scores[n_candidates - seen.toarray() < n_items] = -np.inf
+            seen = histories[users].astype(bool).astype(np.float32) @ by_item
+            scores[sizes - seen.toarray() < n_members] = -np.inf
             for row in scores:
                 positive = np.flatnonzero(row > 0)
                 order = positive[np.argsort(-row[positive], kind="stable")]
                 yield order, row[order]
 
-    def _page(self, history, segments, n_rows: int, n_items: int, repeat_items: bool) -> list[Row]:
-        items, scores = self.recommender.recommend(history, n_items)
-        n_left = int((items[0] >= 0).sum())
-        if not n_left:
-            return []
-        page = [Row(FOR_YOU, -1, items[0, :n_left], scores[0, :n_left])]
+    def _page(self, history, segments, rules: _Rules) -> list[Row]:
+        page = []
+        if rules.for_you:
+            items, scores = self._best(history, rules.n_items)
+            if not len(items):
+                return []
+            page.append(Row(FOR_YOU, -1, items, scores))
         for segment in segments:
-            if len(page) == n_rows:
+            if len(page) == rules.n_rows:
                 break
-            column = slice(*self.candidates.indptr[segment : segment + 2])
-            candidates = self.candidates.indices[column]
-            if not repeat_items:
-                candidates = np.setdiff1d(candidates, np.concatenate([row.items for row in page]))
-            items, scores = self.recommender.recommend(history, n_items, candidates=candidates)
-            if items[0, -1] >= 0:
-                page.append(Row(self.segments.names[segment], int(segment), items[0], scores[0]))
+            shown = [] if rules.repeat_items else [row.items for row in page]
+            items, scores = self._row(history, int(segment), rules, shown)
+            if len(items) == rules.n_items:
+                page.append(Row(self.segments.names[segment], int(segment), items, scores))
         return page
+
+    def _row(
+        self, history, segment: int, rules: _Rules, shown: list[np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Items and scores of a row without what is shown already; fewer if there are no more."""
+        but = np.concatenate([np.empty(0, np.int32), *shown])
+        items, scores = self._best(history, rules.n_items, rules.members[segment].indices, but)
+        if rules.n_members <= len(items) < rules.n_items:
+            others = self._others[segment].indices
+            more, their_scores = self._best(history, rules.n_items - len(items), others, but)
+            items, scores = np.append(items, more), np.append(scores, their_scores)
+        return items, scores
+
+    def _best(self, history, n_items: int, among=None, but=()) -> tuple[np.ndarray, np.ndarray]:
+        """The best unseen items by the user's scores, at most so many."""
+        candidates = among if among is None else np.setdiff1d(among, but)
+        items, scores = self.recommender.recommend(history, n_items, candidates=candidates)
+        found = items[0] >= 0
+        return items[0, found], scores[0, found]
 
 
 def _by_size(parts: Iterable[tuple[Any, float]]) -> list[tuple[Any, float]]:

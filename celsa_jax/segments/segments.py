@@ -1,14 +1,19 @@
-"""Segments of a catalogue: named sets of (factor, sign)."""
+"""Segments of a catalogue: named groups of items, each with a vector over the factors."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Iterator
 
 import numpy as np
 import scipy.sparse as sp
 
+from celsa_jax.segments.groups import members
 from celsa_jax.segments.naming import Name
+from celsa_jax.sparse.rows import split_signs, unit_rows
+
+_ITEMS_A_SEGMENT = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,28 +22,29 @@ class Segment:
 
     Attributes:
       name: what it is called, and the terms behind that.
-      pairs: the (factor, sign) merged into it, sign 1 or -1.
-      items: [n] positions of the items that it dominates, strongest first.
+      items: [n] positions of its items, the nearest to its vector (by cosine) first.
+      parent: the segment of the level above that it is in; -1 at the top.
     """
 
     name: Name
-    pairs: tuple[tuple[int, int], ...]
     items: np.ndarray
+    parent: int
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Segments:
-    """All segments of a catalogue, the largest first.
+    """One level of the segments of a catalogue, the largest first.
 
     Attributes:
-      segments: each (factor, sign) in at most one of them, each item with weights in exactly one.
+      segments: each item with weights is in exactly one of them.
+      vectors: CSR [n_segments, n_factors] float32, rows of unit length: x A V^T scores segments as
+        x A A^T scores items (arXiv 2602.09935).
       item_ids: [n_items] text ids.
-      n_factors: d.
     """
 
     segments: tuple[Segment, ...]
+    vectors: sp.csr_matrix
     item_ids: np.ndarray
-    n_factors: int
 
     def __repr__(self) -> str:
         return f"Segments({len(self)} of {len(self.item_ids)} items, {self.n_factors} factors)"
@@ -49,9 +55,21 @@ class Segments:
     def __getitem__(self, at: int) -> Segment:
         return self.segments[at]
 
+    def __iter__(self) -> Iterator[Segment]:
+        return iter(self.segments)
+
+    @property
+    def n_factors(self) -> int:
+        return self.vectors.shape[1]
+
     @functools.cached_property
     def names(self) -> list[str]:
         return [segment.name.name for segment in self.segments]
+
+    @functools.cached_property
+    def sizes(self) -> np.ndarray:
+        """[n_segments] int64, items in each."""
+        return np.array([len(segment.items) for segment in self.segments])
 
     @functools.cached_property
     def of_item(self) -> np.ndarray:
@@ -63,22 +81,58 @@ class Segments:
 
     @functools.cached_property
     def of_pair(self) -> np.ndarray:
-        """[2 n_factors] int64, the segment of (f, +) at 2 f, of (f, -) at 2 f + 1; -1 for none."""
+        """[2 n_factors] int64, whose vector is largest at (f, +), 2 f, or (f, -), 2 f + 1; or -1.
+
+        Ties go to the lower number.
+        """
+        pairs = split_signs(self.vectors).tocoo()
+        order = np.lexsort((-pairs.row, pairs.data))  # the last of a pair is written last
         labels = np.full(2 * self.n_factors, -1)
-        for at, segment in enumerate(self.segments):
-            for factor, sign in segment.pairs:
-                labels[2 * factor + (sign < 0)] = at
+        labels[pairs.col[order]] = pairs.row[order]
         return labels
 
-    @functools.cached_property
-    def vectors(self) -> sp.csr_matrix:
-        """CSR [n_segments, n_factors] float32: +1 or -1 on the pairs, then of unit length.
 
-        x A V^T scores segments as x A A^T scores items (arXiv 2602.09935).
+@dataclasses.dataclass(frozen=True, eq=False)
+class SegmentTree:
+    """Nested segments.
+
+    Attributes:
+      levels: the coarsest first.
+      language_model: how many segments it named (`LanguageModelNamer.rename`), if it was asked.
+    """
+
+    levels: tuple[Segments, ...]
+    language_model: dict[str, int] | None = None
+
+    def __repr__(self) -> str:
+        return f"SegmentTree({', '.join(str(len(level)) for level in self.levels)} segments)"
+
+    @property
+    def for_pages(self) -> Segments:
+        """The finest level of 20 items a segment on average, or the coarsest: rows need as many.
+
+        Groups of one factor each (`segments_of_factors`) are but parts of what rows are of.
         """
-        lengths = np.array([len(segment.pairs) for segment in self.segments], np.int64)
-        pairs = [pair for segment in self.segments for pair in sorted(segment.pairs)]
-        factors, signs = np.array(pairs, np.int64).reshape(-1, 2).T
-        values = (signs / np.sqrt(np.repeat(lengths, lengths))).astype(np.float32)
-        starts = np.concatenate([[0], np.cumsum(lengths)])
-        return sp.csr_matrix((values, factors, starts), (len(self.segments), self.n_factors))
+        able = [
+            level
+            for level in self.levels
+            if len(level.item_ids) >= _ITEMS_A_SEGMENT * len(level)
+            and level.vectors.nnz > len(level)
+        ]
+        return able[-1] if able else self.levels[0]
+
+    @functools.cached_property
+    def children(self) -> list[list[np.ndarray]]:
+        """For each level but the last: of each segment, its parts, numbers in the next level."""
+        parents = [np.array([s.parent for s in level.segments]) for level in self.levels[1:]]
+        return [
+            members(of, len(level)) for level, of in zip(self.levels[:-1], parents, strict=True)
+        ]
+
+
+def loadings(embeddings: sp.csr_matrix, vectors: sp.csr_matrix, of_item: np.ndarray) -> np.ndarray:
+    """[n_items] float32, the cosine of each item with its segment's vector; 0 without one."""
+    rows = unit_rows(embeddings).tocoo()
+    towards = np.asarray(vectors[of_item[rows.row], rows.col]).ravel()
+    products = np.bincount(rows.row, rows.data * towards, minlength=rows.shape[0])
+    return products.astype(np.float32)

@@ -517,12 +517,12 @@ def _change_tensors(rng: np.random.Generator, path: pathlib.Path) -> None:
 
 def _segments(rng: np.random.Generator, folder: pathlib.Path) -> None:
     entries = [
-        {"name": "A", "terms": ["t"], "pairs": [[0, 1], [1, -1]], "items": ["a", "ž"]},
-        {"name": "B", "terms": [], "pairs": [[2, 1]], "items": ["b"]},
+        {"level": 1, "parent": None, "name": "A", "terms": ["t"], "items": ["a", "ž"]},
+        {"level": 2, "parent": 0, "name": "B", "terms": [], "items": ["ž"]},
     ]
     strange = (None, [], {}, "x", 1, [[[]]], [1], float("inf"), 10**400, [["a"]], [[0, 1, 2]])
     if rng.random() < 0.6:
-        name = list(entries[0])[rng.integers(4)]
+        name = list(entries[0])[rng.integers(5)]
         entries[rng.integers(2)][name] = strange[rng.integers(len(strange))]
     text = json.dumps(entries, ensure_ascii=False).encode()
     if rng.random() < 0.05:
@@ -532,9 +532,9 @@ def _segments(rng: np.random.Generator, folder: pathlib.Path) -> None:
     sp.save_npz(path, sp.random(2, 4, 0.5, "csr", random_state=rng))
     if rng.random() < 0.4:
         path.write_bytes(mutate(rng, path.read_bytes(), 1))
-    segments = load_segments(folder, np.array(["a", "b", "c", "ž"])).segments
-    if len(segments) != 2:
-        raise Lost(f"{len(segments)} segments of 2")
+    tree = load_segments(folder, np.array(["a", "b", "c", "ž"]))
+    if sum(map(len, tree.levels)) != 2:
+        raise Lost(f"{tree} of 2")
 
 
 def _workdir(rng: np.random.Generator, folder: pathlib.Path) -> None:
