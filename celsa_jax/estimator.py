@@ -37,6 +37,7 @@ from celsa_jax.workdir import Workdir
 
 if TYPE_CHECKING:
     from celsa_jax.fitting import Callback, Fitted
+    from celsa_jax.segments import SegmentTree
 
 _VERSION = 1  # of what `save` writes beside the embeddings
 _SAVED = "estimator"  # where it stands in their metadata
@@ -428,6 +429,26 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
     def explain(self, user_items: Matrix, item: int) -> Explanation:
         """What an item's score for one user is made of: see `Recommender`."""
         return self.recommender_.explain(self._histories(user_items), item)
+
+    def segments(
+        self,
+        metadata: dict[str, Sequence[str]] | None = None,
+        n_segments: Sequence[int] = (30, 300, 1500),
+    ) -> SegmentTree:
+        """Nested segments of items whose embeddings are alike: see `celsa_jax.segments`.
+
+        Args:
+          metadata: [n_items] texts of each column (title, authors, genres), from which segments get
+            their names.
+          n_segments: of each level.
+        """
+        from celsa_jax.segments import Catalogue, find_segments, item_terms
+
+        check_is_fitted(self)
+        columns = {name: np.asarray(texts, object) for name, texts in (metadata or {}).items()}
+        terms = item_terms(columns, n_items=self.embeddings_.n_items)
+        catalogue = Catalogue(self.embeddings_.tocsr(), self.embeddings_.item_ids, terms)
+        return find_segments(catalogue, n_segments, seed=self.seed)
 
     def transform(self, user_items: Matrix) -> sp.csr_matrix:
         """The latent vectors x A of histories, CSR float32 [n_users, n_factors]."""

@@ -374,6 +374,15 @@ def test_similar_users_and_reasons(users, fitted):
     assert latent.shape == (60, 24)
 
 
+def test_segments_are_the_two_groups(fitted):
+    genres = ["crime"] * 12 + ["poetry"] * 12
+    tree = fitted.segments({"genre": genres}, n_segments=[2])
+    found = [(s.name.name, sorted(s.items.tolist())) for s in tree.levels[0]]
+    assert sorted(found) == [("Crime", list(range(12))), ("Poetry", list(range(12, 24)))]
+    with pytest.raises(InputError, match="3 items"):
+        fitted.segments({"genre": genres[:3]})
+
+
 @pytest.mark.parametrize(
     ("params", "problem"),
     [

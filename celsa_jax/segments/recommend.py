@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -14,7 +14,7 @@ from celsa_jax.errors import InputError
 from celsa_jax.segments.groups import membership
 from celsa_jax.segments.segments import Segments, loadings
 from celsa_jax.sparse import Recommender
-from celsa_jax.sparse.recommender import check_count, check_k
+from celsa_jax.sparse.recommender import by_size, check_count, check_k
 from celsa_jax.sparse.rows import unit_rows
 
 FOR_YOU = "Recommended for you"
@@ -232,7 +232,7 @@ class SegmentRecommender:
         by_segment = [(names[at], float(parts[owners == at].sum())) for at in np.unique(owners)]
         products = (self._rows[history.indices] @ weights.T).toarray()[:, 0] * history.data
         by_history = zip(history.indices.tolist(), products.tolist(), strict=True)
-        return Explanation(float(parts.sum()), _by_size(by_segment), _by_size(by_history))
+        return Explanation(float(parts.sum()), by_size(by_segment), by_size(by_history))
 
     def _latent(self, user_items: sp.spmatrix | sp.sparray, caller: str) -> np.ndarray:
         """[n_factors] float64, x A of one history."""
@@ -331,7 +331,3 @@ class SegmentRecommender:
         items, scores = self.recommender.recommend(history, n_items, candidates=candidates)
         found = items[0] >= 0
         return items[0, found], scores[0, found]
-
-
-def _by_size(parts: Iterable[tuple[Any, float]]) -> list[tuple[Any, float]]:
-    return sorted((p for p in parts if p[1]), key=lambda part: (-abs(part[1]), part[0]))
