@@ -42,7 +42,7 @@ def _one_of(known: Collection[str]) -> Callable[[Any], str | None]:
 
 def _whole(least: int) -> Callable[[Any], str | None]:
     def problem(value: Any) -> str | None:
-        fits = _is_number(value) and value == int(value) and value >= least
+        fits = _is_number(value) and isinstance(value, int) and value >= least
         return None if fits else f"it must be a whole number from {least} on"
 
     return problem
@@ -62,7 +62,7 @@ def _positive(value: Any) -> str | None:
 
 
 def _exponent(value: Any) -> str | None:
-    return None if 0 <= value < math.inf else "give a number from 0 on"
+    return None if _is_number(value) and value >= 0 else "give a number from 0 on"
 
 
 def _threshold(value: Any) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from celsa_jax.config import default_config
@@ -28,8 +29,14 @@ def load_dataset(name: str, *, seed: int = 0, **fields: Any) -> datasets.Dataset
       (100, True)
     """
     config = default_config().data
+    if unknown := sorted(set(fields) - set(config)):
+        raise InputError(f"load_dataset: no field {unknown[0]}; there are {', '.join(config)}")
     try:
-        config.update(name=name, **fields)
+        paths = {field: str(v) if isinstance(v, os.PathLike) else v for field, v in fields.items()}
+        config.update(name=name, **paths)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"load_dataset: {error}") from None
-    return datasets.load_dataset(config, seed)
+    try:
+        return datasets.load_dataset(config, seed)
+    except InputError as error:
+        raise InputError(str(error).replace("config.data.", "")) from None

@@ -20,7 +20,7 @@ from celsa_jax.arrays import check_sparse
 from celsa_jax.config import by_name, default_config, seed_of, validate
 from celsa_jax.data import Interactions, Split
 from celsa_jax.data.datasets import filter_ratings
-from celsa_jax.data.readers import Columns, ratings_of_frame
+from celsa_jax.data.readers import Columns, id_fault, ratings_of_frame
 from celsa_jax.data.splits import check_data
 from celsa_jax.errors import InputError, one_line
 from celsa_jax.evaluation import Evaluation, evaluate
@@ -30,9 +30,10 @@ from celsa_jax.sparse import (
     Recommendation,
     Recommender,
     SparseEmbeddings,
-    save_embeddings,
     scorer,
 )
+from celsa_jax.sparse.npz import check_ids
+from celsa_jax.sparse.recommender import as_history, as_texts
 from celsa_jax.workdir import Workdir
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 _VERSION = 1  # of what `save` writes beside the embeddings
 _SAVED = "estimator"  # where it stands in their metadata
+_MODEL = "model"  # the file of a model in the folder that it was trained in
 
 # The fields of the configuration that are arguments of their own.
 _FIELDS = {
@@ -99,6 +101,7 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
       item_ids_: [n_items] external ids, in the order of the columns.
       recipe_: what the data decided, by field.
       history_: the metrics of each epoch.
+      stopped_: whether training ended before its time, by Ctrl-C.
       n_features_in_: items.
 
     Example:
@@ -110,6 +113,8 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
       >>> items.shape
       (10, 5)
     """
+
+    _integer_ids = False  # whether ids go out as numbers
 
     def __init__(
         self,
@@ -161,11 +166,16 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
         config = default_config()
         params = _plain(self.get_params())
         given = {field: params[name] for name, field in _FIELDS.items()}
-        for field, value in {**_plain(self.options or {}), **given}.items():
-            *sections, name = field.split(".")
-            section = functools.reduce(lambda c, s: c.get(s, {}), sections, config)
-            if name not in section:
+        options, known = _plain(self.options or {}), by_name(config)
+        for field in options:
+            if field not in known:
                 raise InputError(f"options: there is no field '{field}' (celsa_jax.config)")
+            if field in given:
+                own = next(name for name, of in _FIELDS.items() if of == field)
+                raise InputError(f"options: '{field}' is an argument of its own, {own}")
+        for field, value in {**options, **given}.items():
+            *sections, name = field.split(".")
+            section = functools.reduce(lambda c, s: c[s], sections, config)
             try:
                 section[name] = value
             except TypeError:
@@ -206,15 +216,15 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
           ValueError: values that are negative or not finite, as scikit-learn checks them.
           InputError: parameters at fault, or training diverges.
         """
-        users = self._checked(user_items, reset=True)
-        n_items = users.shape[1]
-        ids = np.arange(n_items) if item_ids is None else item_ids
-        text, self._integer_ids = _as_text(ids, "item_ids", n_items)
-        train = _interactions(users, text)
-        if not train.nnz:
-            raise ValueError("user_items has no interaction: no value is above 0")
-        judged = users[:0] if validation is None else self._checked(validation, reset=False)
-        with _arguments():
+        with self._whole_or_not():
+            users = self._checked(user_items, reset=True)
+            n_items = users.shape[1]
+            ids = np.arange(n_items) if item_ids is None else item_ids
+            text, self._integer_ids = _as_text(ids, "item_ids", n_items)
+            train = _interactions(users, text)
+            if not train.nnz:
+                raise ValueError("user_items has no interaction: no value is above 0")
+            judged = users[:0] if validation is None else self._checked(validation, reset=False)
             self._fit(train, _interactions(judged, text), workdir, callbacks, progress)
         return self
 
@@ -254,14 +264,16 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
           [7, 8, 9]
         """
         columns = Columns(user, item, rating or "")
+        if len({user, item, rating}) < 3:
+            raise InputError("user, item and rating are columns of their own")
 
         def read(table: Any, name: str) -> tuple[Interactions, bool]:
             ratings, are_integers = ratings_of_frame(table, columns, name)
             return filter_ratings(ratings, min_rating, min_user_interactions, name)[0], are_integers
 
-        train, self._integer_ids = read(frame, "frame")
-        judged = _nobody(train) if validation is None else read(validation, "validation")[0]
-        with _arguments():
+        with self._whole_or_not():
+            train, self._integer_ids = read(frame, "frame")
+            judged = _nobody(train) if validation is None else read(validation, "validation")[0]
             self._fit(train, judged, workdir, callbacks, progress)
         return self
 
@@ -294,12 +306,12 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
                 split,
                 folder,
                 earlier=earlier,
-                callbacks=(history.append, *callbacks),
+                callbacks=(lambda record: history.append(dict(record)), *callbacks),
                 stop=asked,
                 show_bar=progress,
             )
-        self.history_, self.recipe_ = history, fitted.recipe
         self._learn(fitted.embeddings, split.train.item_ids, fitted.factor_ids)
+        self.history_, self.recipe_, self.stopped_ = history, fitted.recipe, fitted.stopped
         return fitted
 
     def update(
@@ -325,12 +337,12 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
         if not train.nnz:
             raise ValueError("user_items has no interaction: no value is above 0")
         going_on, split = self._going_on(), Split(train, _nobody(train), _nobody(train))
-        with _arguments():
+        with self._whole_or_not():
             fitted = going_on.fit_split(
                 split, earlier=earlier, callbacks=callbacks, progress=progress
             )
-        self.history_ = self.history_ + going_on.history_
-        self._learn(fitted.embeddings, earlier.item_ids, fitted.factor_ids)
+            self.history_, self.stopped_ = self.history_ + going_on.history_, fitted.stopped
+            self._learn(fitted.embeddings, earlier.item_ids, fitted.factor_ids)
         return self
 
     def add_items(
@@ -358,6 +370,8 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
         check_is_fitted(self)
         known = self.embeddings_
         text, are_integers = _as_text(item_ids, "item_ids", len(item_ids))
+        if not len(text):
+            return self
         if are_integers != self._integer_ids:
             kinds = ("integers", "texts") if are_integers else ("texts", "integers")
             raise InputError(f"item_ids are {kinds[0]}, and those of the model {kinds[1]}")
@@ -374,6 +388,8 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
             rows = rows_from_users(matrix, users, self.nnz)
         else:
             known_texts = [] if known_texts is None else known_texts
+            if len(texts) != len(text):
+                raise InputError(f"texts: {len(texts)} texts for {len(text)} new items")
             rows = rows_from_texts(matrix, known_texts, texts, self.nnz)
         self._learn(
             sp.vstack([matrix, rows]).tocsr(),
@@ -392,7 +408,10 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
         filter_seen: bool = True,
         candidates: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The k best items of each history, as positions, and their scores: see `Recommender`."""
+        """The k best items of each history, as positions, and their scores: see `Recommender`.
+
+        As in training, whatever is above 0 is one interaction.
+        """
         histories = self._histories(user_items)
         return self.recommender_.recommend(
             histories, k, filter_seen=filter_seen, candidates=candidates
@@ -406,10 +425,11 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
         filter_seen: bool = True,
         candidates: Sequence | None = None,
     ) -> list[Recommendation]:
-        """The best items for histories of external ids: see `Recommender`."""
+        """The best items for histories of external ids, which count once: see `Recommender`."""
         check_is_fitted(self)
+        once = [list(dict.fromkeys(as_history(history))) for history in histories]
         found = self.recommender_.recommend_ids(
-            histories, k, filter_seen=filter_seen, candidates=candidates
+            once, k, filter_seen=filter_seen, candidates=candidates
         )
         return [r._replace(item_ids=self._typed(r.item_ids)) for r in found]
 
@@ -457,7 +477,7 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
     def positions(self, item_ids: Sequence) -> np.ndarray:
         """[n] the positions of items by their ids; -1 where unknown."""
         check_is_fitted(self)
-        return self.recommender_.positions([str(i) for i in item_ids])
+        return self.recommender_.positions(as_texts(item_ids, "item_ids"))
 
     def evaluate(
         self, users: Matrix | Interactions, *, held_out_from: int | None = None
@@ -472,7 +492,8 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
         if not isinstance(users, Interactions):
             users = _interactions(self._histories(users), self.embeddings_.item_ids)
         check_is_fitted(self)
-        config = self.config()
+        with self._whole_or_not():
+            config = self.config()
         return evaluate(
             scorer(self.embeddings_.tocsr()),
             users,
@@ -498,7 +519,8 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
         check_is_fitted(self)
         notes = {
             "version": _VERSION,
-            "params": _plain(self.get_params()),
+            "params": {**_plain(self.get_params()), "options": _plain(self.options or {}) or None},
+            "feature_names": list(getattr(self, "feature_names_in_", ())),
             "recipe": self.recipe_,
             "history": self.history_,
             "integer_ids": self._integer_ids,
@@ -525,11 +547,13 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
     def _loaded(cls, path: pathlib.Path) -> CompressedELSA:
         """As `load`, with errors of other kinds where the notes beside the embeddings are odd."""
         notes: Any
+        if (path / _MODEL).is_file():
+            path = path / _MODEL
         if path.is_dir():
             folder = Workdir(path)
             results = folder.results()
             if results is None:
-                raise InputError(f"{path}: no finished run of experiments.train is in this folder")
+                raise InputError(f"{path}: no finished run is in this folder")
             model = cls.from_config(folder.stored_config())
             notes = {"recipe": results["recipe"], "history": folder.metrics(), "integer_ids": False}
             embeddings = SparseEmbeddings.load(folder.embeddings)
@@ -548,11 +572,30 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
             model = cls(**notes["params"])
         model.recipe_, model.history_ = notes["recipe"], notes["history"]
         model._integer_ids = notes["integer_ids"]
+        model.stopped_ = False
         model._set(embeddings.to_format("float32"))
+        if names := notes.get("feature_names"):
+            model.feature_names_in_ = np.array(names, object)
         model._typed(embeddings.item_ids)  # which may be no numbers
         return model
 
     # What these have in common.
+
+    @contextlib.contextmanager
+    def _whole_or_not(self) -> Iterator[None]:
+        """What fails leaves the model as it was; errors speak of arguments, not of fields."""
+        before = dict(self.__dict__)
+        try:
+            yield
+        except BaseException as error:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            if not isinstance(error, InputError):
+                raise
+            text = str(error)
+            for name, field in _FIELDS.items():
+                text = text.replace(f"config.{field}", name)
+            raise InputError(text) from None
 
     def _fit(
         self,
@@ -571,8 +614,10 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
         with folder.locked():
             if folder.split.exists():
                 check_data(folder.split, train)
-            fitted = self.fit_split(split, folder, callbacks=callbacks, progress=progress)
-            save_embeddings(folder.path, fitted.embeddings, train.item_ids, fitted.factor_ids)
+            self.fit_split(split, folder, callbacks=callbacks, progress=progress)
+            self.history_ = folder.metrics()  # of earlier processes, too
+            if not self.stopped_:
+                self.save(folder.path / _MODEL)
 
     def _going_on(self) -> CompressedELSA:
         """Of the same kind, for embeddings that were learned."""
@@ -587,6 +632,8 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
     def _set(self, embeddings: SparseEmbeddings) -> None:
         self.embeddings_ = embeddings
         self.n_features_in_ = embeddings.n_items
+        if len(getattr(self, "feature_names_in_", ())) not in (0, embeddings.n_items):
+            del self.feature_names_in_  # items came that are no columns of that table
         self.recommender_ = Recommender(embeddings, n_threads=0)
 
     def _histories(self, user_items: Matrix) -> sp.csr_matrix:
@@ -597,6 +644,8 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
         """Ones where interactions are, CSR float32 [n_users, n_items]."""
         if sp.issparse(user_items):
             check_sparse(user_items)
+        if getattr(user_items, "format", "") == "coo":
+            user_items = user_items.astype(np.float64)  # in which repeated entries add up
         checked = validate_data(
             self, user_items, accept_sparse="csr", ensure_min_samples=int(reset), reset=reset
         )
@@ -604,7 +653,9 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
 
     def _typed(self, item_ids: np.ndarray) -> np.ndarray:
         """Ids as they were given."""
-        return item_ids.astype(np.int64) if self._integer_ids else item_ids
+        if not self._integer_ids:
+            return item_ids
+        return np.array([int(item) for item in item_ids], None if len(item_ids) else np.int64)
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "embeddings_")
@@ -636,6 +687,8 @@ def _positive(user_items: Matrix) -> sp.csr_matrix:
     if sp.issparse(user_items):
         check_sparse(user_items)
     matrix = sp.csr_matrix(user_items, copy=True)
+    if not np.isfinite(matrix.data).all():
+        raise ValueError("user_items contains NaN or infinity")
     check_non_negative(matrix, "CompressedELSA")
     matrix.sum_duplicates()
     matrix.eliminate_zeros()
@@ -655,22 +708,26 @@ def _nobody(users: Interactions) -> Interactions:
 
 
 def _as_text(item_ids: Sequence | np.ndarray, name: str, n: int) -> tuple[np.ndarray, bool]:
-    """Ids as texts, and whether they were integers."""
+    """Ids as texts, and whether they were integers; InputError for what is no id."""
+    if isinstance(item_ids, str | bytes) or not hasattr(item_ids, "__len__"):
+        raise InputError(f"{name}: give a list of ids")
     ids = np.asarray(item_ids)
     if ids.shape != (n,):
         raise InputError(f"{name}: {len(ids)} ids for {n} items")
-    if ids.dtype.kind not in "iuUOT":
-        raise InputError(f"{name}: ids must be texts or integers, not {ids.dtype}")
-    return ids.astype(np.str_), ids.dtype.kind in "iu"
+    are_integers = ids.dtype.kind in "iu"
+    if not are_integers:
+        # Not of NumPy's text, which drops what ends in NUL.
+        values = item_ids.tolist() if hasattr(item_ids, "tolist") else list(item_ids)
+        are_integers = bool(values) and all(_is_integer(value) for value in values)
+        for value in () if are_integers else values:
+            if not isinstance(value, str):
+                raise InputError(f"{name}: {value!r} is no text; ids are all texts or all integers")
+            if fault := id_fault(value):
+                raise InputError(f"{name}: the id {value!r} {fault}")
+    text = ids.astype(np.str_)
+    check_ids(text, n, name, "items")
+    return text, are_integers
 
 
-@contextlib.contextmanager
-def _arguments() -> Iterator[None]:
-    """Errors speak of arguments, where they speak of fields of the configuration."""
-    try:
-        yield
-    except InputError as error:
-        text = str(error)
-        for name, field in _FIELDS.items():
-            text = text.replace(f"config.{field}", name)
-        raise InputError(text) from None
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

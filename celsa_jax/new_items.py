@@ -64,6 +64,12 @@ def rows_from_texts(
         raise InputError(
             f"known_texts: {len(known_texts)} texts for {embeddings.shape[0]} known items"
         )
+    for name, given in (("known_texts", known_texts), ("texts", texts)):
+        for at, text in enumerate(given):
+            if not isinstance(text, str):
+                raise InputError(
+                    f"{name}: {text!r} at {at} is no text; give '' where nothing is known"
+                )
     vectorizer = TfidfVectorizer(sublinear_tf=True, dtype=np.float32)
     try:
         known = vectorizer.fit_transform(known_texts)

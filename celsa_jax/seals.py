@@ -39,11 +39,16 @@ def write_sealed(path: pathlib.Path, write: Callable[[BinaryIO], None], text: st
 def check_seal(path: str | pathlib.Path, text: str = "") -> None:
     """ValueError where an archive has a checksum that does not fit its bytes and `text`."""
     content = pathlib.Path(path).read_bytes()
-    sealed, comment = content[:-_COMMENT], content[-_COMMENT:]
-    # Either part of the comment tells it from that of others, as a bit of one may have flipped.
-    ours = comment.startswith(_MARK) or set(comment[len(_MARK) :]) <= _HEXADECIMAL
-    is_sealed = sealed[-_LAST_RECORD:].startswith(_LAST_BEGINS) and ours
-    if is_sealed and comment != _MARK + _digest(sealed, text):
+    begin = content.rfind(_LAST_BEGINS, -(_LAST_RECORD + _COMMENT))
+    if begin < 0:
+        return
+    end = begin + _LAST_RECORD
+    sealed, comment = content[:end], content[end:]
+    mark, digest = comment[: len(_MARK)], comment[len(_MARK) :]
+    # Any of these tells it from the comments of others: a bit may have flipped, its end be lost.
+    is_sealed = mark == _MARK or (len(comment) == _COMMENT and set(digest) <= _HEXADECIMAL)
+    is_cut = sealed.endswith(_COMMENT.to_bytes(2, "little")) and _MARK.startswith(mark)
+    if (is_sealed or is_cut) and comment != _MARK + _digest(sealed, text):
         raise ValueError("its checksum does not fit")
 
 

@@ -47,8 +47,8 @@ def requested() -> bool:
 def interrupts() -> Iterator[Callable[[], bool]]:
     """What tells whether Ctrl-C was pressed, for callers that are no programs of their own.
 
-    The first one is only noticed, the second raises KeyboardInterrupt. In other threads than the
-    main one, which do not get signals, nothing is changed.
+    The first one is only noticed, the second raises KeyboardInterrupt. Nothing changes where it is
+    ignored, and in other threads than the main one, which get no signals.
     """
     pressed = threading.Event()
 
@@ -56,9 +56,10 @@ def interrupts() -> Iterator[Callable[[], bool]]:
         if pressed.is_set():
             raise KeyboardInterrupt
         pressed.set()
-        log.info("asked to stop: at the end of the epoch; Ctrl-C again leaves now")
+        log.warning("asked to stop: at the end of the epoch; Ctrl-C again leaves now")
 
-    if threading.current_thread() is not threading.main_thread():
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as with nohup
         yield pressed.is_set
         return
     before = signal.signal(signal.SIGINT, notice)

@@ -48,7 +48,7 @@ def warm_start(
       InputError: no item in common, or another number of factors.
     """
     at = lookup(earlier.item_ids, train.item_ids)
-    known = at >= 0
+    known = (at >= 0) & (np.diff(earlier.starts)[np.maximum(at, 0)] > 0)  # not rows of zeros
     if not known.any():
         raise InputError("the earlier model has no item in common with the data; the same ids?")
     log.info("%d items start from an earlier model, %d are new", known.sum(), (~known).sum())

@@ -56,7 +56,7 @@ def of_items(config: ConfigDict, split: Split) -> dict:
     order = np.random.default_rng(seed).permutation(len(item_ids))
     hidden, known = np.sort(order[: _HIDDEN.value]), np.sort(order[_HIDDEN.value :])
     first = CompressedELSA.from_config(config)
-    first.fit(train[:, known], item_ids=item_ids[known], progress=False)
+    ended(first.fit(train[:, known], item_ids=item_ids[known], progress=False))
     n_known = len(known)
     given = {
         "texts": {"texts": texts[hidden], "known_texts": texts[known]},
@@ -82,18 +82,26 @@ def of_users(config: ConfigDict, split: Split) -> dict:
     order = np.random.default_rng(seed_of(config, "split")).permutation(train.shape[0])
     half, others = np.array_split(order, 2)
     first = CompressedELSA.from_config(config)
-    first.fit(train[np.sort(half)], item_ids=item_ids, progress=False)
+    ended(first.fit(train[np.sort(half)], item_ids=item_ids, progress=False))
     new = {"others": train[np.sort(others)], "100_others": train[others[:100]], "all": train}
     models = {
-        f"half, then {name}": copy.deepcopy(first).update(users, progress=False)
+        f"half, then {name}": ended(copy.deepcopy(first).update(users, progress=False))
         for name, users in new.items()
     }
-    whole = CompressedELSA.from_config(config).fit(train, item_ids=item_ids, progress=False)
+    whole = CompressedELSA.from_config(config)
+    ended(whole.fit(train, item_ids=item_ids, progress=False))
     models = {"half": first, **models, "all": whole}
     return {
         part: {name: model.evaluate(users).summary()["ndcg@100"] for name, model in models.items()}
         for part, users in (("validation", split.val), ("test", split.test))
     }
+
+
+def ended(model: CompressedELSA) -> CompressedELSA:
+    """A model whose training was not stopped; KeyboardInterrupt otherwise."""
+    if model.stopped_:
+        raise KeyboardInterrupt
+    return model
 
 
 def texts_of(item_ids: np.ndarray) -> np.ndarray:

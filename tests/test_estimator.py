@@ -178,6 +178,7 @@ def test_tables(make):
     [best] = model.recommend_ids([[70, 8, 1234]], k=5)
     assert best.item_ids.tolist() == [9]
     assert best.unknown == ["1234"]
+    assert model.recommend_ids([[70, 8, 8, 8]], k=1)[0].scores == best.scores[:1]  # count once
     with pytest.raises(InputError, match=r"frame.*no column 'genre'"):
         model.fit_frame(frame, user="user", item="genre")
     with pytest.raises(InputError, match=r"^frame: give a table of pandas .* not list"):
@@ -201,6 +202,101 @@ def test_saved_and_loaded(users, fitted, tmp_path):
     ).mean()
     assert n_same > 0.5
     assert (tmp_path / "small").stat().st_size < (tmp_path / "model").stat().st_size
+
+
+def test_a_fit_that_fails_changes_nothing(users, fitted, tmp_path):
+    def fail(record):
+        raise ZeroDivisionError
+
+    model = copied(fitted)
+    wider = sp.hstack([users, users])
+    for arguments in (
+        {"callbacks": [fail]},
+        {"validation": users},
+        {"item_ids": [f"i{n}" for n in range(48)], "callbacks": [fail]},
+    ):
+        with pytest.raises((ZeroDivisionError, ValueError)):
+            model.fit(wider, progress=False, **arguments)
+    with pytest.raises(ZeroDivisionError):
+        model.update(users, callbacks=[fail], progress=False)
+    assert model.history_ == fitted.history_
+    model.save(tmp_path / "model")
+    for one in (model, CompressedELSA.load(tmp_path / "model")):
+        np.testing.assert_array_equal(one.recommend(users)[0], fitted.recommend(users)[0])
+
+
+@pytest.mark.parametrize(
+    ("ids", "problem"),
+    [
+        (["a"] * 24, "'a' is there twice"),
+        (["\ud800", *"abcdefghijklmnopqrstuvw"], "is not UTF-8"),
+        (["a\nb", *"abcdefghijklmnopqrstuvw"], "has a line break"),
+        (["a\0", *"abcdefghijklmnopqrstuvw"], "has a NUL"),
+        (["", *"abcdefghijklmnopqrstuvw"], "is empty"),
+        ([None, *"abcdefghijklmnopqrstuvw"], "None is no text"),
+        ([1, *"abcdefghijklmnopqrstuvw"], "all texts or all integers"),
+        ("abcdefghijklmnopqrstuvwx", "give a list of ids"),
+        (np.arange(24) / 2, "no text"),
+    ],
+)
+def test_ids_are_checked_before_training(users, ids, problem):
+    def never(record):
+        raise AssertionError
+
+    if ids[0] == 1:
+        ids = np.array(ids, object)
+    with pytest.raises(InputError, match=problem):
+        CompressedELSA(**PARAMS).fit(users, item_ids=ids, callbacks=[never], progress=False)
+
+
+def test_columns_with_names_stay_in_their_order(users, tmp_path):
+    frame = pandas.DataFrame(users.toarray(), columns=[f"i{n}" for n in range(24)])
+    model = CompressedELSA(**PARAMS).fit(frame, progress=False)
+    model.save(tmp_path / "model")
+    other = frame[frame.columns[::-1]]
+    for one in (model, CompressedELSA.load(tmp_path / "model")):
+        one.recommend(frame)
+        with pytest.raises(ValueError, match="feature names should match"):
+            one.recommend(other)
+    more = copied(model).add_items([24], user_items=sp.hstack([users, users[:, :1]]))
+    with pytest.warns(UserWarning, match="fitted without feature names"):
+        more.recommend(frame.assign(i24=frame.i0))
+
+
+def test_large_integers_are_ids(users):
+    ids = np.arange(24, dtype=np.uint64) + np.uint64(2**63)
+    model = CompressedELSA(**PARAMS).fit(users, item_ids=ids, progress=False)
+    np.testing.assert_array_equal(model.item_ids_, ids)
+    pairs = users.tocoo()
+    frame = pandas.DataFrame({"user": pairs.row, "item": pandas.Categorical(pairs.col)})
+    model.fit_frame(frame, user="user", item="item", progress=False)
+    assert model.item_ids_.tolist() == sorted(range(24), key=str)
+
+
+def test_small_counts_do_not_wrap_around(users, fitted):
+    plays = sp.coo_matrix((np.ones(256, np.uint8), (np.zeros(256, int),) * 2), shape=(1, 24))
+    once = sp.csr_matrix(([1.0], ([0], [0])), shape=(1, 24))
+    np.testing.assert_array_equal(fitted.recommend(plays)[0], fitted.recommend(once)[0])
+
+
+def test_an_ignored_signal_stays_ignored(users):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        press = [lambda record: os.kill(os.getpid(), signal.SIGINT)]
+        model = CompressedELSA(**PARAMS).fit(users, callbacks=press, progress=False)
+        assert len(model.history_) == 3
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_data_sets_by_name_and_what_is_wrong_with_them():
+    for arguments, problem in (
+        ({"name": "movielens"}, "^name is 'movielens'; choose one of"),
+        ({"name": "file"}, "^path is empty"),
+        ({"name": "synthetic", "min_ratings": 3}, "no field min_ratings; there are"),
+    ):
+        with pytest.raises(InputError, match=problem):
+            load_dataset(**arguments)
 
 
 def test_what_is_no_model(fitted, tmp_path):
@@ -262,13 +358,18 @@ def test_a_folder_is_gone_on_in(users, fitted, tmp_path):
             os.kill(os.getpid(), signal.SIGINT)
 
     folder = tmp_path / "run"
-    CompressedELSA(**PARAMS).fit(users, workdir=folder, callbacks=[press], progress=False)
+    stopped = CompressedELSA(**PARAMS).fit(users, workdir=folder, callbacks=[press], progress=False)
+    assert stopped.stopped_
+    with pytest.raises(InputError, match="no finished run"):
+        CompressedELSA.load(folder)
     model = CompressedELSA(**PARAMS).fit(users, workdir=folder, progress=False)
-    assert [record["epoch"] for record in model.history_] == [2, 3]
+    assert [record["epoch"] for record in model.history_] == [1, 2, 3]
     np.testing.assert_array_equal(
         model.embeddings_.tocsr().toarray(), fitted.embeddings_.tocsr().toarray()
     )
-    assert [record["epoch"] for record in Workdir(folder).metrics()] == [1, 2, 3]
+    again = CompressedELSA.load(folder)
+    np.testing.assert_array_equal(again.recommend(users)[0], model.recommend(users)[0])
+    assert again.history_ == model.history_
     with pytest.raises(InputError, match=r"nnz=4, not 5"):
         CompressedELSA(**PARAMS | {"nnz": 5}).fit(users, workdir=folder)
     with pytest.raises(InputError, match="the data have changed since"):
@@ -359,6 +460,11 @@ def test_new_items_of_their_texts(fitted):
         copied(fitted).add_items([30], texts=["x"], known_texts=["a", "b", "c"])
     with pytest.raises(InputError, match="no word"):
         copied(fitted).add_items([30], texts=["x"], known_texts=[""] * 24)
+    with pytest.raises(InputError, match="known_texts: None at 3 is no text"):
+        copied(fitted).add_items([30], texts=["x"], known_texts=["a", "b", "c", None] * 6)
+    with pytest.raises(InputError, match="texts: 1 texts for 2 new items"):
+        copied(fitted).add_items([30, 31], texts=["x"], known_texts=["a"] * 24)
+    assert copied(fitted).add_items([], texts=[], known_texts=["a"] * 24).n_features_in_ == 24
 
 
 def test_similar_users_and_reasons(users, fitted):
@@ -366,6 +472,8 @@ def test_similar_users_and_reasons(users, fitted):
     assert rows[:, 0].tolist() == [0, 1]
     np.testing.assert_allclose(cosines[:, 0], 1, rtol=1e-5)
     assert (rows[0] % 2 == 0).all()
+    rows, cosines = fitted.similar_users(0 * users[:1], users, k=2)
+    assert rows.tolist() == [[-1, -1]]
     items, scores = fitted.recommend(users[:1], k=1)
     reasons = fitted.explain(users[:1], items[0, 0])
     assert reasons.score == pytest.approx(scores[0, 0], rel=1e-5)
@@ -392,6 +500,10 @@ def test_segments_are_the_two_groups(fitted):
         ({"learning_rate": "fast"}, "^learning_rate is 'fast'"),
         ({"start": "clusters"}, "^start=clusters needs n_factors"),
         ({"options": {"train.rate": 1}}, r"^options: there is no field 'train\.rate'"),
+        ({"options": {"seed.x": 1}}, r"^options: there is no field 'seed\.x'"),
+        ({"options": {"train.n_epochs": 1}}, "is an argument of its own, n_epochs"),
+        ({"n_epochs": 2.0}, "^n_epochs is 2.0; it must be a whole number"),
+        ({"alpha": None}, "^alpha is None"),
         ({"options": {"eval.every_epochs": "x"}}, r"^config\.eval\.every_epochs is 'x'"),
         ({"learning_rate": 1e30}, "not finite|is nan|is inf"),
     ],

@@ -61,6 +61,16 @@ def test_flipped_bits_of_a_split(tmp_path):
     assert read_split(tmp_path / "split.npz")["val"] == ["val"]
 
 
+def test_a_split_that_lost_its_end(tmp_path):
+    parts = {part: np.array([part]) for part in ("train", "val", "test")}
+    write_sealed(tmp_path / "split.npz", lambda stream: np.savez_compressed(stream, **parts))
+    content = (tmp_path / "split.npz").read_bytes()
+    for lost in range(1, 200):
+        (tmp_path / "split.npz").write_bytes(content[:-lost])
+        with pytest.raises(InputError, match=r"split\.npz: damaged"):
+            read_split(tmp_path / "split.npz")
+
+
 def test_flipped_bits_of_an_export(embeddings):
     path = embeddings.with_name("exported")
     SparseEmbeddings.load(embeddings).to_format("int8").save(path)

@@ -15,7 +15,7 @@ from launch import program, start
 from test_faults import HELD, wait_for
 from test_train import at_random, metrics_of
 
-from celsa_jax import loop
+from celsa_jax import workdir
 from celsa_jax.config import default_config
 from celsa_jax.data.batches import Chunk, in_blocks, make_chunks, nnz_budget, shuffled_batches
 from celsa_jax.errors import InputError
@@ -165,8 +165,8 @@ def test_a_checkpoint_goes_on_on_other_devices(on_one, tmp_path, from_to, monkey
         if record["epoch"] == 2:
             raise KeyboardInterrupt
 
-    log_metrics = loop.Workdir.log_metrics
-    monkeypatch.setattr(loop.Workdir, "log_metrics", fails)
+    log_metrics = workdir.Workdir.log_metrics
+    monkeypatch.setattr(workdir.Workdir, "log_metrics", fails)
     with pytest.raises(KeyboardInterrupt):
         train_and_evaluate(on_mesh(config, *before), tmp_path)
     monkeypatch.undo()

@@ -315,14 +315,19 @@ def ratings_of_frame(frame: Any, columns: Columns, name: str) -> tuple[Ratings, 
             f"{name}: give a table of pandas (2.2 or newer), polars or Arrow, not "
             f"{type(frame).__name__}"
         )
+    wanted = [column for column in (columns.user, columns.item, columns.rating) if column]
+    names = list(getattr(frame, "column_names", getattr(frame, "columns", wanted)))
+    for column in wanted:
+        if column not in names:
+            raise InputError(f"{name}: no column '{column}' ({shown_columns(names)})")
     with arrow_errors(name):
-        table = pa.table(frame)
-    table = table.select(_present(name, table.column_names, columns))
-    table.validate(full=True)
-    return (
-        _typed_table(name, table, columns),
-        pa.types.is_integer(table.schema.field(columns.item).type),
-    )
+        if set(names) - set(wanted):  # others may hold what Arrow does not
+            frame = frame.select(wanted) if hasattr(frame, "select") else frame[wanted]
+        table = pa.table(frame).select(wanted)
+        table.validate(full=True)
+    kind = table.schema.field(columns.item).type
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return _typed_table(name, table, columns), pa.types.is_integer(kind)
 
 
 def _typed_table(path: str | AnyPath, table: pa.Table, columns: Columns) -> Ratings:

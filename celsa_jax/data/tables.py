@@ -205,7 +205,7 @@ def csv_rows(
 
 def is_broken(text: str) -> bool:
     """Whether a text of `csv_rows` was not UTF-8."""
-    return any("\udc80" <= c <= "\udcff" for c in text)
+    return any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def _wrong_encoding(path: str | AnyPath, encoding: str, line: int | None = None) -> InputError:

@@ -55,11 +55,16 @@ class Explanation(NamedTuple):
     factors: list[tuple[int, float]]
 
 
+def as_texts(ids: Iterable, what: str) -> list[str]:
+    """A list of ids as text; InputError for one text, which would be taken apart."""
+    if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
+        raise InputError(f"{what} is a list of ids, not {ids!r}; give a list")
+    return [str(item) for item in ids]
+
+
 def as_history(history: Iterable) -> list[str]:
     """A list of ids as text; InputError for one text, which would be taken apart."""
-    if isinstance(history, str | bytes) or not isinstance(history, Iterable):
-        raise InputError(f"a history is a list of ids, not {history!r}; give a list of such lists")
-    return [str(item) for item in history]
+    return as_texts(history, "a history")
 
 
 class Recommender:
@@ -182,7 +187,7 @@ class Recommender:
         x = sp.csr_matrix((np.ones(len(items), np.float32), items, starts), shape=shape)
         among = None
         if candidates is not None:
-            among = self.positions([str(item) for item in candidates])
+            among = self.positions(as_texts(candidates, "candidates"))
             among = among[among >= 0]
         best, scores = self.recommend(x, k, filter_seen=filter_seen, candidates=among)
         return self._named(best, scores, unknown)
@@ -192,7 +197,8 @@ class Recommender:
 
         An item that the catalogue does not have has none.
         """
-        ids = as_history(item_ids)
+        check_count("k", k)
+        ids = as_texts(item_ids, "item_ids")
         positions = self.positions(ids)
         known = positions >= 0
         best, scores = np.full((len(ids), k), -1, np.int32), np.zeros((len(ids), k), np.float32)
@@ -230,7 +236,8 @@ class Recommender:
         Args:
           user_items: histories [n_users, n_items], sparse.
           among: those of the users to choose from [n_others, n_items].
-          k: users a user; where there are fewer, the rest is -1 with cosine -inf.
+          k: users a user; where there are fewer, and for a history without items, the rest is -1
+            with cosine -inf. The cosine with such a history is 0.
 
         Returns:
           Rows of `among` [n_users, k] int32, nearest first, and cosines [n_users, k] float32. Ties
@@ -248,6 +255,8 @@ class Recommender:
             products = (latent[block] @ others).toarray()
             rows[block, :n_ranked] = top_k(products, n_ranked)
             cosines[block, :n_ranked] = np.take_along_axis(products, rows[block, :n_ranked], 1)
+        nobody = np.diff(latent.indptr) == 0
+        rows[nobody], cosines[nobody] = -1, -np.inf
         return rows, cosines
 
     def explain(self, user_items: sp.spmatrix | sp.sparray, item: int) -> Explanation:
