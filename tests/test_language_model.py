@@ -63,7 +63,7 @@ class Stub:
                 pass
 
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=[0.01], daemon=True).start()
         self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
 
 
@@ -265,7 +265,7 @@ def endpoint():
                     answer(self.request)
 
         servers.append(socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler))
-        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
+        threading.Thread(target=servers[-1].serve_forever, args=[0.01], daemon=True).start()
         return f"http://127.0.0.1:{servers[-1].server_address[1]}/v1"
 
     yield make
