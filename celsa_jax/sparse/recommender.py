@@ -273,10 +273,9 @@ class Recommender:
         history = self._check(user_items).astype(np.float64)
         if history.shape[0] != 1:
             raise InputError(f"explain takes one history, not {history.shape[0]}")
-        rows = self._rows.astype(np.float64)
-        row = rows[[item]]
-        by_factor = row.multiply(history @ rows).tocsr()
-        by_item = (rows[history.indices] @ row.T).toarray()[:, 0] * history.data
+        own, row = (self._rows[of].astype(np.float64) for of in (history.indices, [item]))
+        by_factor = row.multiply(sp.csr_matrix(history.data[None]) @ own).tocsr()
+        by_item = (own @ row.T).toarray()[:, 0] * history.data
         return Explanation(
             float(by_factor.sum()),
             by_size(zip(history.indices.tolist(), by_item.tolist(), strict=True)),
