@@ -471,7 +471,7 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
         return find_segments(catalogue, n_segments, seed=self.seed)
 
     def transform(self, user_items: Matrix) -> sp.csr_matrix:
-        """The latent vectors x A of histories, CSR float32 [n_users, n_factors]."""
+        """The latent vectors x U of histories (`Recommender`), CSR float32 [n_users, n_factors]."""
         return self.recommender_.encode(self._histories(user_items))
 
     def positions(self, item_ids: Sequence) -> np.ndarray:

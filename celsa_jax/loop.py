@@ -42,7 +42,7 @@ from celsa_jax.sharding import (
     shaped,
     to_host,
 )
-from celsa_jax.sparse.retrieval import Scorer
+from celsa_jax.sparse.scores import Scorer
 from celsa_jax.starts import Start
 from celsa_jax.state import (
     Form,

@@ -4,8 +4,9 @@ Vancura et al., "Scalable Linear Shallow Autoencoder for Collaborative Filtering
 with pruned rows, "Efficient Learning of Sparse Representations from Interactions" (WWW 2026, arXiv
 2602.09935). Both have rows of unit length, A = rownorm(M * W), and scores relu(x A A^T - x), where
 the last x keeps an item from recommending itself. Here the length of a row may be learned as well,
-A = M * W, and it says how readily an item is recommended; what an item says of itself is then its
-squared length: scores are relu(x A A^T - x diag(A A^T)), which at unit length is the same.
+A = M * W. It says how readily an item is recommended, not what it says of those who have it: a
+history is encoded with the rows U at unit length, U = rownorm(A). What an item says of itself is
+then its length, and scores are relu(x U A^T - x diag(U A^T)), which at unit length is the same.
 
 A row holds its factors and its weights at them alone, so M is which factors it has.
 """
@@ -68,23 +69,28 @@ class ELSA(nnx.Module):
             return values
         return expand(values, self.columns[...], self.n_factors)
 
+    def directions(self, embeddings: jax.Array) -> jax.Array:
+        """U: the embeddings with rows of unit length, those of zeros apart."""
+        return embeddings if self.unit_rows else unit(embeddings)
+
     def products(self, embeddings: jax.Array, batch: Batch) -> jax.Array:
-        """x A A^T, [n_items, n_users], of what is seen of the histories, for A of `embeddings`."""
+        """x U A^T, [n_items, n_users], of what is seen of the histories, for A of `embeddings`."""
+        directions = self.directions(embeddings)
         if self.dense is None:
             columns, n_factors = self.columns[...], self.n_factors
             if self.layout is None:
                 columns, n_factors = renumber(columns, batch.items, n_factors, self.item_axis)
-            hidden = encode(embeddings, columns, batch, n_factors)
+            hidden = encode(directions, columns, batch, n_factors)
             hidden = _sum_along(hidden, self.item_axis)
             return decode(embeddings, columns, hidden, self.layout)
         x = batch.inputs(embeddings.shape[0])
-        hidden = _sum_along(_dense_product(embeddings, x, 0, self.dense), self.item_axis)
+        hidden = _sum_along(_dense_product(directions, x, 0, self.dense), self.item_axis)
         return _dense_product(embeddings, hidden, 1, self.dense)
 
     def scores(self, embeddings: jax.Array, batch: Batch) -> jax.Array:
-        """Training scores relu(x A A^T - x diag(A A^T)), [n_items, n_users]."""
+        """Training scores relu(x U A^T - x diag(U A^T)), [n_items, n_users]."""
         x = batch.inputs(embeddings.shape[0])
-        itself = jnp.sum(jnp.square(embeddings), axis=1, keepdims=True)
+        itself = jnp.sum(self.directions(embeddings) * embeddings, axis=1, keepdims=True)
         return jax.nn.relu(self.products(embeddings, batch) - itself * x)
 
     def __call__(self, batch: Batch) -> jax.Array:

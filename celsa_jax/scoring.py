@@ -20,12 +20,12 @@ from celsa_jax.evaluation.protocol import users_at_once
 from celsa_jax.model import ELSA
 from celsa_jax.products import Layout
 from celsa_jax.sharding import ITEM, to_host
-from celsa_jax.sparse.retrieval import Scorer
+from celsa_jax.sparse.scores import Scorer
 from celsa_jax.state import Form, TrainState
 
 
 def device_scorer(state: TrainState, form: Form, layout: Layout | None) -> Scorer:
-    """Serving scores x A A^T, computed on the device in batches of one shape.
+    """Serving scores x U A^T (`model`), computed on the device in batches of one shape.
 
     Args:
       state: whose scores these are.
@@ -57,7 +57,7 @@ def _serving_scores(
     form: Form,
     n_users: int,
 ) -> jax.Array:
-    """x A A^T, [n_rows, n_users]."""
+    """x U A^T, [n_rows, n_users]."""
     item_axis = None if form.placement is None else ITEM
 
     def score(state: TrainState, layout: Layout | None, items: jax.Array) -> jax.Array:

@@ -27,7 +27,7 @@ def warm_start(
     Items of the earlier model begin at its embeddings. Where factors belong to items, new items
     begin like those of any run (`starts.neighbours`), and known ones are offered their nearest
     items' factors, too, at a tenth of their similarity; the factors of items that are gone stay.
-    Where they do not, new items begin at the mean of their users' latent vectors, x A / |x A|. New
+    Where they do not, new items begin at the mean of their users' latent vectors, x U / |x U|. New
     rows have the median length of the earlier ones. Where that is fewer factors than k0, others
     follow, drawn at random with tiny values.
 
@@ -66,7 +66,7 @@ def warm_start(
         offered = fresh.multiply(scale[:, None]).tocsr()
         rows = rows + offered - offered.multiply(rows != 0)
     else:
-        latent = unit_rows((train.matrix @ rows).tocsr())
+        latent = unit_rows((train.matrix @ unit_rows(rows.tocsr())).tocsr())
         new = sp.diags_array((~known).astype(np.float32)) @ train.matrix.T.tocsr()
         rows = rows + length * unit_rows((new @ latent).tocsr())
         if rows.shape[1] != n_factors:

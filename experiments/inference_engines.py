@@ -16,6 +16,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from celsa_jax.sparse import Recommender, SparseEmbeddings
+from celsa_jax.sparse.rows import unit_rows
 
 _SCORES_AT_ONCE = 1 << 24
 _MAX_DENSE_BYTES = 2e9
@@ -41,6 +42,11 @@ class Catalogue:
     @functools.cached_property
     def rows(self) -> sp.csr_matrix:
         return SparseEmbeddings.load(self.path).tocsr()
+
+    @functools.cached_property
+    def directions(self) -> sp.csr_matrix:
+        """What histories are encoded with, the rows at unit length."""
+        return unit_rows(self.rows)
 
     def dense(self) -> np.ndarray:
         self.check_dense(self.rows.shape[1])
@@ -77,32 +83,34 @@ class Approximate(ExactFast):
 
 
 class ExactScipy:
-    """Plain SciPy: X A A^T, argpartition."""
+    """Plain SciPy: X U A^T, argpartition."""
 
     def __init__(self, catalogue: Catalogue):
-        self.rows = catalogue.rows
-        self.columns = self.rows.T.tocsr()
-        self.n_bytes = sum(_csr_bytes(matrix) for matrix in (self.rows, self.columns))
+        self.directions = catalogue.directions
+        self.columns = catalogue.rows.T.tocsr()
+        self.n_bytes = sum(_csr_bytes(matrix) for matrix in (self.directions, self.columns))
 
     def set_threads(self, n: int) -> None:
         """SciPy's sparse products have one."""
 
     def serve(self, histories: sp.csr_matrix, k: int) -> np.ndarray:
-        return _rank_in_blocks(lambda x: (x @ self.rows @ self.columns).toarray(), histories, k)
+        return _rank_in_blocks(
+            lambda x: (x @ self.directions @ self.columns).toarray(), histories, k
+        )
 
 
 class Dense:
     """NumPy and its BLAS: the whole matrix, dense, at the same width."""
 
     def __init__(self, catalogue: Catalogue):
-        self.vectors = catalogue.dense()
+        self.vectors, self.directions = catalogue.dense(), catalogue.directions
         self.n_bytes = self.vectors.nbytes
 
     def set_threads(self, n: int) -> None:
         """Set for all BLAS libraries by the benchmark."""
 
     def serve(self, histories: sp.csr_matrix, k: int) -> np.ndarray:
-        return _rank_in_blocks(lambda x: (x @ self.vectors) @ self.vectors.T, histories, k)
+        return _rank_in_blocks(lambda x: (x @ self.directions) @ self.vectors.T, histories, k)
 
 
 class DenseOfWidth(Dense):
@@ -112,7 +120,7 @@ class DenseOfWidth(Dense):
         catalogue.check_dense(_DENSE_WIDTH)
         rng = np.random.default_rng(0)
         shape = (catalogue.rows.shape[0], _DENSE_WIDTH)
-        self.vectors = rng.standard_normal(shape, np.float32)
+        self.vectors = self.directions = rng.standard_normal(shape, np.float32)
         self.n_bytes = self.vectors.nbytes
 
 
@@ -123,17 +131,17 @@ class SparseDotTopn:
         from sparse_dot_topn import sp_matmul_topn
 
         self.multiply = sp_matmul_topn
-        self.rows = catalogue.rows
-        self.columns = self.rows.T.tocsr()
-        self.n_bytes = sum(_csr_bytes(matrix) for matrix in (self.rows, self.columns))
+        self.directions = catalogue.directions
+        self.columns = catalogue.rows.T.tocsr()
+        self.n_bytes = sum(_csr_bytes(matrix) for matrix in (self.directions, self.columns))
         self.set_threads(1)
 
     def set_threads(self, n: int) -> None:
         self.n_threads = n
 
     def serve(self, histories: sp.csr_matrix, k: int) -> np.ndarray:
-        latent = histories @ self.rows
-        n = min(k + _longest(histories), self.rows.shape[0])
+        latent = histories @ self.directions
+        n = min(k + _longest(histories), self.directions.shape[0])
         best = self.multiply(latent, self.columns, n, sort=True, n_threads=self.n_threads)
         ranked = np.full((histories.shape[0], n), -1)
         lengths = np.diff(best.indptr)
@@ -148,7 +156,7 @@ class FaissFlat:
         import faiss
 
         self.faiss = faiss
-        self.rows = catalogue.rows
+        self.directions = catalogue.directions
         self.index = self._index(catalogue.dense())
         self.n_bytes = self.index.ntotal * self.index.d * 4
 
@@ -162,7 +170,7 @@ class FaissFlat:
 
     def serve(self, histories: sp.csr_matrix, k: int) -> np.ndarray:
         n = min(k + _longest(histories), self.index.ntotal)
-        ranked = self.index.search((histories @ self.rows).toarray(), n)[1]
+        ranked = self.index.search((histories @ self.directions).toarray(), n)[1]
         return _drop_seen(ranked, histories, k)
 
 
@@ -183,7 +191,7 @@ class Implicit:
         from implicit.cpu.topk import topk
 
         self.top_k = topk
-        self.rows = catalogue.rows
+        self.directions = catalogue.directions
         self.vectors = catalogue.dense()
         self.n_bytes = self.vectors.nbytes
         self.set_threads(1)
@@ -192,7 +200,7 @@ class Implicit:
         self.n_threads = n
 
     def serve(self, histories: sp.csr_matrix, k: int) -> np.ndarray:
-        latent = (histories @ self.rows).toarray()
+        latent = (histories @ self.directions).toarray()
         return self.top_k(
             self.vectors, latent, k, filter_query_items=histories, num_threads=self.n_threads
         )[0]

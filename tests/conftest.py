@@ -55,6 +55,13 @@ def cache_folder(tmp_path_factory):
     return folder
 
 
+def directions(dense):
+    """Rows over their lengths, in float64; rows of zeros stay."""
+    dense = np.asarray(dense, np.float64)
+    lengths = np.sqrt((dense**2).sum(axis=1, keepdims=True))
+    return dense / np.where(lengths > 0, lengths, 1)
+
+
 def small() -> ConfigDict:
     """A run of a second or two on synthetic data, from neighbours; nothing is left open."""
     config = default_config()

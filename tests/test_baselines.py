@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from conftest import directions
 from launch import WITHOUT_JAX, program
 from test_cli import assert_fails
 
@@ -455,7 +456,9 @@ def test_program_judges_all_methods_and_compressions(flags, tmp_path, small_conf
     assert rows["pruned_ease", 16]["l2"] == 20
     for row in rows.values():
         assert 0 <= row["ndcg@100"] <= 1
-    best = metrics_by_loop(lambda history: dense[::-1] @ dense[::-1][history].sum(axis=0), split, 0)
+    dense = dense[::-1]
+    unit = directions(dense)
+    best = metrics_by_loop(lambda history: dense @ unit[history].sum(axis=0), split, 0)
     assert rows["dense", 24]["ndcg@100"] == pytest.approx(best["ndcg@100"], abs=1e-6)
     assert any(line.startswith("| pruned_ease, l2 = 20 |") for line in done.stdout.splitlines())
 

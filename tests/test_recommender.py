@@ -5,6 +5,7 @@ import threading
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from conftest import directions
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -25,7 +26,7 @@ def reference(dense, histories, k, filter_seen=True, candidates=None):
     items = np.full((len(histories), k), -1)
     scores = np.full((len(histories), k), -np.inf)
     for user, x in enumerate(histories):
-        score = dense @ (dense.T @ x)
+        score = dense @ (directions(dense).T @ x)
         admissible = [
             i
             for i in range(len(dense))
@@ -39,10 +40,15 @@ def reference(dense, histories, k, filter_seen=True, candidates=None):
 
 @st.composite
 def eighths(draw):
-    """Embeddings in multiples of 1/8, so that float32 sums are exact and ties common."""
+    """Rows of nothing, one or four equal magnitudes, all powers of 2, and so are their lengths:
+    float32 sums are exact and ties common."""
     n_items, n_factors = draw(st.integers(1, 40)), draw(st.integers(1, 12))
-    values = st.sampled_from([0, 0, 0, 0, 1, 2, 4, -1, -3, 8])
-    dense = draw(hnp.arrays(np.float32, (n_items, n_factors), elements=values)) / 8
+    rng = np.random.default_rng(draw(st.integers(0, 1 << 20)))
+    dense = np.zeros((n_items, n_factors), np.float32)
+    for row in dense:
+        n = rng.choice([0, 1, 4] if n_factors > 3 else [0, 1])
+        signs = rng.choice([-1, 1], n) * rng.choice([0.125, 0.25, 1])
+        row[rng.permutation(n_factors)[:n]] = signs
     # Both sides of the bound between lists and rows, and of a group of lanes.
     n_users = draw(st.sampled_from([1, 2, 9, 17, 70]))
     rows = draw(hnp.arrays(np.float32, (3, n_items), elements=st.sampled_from([0, 0, 1])))
@@ -121,12 +127,13 @@ def test_catalogues_of_many_tiles_and_blocks(n_users):
     n_items = 70_000
     rng = np.random.default_rng(2)
     dense = np.zeros((n_items, 4), np.float32)
-    dense[np.arange(n_items), rng.integers(0, 4, n_items)] = rng.integers(-4, 5, n_items) / 4
+    values = rng.choice([-1, -0.5, 0, 0.25, 1], n_items)
+    dense[np.arange(n_items), rng.integers(0, 4, n_items)] = values
     histories = random_histories(n_users, n_items, 30)
     recommender = Recommender(SparseEmbeddings.from_dense(dense), engine="numba")
     for k in (10, 3000):
         items, scores = recommender.recommend(histories, k)
-        exact = (histories @ dense.astype(np.float64)) @ dense.T.astype(np.float64)
+        exact = (histories @ directions(dense)) @ dense.T.astype(np.float64)
         exact[histories.nonzero()] = -np.inf
         expected = np.argsort(-exact, axis=1, kind="stable")[:, :k]
         np.testing.assert_array_equal(items, expected)
@@ -193,20 +200,19 @@ def test_histories_of_any_kind(engine):
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("asked", [[7, 3], np.arange(5, 25)])
 def test_similar_items_are_cosines_and_begin_with_the_item(engine, form, asked):
-    """Whatever the norms of the rows; the recommendations count these as before."""
+    """Whatever the lengths of the rows, which count in recommendations: of those who may come."""
     dense = random_embeddings(80, 32, 6) * np.geomspace(0.05, 20, 80, dtype=np.float32)[:, None]
     dense[50] = 0
     stored = SparseEmbeddings.from_dense(dense, format=form)
     recommender = Recommender(stored, engine=engine)
     items, scores = recommender.similar_items(asked, 5)
-    unit = stored.tocsr().toarray().astype(np.float64)
-    unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-9)
+    unit = directions(stored.tocsr().toarray())
     cosine = unit[asked] @ unit.T
     np.testing.assert_array_equal(items[:, 0], asked)
     np.testing.assert_array_equal(items, np.argsort(-cosine, axis=1)[:, :5])
     np.testing.assert_allclose(scores, -np.sort(-cosine, axis=1)[:, :5], atol=1e-6)
     histories = sp.csr_matrix(np.eye(80, dtype=np.float32)[asked])
-    products = -np.sort(-(histories @ stored.tocsr() @ stored.tocsr().T).toarray(), axis=1)
+    products = -np.sort(-(histories @ unit @ stored.tocsr().T.toarray()), axis=1)
     found = recommender.recommend(histories, 5, filter_seen=False)[1]
     np.testing.assert_allclose(found, products[:, :5], rtol=1e-5)
     np.testing.assert_array_equal(recommender.similar_items([50], 3)[1], 0)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from conftest import directions
 from test_segments import random_rows
 
 from celsa_jax.errors import InputError
@@ -33,7 +34,7 @@ def products():
 def ranked_by_loop(product, dense, history, n_members, far_off=False):
     """(score, segment, unseen members) of those that are positive and have enough, best first."""
     seen = history.toarray()[0] > 0
-    latent = history.toarray()[0] @ dense
+    latent = history.toarray()[0] @ directions(dense)
     result = []
     for at, vector in enumerate(product.segments.vectors.toarray()):
         inside = product.segments[at].items
@@ -95,7 +96,7 @@ def test_homepages_are_those_of_a_loop(
     n_members = n_items if members_only else (n_items + 1) // 2
     n_filled = 0
     for user in range(8):
-        scores = dense @ (histories[user].toarray()[0] @ dense)
+        scores = dense @ (histories[user].toarray()[0] @ directions(dense))
         seen = histories[user].toarray()[0] > 0
         expected = [(FOR_YOU, best(np.flatnonzero(~seen), scores)[:n_items])] if for_you else []
         for _, at, members in ranked_by_loop(
@@ -177,17 +178,19 @@ def test_an_explanation_adds_up_to_the_score(products):
         history = histories[[user]]
         why = product.explain(history, item)
         x = history.toarray()[0].astype(np.float64)
-        score = x @ dense.astype(np.float64) @ dense[item]
+        score = x @ directions(dense) @ dense[item]
         assert why.score == pytest.approx(score, abs=1e-6)
         assert sum(part for _, part in why.segments) == pytest.approx(score, abs=1e-6)
         assert sum(part for _, part in why.history) == pytest.approx(score, abs=1e-6)
         for position, part in why.history:
-            assert part == pytest.approx(x[position] * dense[position] @ dense[item], abs=1e-6)
+            assert part == pytest.approx(
+                x[position] * directions(dense)[position] @ dense[item], abs=1e-6
+            )
         by_segment = dict.fromkeys([*product.segments.names, OTHER], 0.0)
         for factor, weight in enumerate(dense[item]):
             towards = product.segments.vectors.toarray()[:, factor] * np.sign(weight)
             owner = product.segments.names[towards.argmax()] if towards.max() > 0 else OTHER
-            by_segment[owner] += (x @ dense[:, factor]) * weight
+            by_segment[owner] += (x @ directions(dense)[:, factor]) * weight
         for name, part in why.segments:
             assert part == pytest.approx(by_segment[name], abs=1e-5)
         others += OTHER in dict(why.segments)
@@ -196,13 +199,12 @@ def test_an_explanation_adds_up_to_the_score(products):
 
 def test_activations_are_the_latent_vector_by_size(products):
     product, dense, histories = products
-    dense = dense.astype(np.float64)
     for user in range(8):
         found = product.activations(histories[[user]])
-        latent = histories[user].toarray()[0] @ dense
+        latent = histories[user].toarray()[0] @ directions(dense)
         expected = sorted(np.flatnonzero(latent), key=lambda f: (-abs(latent[f]), f))
         assert found.factors.tolist() == expected
-        np.testing.assert_allclose(found.values, latent[expected], atol=1e-9)
+        np.testing.assert_allclose(found.values, latent[expected], atol=1e-6)
         towards = product.segments.vectors.toarray()[:, found.factors] * np.sign(found.values)
         owners = np.where(towards.max(axis=0) > 0, towards.argmax(axis=0), -1)
         assert found.segments.tolist() == owners.tolist()

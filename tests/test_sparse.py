@@ -172,7 +172,9 @@ def test_int4_is_served_at_any_width(engine, n_users, n_factors):
     stored = of_rows(n_factors, rows)
     histories = sp.random_array((n_users, 60), density=0.2, rng=rng).tocsr().astype(np.float32)
     matrix = stored.tocsr().astype(np.float64)
-    exact = (histories @ matrix @ matrix.T).toarray()
+    lengths = np.sqrt(np.asarray(matrix.power(2).sum(axis=1)).ravel())
+    weighted = histories @ sp.diags_array(1 / np.where(lengths > 0, lengths, 1))
+    exact = (weighted @ matrix @ matrix.T).toarray()
     recommender = Recommender(stored, engine=engine)
     for candidates in (np.arange(60), np.arange(3, 50)):
         given = None if len(candidates) == 60 else candidates

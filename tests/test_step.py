@@ -113,8 +113,8 @@ def numpy_training(problem, form, given, batches=(0, 1, 2), pruned_to=None):
             mask = top(np.where(used, np.abs(weights), -1), given.nnz) & used
         arrays = [np.where(mask, weights, 0), seen, users[rows], counts]
         n_real = (rows < N_USERS).sum()
-        arrays = [a.astype(np.float32) for a in arrays]
-        losses[at], grad = plain_loss_and_grad(*arrays, form.unit_rows)
+        with jax.enable_x64(True):
+            losses[at], grad = plain_loss_and_grad(*arrays, form.unit_rows)
         grad = np.where(mask, np.asarray(grad, np.float64), 0) / n_real
         b1, count = given.b1, step + 1
         row = np.isin(np.arange(N_ITEMS), drawn)[:, None]

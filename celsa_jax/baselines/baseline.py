@@ -11,7 +11,7 @@ import scipy.sparse as sp
 
 from celsa_jax.errors import InputError
 from celsa_jax.sparse.npz import bytes_per_item
-from celsa_jax.sparse.retrieval import Scorer, scorer
+from celsa_jax.sparse.scores import Scorer, scorer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ def weights_baseline(weights: np.ndarray | sp.csr_matrix) -> Baseline:
 
 
 def embeddings_baseline(embeddings: np.ndarray | sp.csr_matrix) -> Baseline:
-    """Scores x A A^T of embeddings A, [n_items, n_factors] dense or CSR."""
+    """Scores x A A^T of embeddings of unit length A, [n_items, n_factors] dense or CSR."""
     return Baseline(scorer(embeddings), bytes_per_item(embeddings))
 
 

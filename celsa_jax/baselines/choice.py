@@ -5,7 +5,7 @@ from __future__ import annotations
 from celsa_jax.data import Split
 from celsa_jax.errors import InputError
 from celsa_jax.evaluation import evaluate
-from celsa_jax.sparse.retrieval import Scorer
+from celsa_jax.sparse.scores import Scorer
 
 CHOSEN_BY = "ndcg@100"
 

@@ -334,9 +334,14 @@ def _check_k(k: int) -> None:
 
 
 def _summed(rows: Rows, counts: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """The latent vector of a history: factors, ascending, and float32 values other than 0."""
+    """The latent vector of a history: factors, ascending, and float32 values other than 0.
+
+    Rows count by their direction alone, as in `Recommender`.
+    """
     factors, at = np.unique(rows.factors, return_inverse=True)
-    weighted = rows.values * np.repeat(counts, rows.lengths)
+    owner = np.repeat(np.arange(len(rows.lengths)), rows.lengths)
+    norms = np.sqrt(np.bincount(owner, np.square(rows.values, dtype=np.float64), len(counts)))
+    weighted = rows.values * (counts / np.where(norms > 0, norms, 1))[owner]
     values = np.bincount(at, weighted, len(factors)).astype(np.float32)
     return factors[values != 0], values[values != 0]
 

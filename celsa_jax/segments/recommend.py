@@ -47,11 +47,11 @@ class Explanation:
     """Why an item has its score: two exact sums, each over float64 parts.
 
     Attributes:
-      score: the item's score for the user, x A A_i^T.
+      score: the item's score for the user, x U A_i^T (`celsa_jax.sparse.Recommender`).
       segments: (name, part) by size of the part; the part of a factor goes to the segment with the
         largest weight at that factor with the item's sign, to "other" if none has the sign there.
         A part below 0 speaks against the item. Parts of exactly 0 are left out, here and below.
-      history: (item position, part) by size of the part: x_j A_j A_i^T for each item j.
+      history: (item position, part) by size of the part: x_j U_j A_i^T for each item j.
     """
 
     score: float
@@ -89,7 +89,7 @@ class _Rules(NamedTuple):
 
 
 class SegmentRecommender:
-    """Scores segments and items by one product, x A (arXiv 2602.09935).
+    """Scores segments and items by one product, x U (arXiv 2602.09935).
 
     Args:
       recommender: over the catalogue.
@@ -121,7 +121,7 @@ class SegmentRecommender:
     def recommend_segments(
         self, user_items: sp.spmatrix | sp.sparray, k: int = 10, *, n_items: int = 10
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The k segments that score highest, x A V^T, among those that can fill a row.
+        """The k segments that score highest, x U V^T, among those that can fill a row.
 
         Only positive scores count, and only segments of which the user has not seen at least half
         as many members as a row has items (those that `homepage` would show).
@@ -193,7 +193,7 @@ class SegmentRecommender:
         ]
 
     def activations(self, user_items: sp.spmatrix | sp.sparray) -> Activations:
-        """The latent vector x A of one user, and the segments that its factors speak for.
+        """The latent vector x U of one user, and the segments that its factors speak for.
 
         Args:
           user_items: one history [1, n_items of the catalogue], sparse.
@@ -201,7 +201,7 @@ class SegmentRecommender:
         Raises:
           InputError: more than one history.
         """
-        values = self._latent(user_items, "activations")
+        values = (self._history(user_items, "activations") @ self._rows).toarray()[0]
         factors = np.argsort(-np.abs(values), kind="stable")[: np.count_nonzero(values)]
         values = values[factors]
         factor_ids = self.recommender.embeddings.factor_ids
@@ -222,9 +222,9 @@ class SegmentRecommender:
         is_position = isinstance(item, int | np.integer) and not isinstance(item, bool)
         if not is_position or not 0 <= item < n_items:
             raise InputError(f"{item!r} is no item position; positions are 0 to {n_items - 1}")
-        latent = self._latent(user_items, "explain")
-        history = user_items.tocsr().astype(np.float64)
+        history = self._history(user_items, "explain")
         history.sum_duplicates()
+        latent = (history @ self._rows).toarray()[0]
         weights = self._rows[[item]]
         parts = latent[weights.indices] * weights.data
         owners = self._owners(weights.indices, weights.data)
@@ -234,12 +234,11 @@ class SegmentRecommender:
         by_history = zip(history.indices.tolist(), products.tolist(), strict=True)
         return Explanation(float(parts.sum()), by_size(by_segment), by_size(by_history))
 
-    def _latent(self, user_items: sp.spmatrix | sp.sparray, caller: str) -> np.ndarray:
-        """[n_factors] float64, x A of one history."""
+    def _history(self, user_items: sp.spmatrix | sp.sparray, caller: str) -> sp.csr_matrix:
+        """One history as float64 weights of rows (`Recommender.by_direction`)."""
         if user_items.shape[0] != 1:
             raise InputError(f"{caller} takes one history, not {user_items.shape[0]}")
-        self.recommender.encode(user_items)  # checks the history
-        return (user_items.tocsr().astype(np.float64) @ self._rows).toarray()[0]
+        return self.recommender.by_direction(user_items).astype(np.float64)
 
     def _owners(self, factors: np.ndarray, values: np.ndarray) -> np.ndarray:
         """The segment of each factor with the sign of its value; -1 for none."""

@@ -37,8 +37,8 @@ class Segments:
 
     Attributes:
       segments: each item with weights is in exactly one of them.
-      vectors: CSR [n_segments, n_factors] float32, rows of unit length: x A V^T scores segments as
-        x A A^T scores items (arXiv 2602.09935).
+      vectors: CSR [n_segments, n_factors] float32, rows of unit length: x U V^T scores segments as
+        x U A^T scores items (arXiv 2602.09935).
       item_ids: [n_items] text ids.
     """
 

@@ -16,7 +16,7 @@ import scipy.sparse as sp
 
 from celsa_jax.files import naming
 from celsa_jax.sparse.embeddings import SparseEmbeddings
-from celsa_jax.sparse.formats import Rows, unit_scale
+from celsa_jax.sparse.formats import Rows, inverse_lengths, unit_scale
 from celsa_jax.sparse.retrieval import top_k
 from celsa_jax.sparse.threads import in_threads, n_cores
 
@@ -30,14 +30,15 @@ class Request(NamedTuple):
     """What an engine is asked.
 
     Attributes:
-      history: CSR [n_users, n_items], sorted int32 columns, finite float32 values.
+      history: CSR [n_users, n_items], sorted int32 columns, finite float32 values, which weigh the
+        rows of A as they are.
       seen: CSR [n_users, n_candidates], sorted columns; what must not be recommended.
       k: items a user, at most the number of candidates.
       candidates: ascending positions of the items to choose from; None for all.
       query_factors: without candidates: only this many of a user's strongest factors find
         `OVERSAMPLING` k items, which are then scored exactly; None for all.
       n_threads: threads over users.
-      unit_rows: score with the rows of A scaled to unit length, as if they were stored so.
+      unit_rows: scores are products with the rows of A at unit length.
     """
 
     history: sp.csr_matrix
@@ -50,16 +51,17 @@ class Request(NamedTuple):
 
 
 class ScipyEngine:
-    """The reference: x A A^T by sparse products over the decoded matrix."""
+    """The reference: sparse products over the decoded matrix."""
 
     def __init__(self, embeddings: SparseEmbeddings):
         self.rows = embeddings.tocsr()
         self.columns = self.rows.T.tocsr()  # the transpose by rows is A by columns
 
     @functools.cached_property
-    def unit_scale(self) -> np.ndarray:
-        """[n_items] float32, the scale that makes the rows unit."""
-        return unit_scale(Rows(self.rows.indptr, self.rows.indices, self.rows.data, None, None))
+    def inverse_lengths(self) -> np.ndarray:
+        """[n_items] float32, 1 over the length of each row of A."""
+        rows = Rows(self.rows.indptr, self.rows.indices, self.rows.data, None, None)
+        return inverse_lengths(rows)
 
     @property
     def nbytes(self) -> int:
@@ -72,9 +74,7 @@ class ScipyEngine:
         columns = self.columns if candidates is None else self.columns[:, candidates]
         scale = None
         if unit_rows:
-            weights = history.data * self.unit_scale[history.indices]
-            history = sp.csr_matrix((weights, history.indices, history.indptr), history.shape)
-            scale = self.unit_scale if candidates is None else self.unit_scale[candidates]
+            scale = self.inverse_lengths if candidates is None else self.inverse_lengths[candidates]
         at_once = max(1, _SCORES_AT_ONCE // seen.shape[1])
 
         def scores_of(latent: sp.csr_matrix, excluded: sp.csr_matrix) -> np.ndarray:
@@ -131,8 +131,12 @@ class NumbaEngine:
         return lists
 
     @functools.cached_property
-    def unit_scale(self) -> np.ndarray:
-        """[n_items] float32, the scale that makes the rows unit."""
+    def inverse_lengths(self) -> np.ndarray:
+        """[n_items] float32, 1 over the length of each row of A."""
+        return inverse_lengths(self.rows)
+
+    @functools.cached_property
+    def _unit_scale(self) -> np.ndarray:
         return unit_scale(self.rows)
 
     @property
@@ -143,7 +147,9 @@ class NumbaEngine:
 
     def rank(self, request: Request) -> tuple[np.ndarray, np.ndarray]:
         history, seen, k, candidates, query_factors, n_threads, unit_rows = request
-        rows = self.rows._replace(scale=self.unit_scale) if unit_rows else self.rows
+        rows, scored = self.rows, self.rows
+        if unit_rows:
+            scored = self.rows._replace(scale=self._unit_scale)
         n_users = history.shape[0]
         arrays = (history.indptr.astype(np.int64), history.indices, history.data)
         excluded = (seen.indptr.astype(np.int64), seen.indices)
@@ -152,7 +158,7 @@ class NumbaEngine:
         n_strongest = query_factors or self.n_factors
         pool = min(OVERSAMPLING * k, seen.shape[1]) if query_factors else k
         lists = self.lists if by_lists else None
-        scored = rows if candidates is None else _take_rows(rows, candidates)
+        scored = scored if candidates is None else _take_rows(scored, candidates)
         items = np.empty((n_users, k), np.int32)
         scores = np.empty((n_users, k), np.float32)
 
@@ -166,7 +172,7 @@ class NumbaEngine:
             keys = np.empty((users[1] - first, 2 * pool + 64), np.uint64)
             if by_lists:
                 self.kernels.recommend_by_lists(
-                    rows, lists, histories, *users, n_strongest, pool, k, keys
+                    rows, scored, lists, histories, *users, n_strongest, pool, k, keys
                 )
             else:
                 self.kernels.recommend_by_rows(
@@ -182,7 +188,7 @@ class NumbaEngine:
 
 
 def encode(history: sp.csr_matrix, rows: sp.csr_matrix) -> sp.csr_matrix:
-    """Latent vectors x A, with sorted factors."""
+    """Latent vectors, sums of weighted rows, with sorted factors."""
     latent = history @ rows
     latent.eliminate_zeros()
     latent.sort_indices()

@@ -178,6 +178,14 @@ def unit_scale(rows: Rows) -> np.ndarray:
     return scale
 
 
+def inverse_lengths(rows: Rows) -> np.ndarray:
+    """[n_rows] float32, 1 over the length of each row as it is scaled; 0 for rows of zeros."""
+    inverse = unit_scale(rows)
+    if rows.scale is None:
+        return inverse
+    return np.divide(inverse, rows.scale, out=np.zeros_like(inverse), where=rows.scale > 0)
+
+
 def _unpack_words(
     words: np.ndarray, codebook: np.ndarray, starts: np.ndarray, n_factors: int
 ) -> Rows:

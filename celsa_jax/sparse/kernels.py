@@ -110,7 +110,7 @@ def recommend_by_rows(rows, scored, histories, first, last, n_factors, k, keys):
 
 
 @_compiled
-def recommend_by_lists(rows, lists, histories, first, last, n_strongest, pool, k, keys):
+def recommend_by_lists(rows, scored, lists, histories, first, last, n_strongest, pool, k, keys):
     """The best items for users [first, last), one after the other, by their active lists.
 
     Where a user has more than `n_strongest` active factors, the `pool` best items by the strongest
@@ -136,14 +136,14 @@ def recommend_by_lists(rows, lists, histories, first, last, n_strongest, pool, k
         for block in range(len(lists.starts)):
             low = block * BLOCK
             tile = scores[: min(BLOCK, n_items - low)]
-            _score_lists(tile, latent, active, lists, block, rows)
+            _score_lists(tile, latent, active, lists, block, scored)
             _mask_seen(tile[:, 0], histories, user, low)
             if block == 0:
                 _raise_threshold(tile, n_wanted, threshold)
             count = _collect_one(tile, low, n_wanted, user_keys, count, threshold)
         if cut:
             count = _finish(user_keys[0], count, n_wanted)
-            _rescore(user_keys[0, :count], latent, rows)
+            _rescore(user_keys[0, :count], latent, scored)
         _finish(user_keys[0], count, k)
 
 
@@ -172,7 +172,7 @@ def _row_scale(scale, i):
 
 @_compiled
 def _encode(latent, histories, user, rows):
-    """latent [n_factors] += x A of one user."""
+    """latent [n_factors] += the weighted rows of one user."""
     for p in range(histories.indptr[user], histories.indptr[user + 1]):
         i = histories.indices[p]
         weight = histories.weights[p] * _row_scale(rows.scale, i)

@@ -44,10 +44,10 @@ class Explanation(NamedTuple):
     """What a score is made of: two exact sums, each over float64 parts.
 
     Attributes:
-      score: the item's score for the user, x A A_i^T.
-      history: (item position, part) by size of the part: x_j A_j A_i^T for each item j. A part
+      score: the item's score for the user, x U A_i^T.
+      history: (item position, part) by size of the part: x_j U_j A_i^T for each item j. A part
         below 0 speaks against the item; parts of exactly 0 are left out, here and below.
-      factors: (factor, part) by size of the part: (x A)_f A_if.
+      factors: (factor, part) by size of the part: (x U)_f A_if.
     """
 
     score: float
@@ -68,7 +68,10 @@ def as_history(history: Iterable) -> list[str]:
 
 
 class Recommender:
-    """Ranks the catalogue for histories x by the scores x A A^T (arXiv 2602.09935).
+    """Ranks the catalogue for histories x by the scores x U A^T (arXiv 2602.09935).
+
+    U is A with rows of unit length: the length of an item's row says how readily it is recommended,
+    not what it says of those who have it. At unit length this is the paper's x A A^T.
 
     A user needs a history, not a training run. Results do not depend on the company in which a
     user is scored nor on the number of threads; equal scores go to the lower item position.
@@ -231,7 +234,7 @@ class Recommender:
         among: sp.spmatrix | sp.sparray,
         k: int = 10,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The users whose latent vectors x A are nearest.
+        """The users whose latent vectors x U are nearest.
 
         Args:
           user_items: histories [n_users, n_items], sparse.
@@ -270,7 +273,7 @@ class Recommender:
           InputError: more than one history, or no such item.
         """
         [item] = self._check_positions(np.array([item]), "item")
-        history = self._check(user_items).astype(np.float64)
+        history = self.by_direction(user_items).astype(np.float64)
         if history.shape[0] != 1:
             raise InputError(f"explain takes one history, not {history.shape[0]}")
         own, row = (self._rows[of].astype(np.float64) for of in (history.indices, [item]))
@@ -283,8 +286,18 @@ class Recommender:
         )
 
     def encode(self, user_items: sp.spmatrix | sp.sparray) -> sp.csr_matrix:
-        """The latent vectors x A of histories: CSR [n_users, n_factors] float32, factors sorted."""
-        return encode(self._check(user_items), self._rows)
+        """The latent vectors x U of histories: CSR [n_users, n_factors] float32, factors sorted."""
+        return encode(self.by_direction(user_items), self._rows)
+
+    def by_direction(self, user_items: sp.spmatrix | sp.sparray) -> sp.csr_matrix:
+        """Histories x over the lengths of the items' rows, so that their product with A is x U.
+
+        Raises:
+          InputError: as of `recommend`.
+        """
+        history = self._check(user_items)
+        values = history.data * self._engine.inverse_lengths[history.indices]
+        return sp.csr_matrix((values, history.indices, history.indptr), history.shape)
 
     def warm_up(self) -> None:
         """Builds and compiles ahead what the first requests would wait for."""
@@ -301,7 +314,7 @@ class Recommender:
         unit_rows: bool = False,
     ) -> tuple[np.ndarray, np.ndarray]:
         """As `recommend`; with `unit_rows` as if all rows were of unit length."""
-        history = self._check(user_items)
+        history = self.by_direction(user_items)
         check_k(k, history.shape[0], self.embeddings.n_items)
         query_factors = self.query_factors
         seen = history if filter_seen else sp.csr_matrix(history.shape, dtype=np.float32)

@@ -1,36 +1,8 @@
-"""Scores of all items for histories, and the best of them."""
+"""The best of scores."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
-import scipy.sparse as sp
-
-Scorer = Callable[[sp.csr_matrix], np.ndarray]
-
-
-def scorer(embeddings: sp.spmatrix | np.ndarray) -> Scorer:
-    """The serving scores x A A^T of histories x.
-
-    Args:
-      embeddings: A, items x factors, sparse or dense.
-
-    Returns:
-      A function from a CSR matrix of histories [n_users, n_items] to scores of the same shape,
-      dense float32. Seen items keep their scores; the caller excludes them.
-
-    Example:
-      >>> import numpy as np, scipy.sparse as sp
-      >>> score = scorer(np.array([[1, 0], [0.6, 0.8], [0, 1]]))
-      >>> score(sp.csr_matrix([[0, 0, 1]], dtype=np.float32))
-      array([[0. , 0.8, 1. ]], dtype=float32)
-    """
-    if not sp.issparse(embeddings):
-        dense = np.asarray(embeddings, np.float32)
-        return lambda history: (history @ dense) @ dense.T
-    rows, columns = sp.csr_matrix(embeddings), sp.csr_matrix(embeddings.T)
-    return lambda history: (history @ rows @ columns).toarray()
 
 
 def top_k(scores: np.ndarray, k: int) -> np.ndarray:

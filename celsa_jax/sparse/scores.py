@@ -1,0 +1,40 @@
+"""Scores of all items for histories."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import scipy.sparse as sp
+
+from celsa_jax.sparse.rows import unit_rows
+
+Scorer = Callable[[sp.csr_matrix], np.ndarray]
+
+
+def scorer(embeddings: sp.spmatrix | np.ndarray) -> Scorer:
+    """The serving scores x U A^T of histories x.
+
+    U is A with rows of unit length: what an item says of those who have it does not depend on how
+    readily it is recommended.
+
+    Args:
+      embeddings: A, items x factors, sparse or dense.
+
+    Returns:
+      A function from a CSR matrix of histories [n_users, n_items] to scores of the same shape,
+      dense float32. Seen items keep their scores; the caller excludes them.
+
+    Example:
+      >>> import numpy as np, scipy.sparse as sp
+      >>> score = scorer(np.array([[1, 0], [0.6, 0.8], [0, 1]]))
+      >>> score(sp.csr_matrix([[0, 0, 1]], dtype=np.float32))
+      array([[0. , 0.8, 1. ]], dtype=float32)
+    """
+    if not sp.issparse(embeddings):
+        dense = np.asarray(embeddings, np.float32)
+        lengths = np.linalg.norm(dense, axis=1, keepdims=True)
+        directions = np.divide(dense, lengths, out=np.zeros_like(dense), where=lengths > 0)
+        return lambda history: (history @ directions) @ dense.T
+    directions, columns = unit_rows(sp.csr_matrix(embeddings)), sp.csr_matrix(embeddings.T)
+    return lambda history: (history @ directions @ columns).toarray()
