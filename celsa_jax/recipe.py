@@ -18,7 +18,7 @@ _RATE = 0.01
 _MANY = 16.0  # interactions of an item in the mean
 _LEAST_BATCH, _LARGEST_BATCH = 24, 1024
 _SMALL = 150_000  # interactions
-_LONG, _SHORT = 50, 25  # interactions of a user in the mean
+_LONG, _SHORT = 50, 15  # interactions of a user in the mean
 _ENOUGH = 35  # of these, for lengths of embeddings to be learned of items with few
 _GOING_ON = 0.2  # of the rate, where training goes on from learned embeddings
 
@@ -34,8 +34,8 @@ def choices(matrix: sp.csr_matrix) -> dict[str, float | str]:
       proportion: the start is then the better model, and training may not go far from it.
     - The lengths of embeddings are learned, unless both items and users have few interactions:
       what is popular in short histories says little of longer ones then.
-    - Half of a history is left out of the input; 0.8 of those of 25 to 50 interactions, and more
-      of those below 12.5.
+    - Half of a history is left out of the input; 0.8 of those of 15 to 50 interactions, and
+      1 - length / 25 below 12.5.
     - Small data of many interactions an item are trained on for more epochs, and with at least 0.7
       left out, as they overfit otherwise.
     """
@@ -44,7 +44,7 @@ def choices(matrix: sp.csr_matrix) -> dict[str, float | str]:
     batch = min(n_users / max(of_item, _MANY), _LARGEST_BATCH)
     batch = max(_LEAST_BATCH, round(batch / 8) * 8)
     more = of_item >= _MANY and matrix.nnz < _SMALL
-    dropout = 0.8 if _SHORT <= length < _LONG else max(0.7 if more else 0.5, 1 - length / _SHORT)
+    dropout = 0.8 if _SHORT <= length < _LONG else max(0.7 if more else 0.5, 1 - length / 25)
     return {
         "model.norms": "learned" if of_item >= _MANY or length >= _ENOUGH else "unit",
         "train.batch_size": batch,

@@ -20,12 +20,13 @@ def users_of(n_users, n_items, length):
     ("sizes", "rule"),
     [
         # n_users, n_items, interactions a user; items have n_users * length / n_items.
-        ((1000, 1250, 20), ("learned", 64, 0.01, 20, 10, 0.7)),  # 16 an item, small data
-        ((1000, 1280, 20), ("unit", 64, 0.01, 10, 5, 0.5)),  # 15.6 an item, short histories
+        ((1000, 1250, 20), ("learned", 64, 0.01, 20, 10, 0.8)),  # 16 an item, small data
+        ((1000, 1280, 20), ("unit", 64, 0.01, 10, 5, 0.8)),  # 15.6 an item, short histories
         ((1000, 4000, 50), ("learned", 64, 0.008, 10, 5, 0.5)),  # 12.5 an item, long ones
         ((1000, 4000, 35), ("learned", 64, 0.0056, 10, 5, 0.8)),  # 8.75 an item, long enough
         ((1000, 4000, 34), ("unit", 64, 0.0054, 10, 5, 0.8)),
-        ((1000, 1250, 25), ("learned", 48, 0.0096, 20, 10, 0.8)),  # small data, and histories of 25
+        ((1000, 800, 14), ("learned", 56, 0.0098, 20, 10, 0.7)),  # small data, shorter ones
+        ((9000, 9000, 14), ("unit", 560, 0.0087, 10, 5, 0.5)),
         ((1000, 1000, 5), ("unit", 64, 0.0032, 10, 5, 0.8)),
         ((3000, 500, 5), ("learned", 96, 0.0096, 20, 10, 0.8)),
         ((20_000, 4000, 10), ("learned", 400, 0.01, 10, 5, 0.6)),  # 50 an item, 200,000
