@@ -55,13 +55,11 @@ class Layout(NamedTuple):
         one past the last place for none.
       items: int32 [n_blocks, block], the items of these places; 0 for none.
       factors: int32 [n_blocks], of each block, ascending; n_factors for blocks not in use.
-      width: int32 [1], places of a row up to the last that any item uses.
     """
 
     entries: Array
     items: Array
     factors: Array
-    width: Array
 
 
 def make_layout(columns: np.ndarray, n_factors: int) -> Layout:
@@ -82,9 +80,7 @@ def make_layout(columns: np.ndarray, n_factors: int) -> Layout:
     items = np.where(entries < columns.size, entries // columns.shape[1], 0).astype(np.int32)
     factors = np.full(len(entries), n_factors, np.int32)
     factors[: n_blocks.sum()] = np.repeat(np.arange(n_factors), n_blocks)
-    last = np.where(used, np.arange(1, columns.shape[1] + 1), 0)
-    width = np.array([last.max(initial=0)], np.int32)
-    return Layout(entries, items, factors, width)
+    return Layout(entries, items, factors)
 
 
 def capacity(k: int, n_factors: int, dense: bool) -> int:
@@ -186,7 +182,7 @@ def decode(
 
     def add(columns: jax.Array, values: jax.Array, total: jax.Array) -> jax.Array:
         for i in range(_TURN):
-            total += values[:, i, None] * _rows(hidden, columns[:, i])
+            total += values[:, i, None] * _rows(hidden, jnp.minimum(columns[:, i], n_factors - 1))
         return total
 
     n_factors = hidden.shape[0]
@@ -194,7 +190,7 @@ def decode(
     with jax.named_scope("decode"):
         # Places of no factor read any row, and add nothing of it.
         values = jnp.where(columns < n_factors, values, 0)
-        return _in_turns(add, start, jnp.minimum(columns, n_factors - 1), values, layout)
+        return _in_turns(add, start, columns, values, n_factors)
 
 
 def _decode_forward(values, columns, hidden, layout):
@@ -203,7 +199,7 @@ def _decode_forward(values, columns, hidden, layout):
 
 def _decode_backward(saved, given):
     values, columns, hidden, layout = saved
-    grad = _products_of_rows(given, columns, hidden, layout)
+    grad = _products_of_rows(given, columns, hidden)
     if layout is None:
         hidden_grad = _scatter(values, columns, given, hidden.shape[0])
     else:
@@ -233,13 +229,11 @@ def _scatter(values: jax.Array, columns: jax.Array, given: jax.Array, n_factors:
         return total.at[columns].add(values[:, :, None] * given[:, None, :], mode="drop")
 
     start = jnp.zeros((n_factors, given.shape[1]), values.dtype)
-    return _in_turns(add, start, columns, values, None)
+    return _in_turns(add, start, columns, values, n_factors)
 
 
 @jax.named_scope("decoder_gradient")
-def _products_of_rows(
-    given: jax.Array, columns: jax.Array, hidden: jax.Array, layout: Layout | None
-) -> jax.Array:
+def _products_of_rows(given: jax.Array, columns: jax.Array, hidden: jax.Array) -> jax.Array:
     """Entries of G H^T, [n_items, capacity], for G [n_items, n_users] and H [n_factors, n_users].
 
     Those of unused places are 0.
@@ -261,7 +255,7 @@ def _products_of_rows(
         return lax.dynamic_update_slice(grad, sums, at)
 
     start = jnp.zeros(columns.shape, given.dtype)
-    grad = lax.fori_loop(0, _n_turns(columns, layout), multiply, start)
+    grad = lax.fori_loop(0, _n_turns(columns, n_factors), multiply, start)
     return jnp.where(columns < n_factors, grad, 0)
 
 
@@ -294,20 +288,20 @@ def _in_turns(
     start: jax.Array,
     columns: jax.Array,
     values: jax.Array,
-    layout: Layout | None,
+    n_factors: int,
 ) -> jax.Array:
     def turn(t: jax.Array, total: jax.Array) -> jax.Array:
         at, size = (0, t * _TURN), (columns.shape[0], _TURN)
         factors, weights = (lax.dynamic_slice(a, at, size) for a in (columns, values))
         return add(factors, weights, total)
 
-    return lax.fori_loop(0, _n_turns(columns, layout), turn, start)
+    return lax.fori_loop(0, _n_turns(columns, n_factors), turn, start)
 
 
-def _n_turns(columns: jax.Array, layout: Layout | None) -> jax.Array | int:
-    if layout is None:
-        return columns.shape[1] // _TURN
-    return (layout.width[0] + _TURN - 1) // _TURN
+def _n_turns(columns: jax.Array, n_factors: int) -> jax.Array:
+    """Turns up to the last place that any item uses."""
+    last = jnp.max(jnp.where(columns < n_factors, jnp.arange(1, columns.shape[1] + 1), 0))
+    return (last + _TURN - 1) // _TURN
 
 
 def _rows(matrix: jax.Array, rows: Array) -> jax.Array:
