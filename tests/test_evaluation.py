@@ -1,4 +1,5 @@
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from celsa_jax.data import Interactions
 from celsa_jax.errors import InputError
 from celsa_jax.evaluation import METRICS, Exposure, evaluate, holdouts, ranking_metrics
-from celsa_jax.evaluation.protocol import rank_unseen
+from celsa_jax.evaluation.protocol import rank_unseen, users_at_once
 from celsa_jax.sparse import top_k
 
 
@@ -269,3 +270,27 @@ def test_exposure_of_an_evaluation_equals_a_loop_over_its_lists(random_matrix):
     summary = exposure.summary()
     assert summary["coverage@20"] == pytest.approx(len(seen_items) / n_items)
     assert summary["popularity@20"] == pytest.approx(np.mean(percentiles))
+
+
+def test_memory_is_that_of_a_few_users_whatever_the_catalogue():
+    """Of ten million items, too: eight users are scored at once there."""
+    n_items, n_users = 200_000, 40
+    rng = np.random.default_rng(0)
+    items = np.sort(rng.choice(n_items, (n_users, 5), replace=False), axis=1)
+    indptr, ids = np.arange(n_users + 1) * 5, np.arange(n_items).astype(str)
+    matrix = sp.csr_matrix((np.ones(5 * n_users), items.ravel(), indptr), (n_users, n_items))
+    data = Interactions(matrix.astype(np.float32), ids[:n_users], ids)
+    scores = np.zeros(n_items, np.float32)
+    scores[items[:, :2]] = 1 + rng.random((n_users, 2), np.float32)
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+
+    def score(history):
+        assert history.shape[0] <= 8
+        return np.broadcast_to(scores, history.shape)
+
+    evaluate(score, data, ids, n_folds=1, batch_size=users_at_once(10_000_000))
+    peak = tracemalloc.get_traced_memory()[1] - before
+    tracemalloc.stop()
+    # The scores, which of them are finite, and the row that is ranked; the ids of the catalogue.
+    assert peak < 8 * n_items * (4 + 1) + 16 * n_items * 4 + 2 * ids.nbytes

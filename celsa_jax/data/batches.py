@@ -78,10 +78,10 @@ def make_chunks(matrix: sp.csr_matrix, chunk_users: int, seed: int) -> list[Chun
     """
     n_users = matrix.shape[0]
     n_chunks = -(-n_users // chunk_users) if chunk_users else 1
-    order = np.arange(n_users)
+    parts = [matrix]
     if n_chunks > 1:
         order = np.random.default_rng(seed).permutation(n_users)
-    parts = [matrix[rows] for rows in np.array_split(order, n_chunks)]
+        parts = [matrix[rows] for rows in np.array_split(order, n_chunks)]
     n_rows, nnz = max(p.shape[0] for p in parts), max(p.nnz for p in parts)
     check_chunk(n_rows, nnz)
     return [

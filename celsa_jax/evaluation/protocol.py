@@ -114,8 +114,7 @@ def evaluate(
             ranked = rank_unseen(score, history[rows])
             if observe is not None:
                 observe(ranked)
-            hits = np.take_along_axis(targets[rows].toarray() > 0, np.maximum(ranked, 0), axis=1)
-            hits &= ranked >= 0
+            hits = _hits(ranked, targets[rows])
             for name, values in ranking_metrics(hits, n_held_out[rows]).items():
                 sums[name][rows] += values
         n_evaluated[usable] += 1
@@ -156,6 +155,13 @@ def rank_unseen(score: Scorer, history: sp.csr_matrix, k: int = DEPTH) -> np.nda
     scores[seen, history.indices] = -np.inf
     ranked = top_k(scores, k)
     return np.where(np.isneginf(np.take_along_axis(scores, ranked, axis=1)), -1, ranked)
+
+
+def _hits(ranked: np.ndarray, targets: sp.csr_matrix) -> np.ndarray:
+    """[n_users, k] bool: which of the ranked items, -1 for none, are among a user's targets."""
+    first = targets.shape[1] * np.arange(len(ranked), dtype=np.int64)
+    held_out = np.repeat(first, np.diff(targets.indptr)) + targets.indices
+    return (ranked >= 0) & np.isin(first[:, None] + ranked, held_out)
 
 
 def _matrix(

@@ -18,9 +18,9 @@ def top_k(scores: np.ndarray, k: int) -> np.ndarray:
     k = min(k, n_items)
     if k == 0:
         return np.empty((len(scores), 0), np.int64)
-    threshold = np.partition(scores, n_items - k, axis=1)[:, n_items - k]
     best = np.empty((len(scores), k), np.int64)
     for user, row in enumerate(scores):
-        candidates = np.flatnonzero(row >= threshold[user])
+        threshold = np.partition(row, n_items - k)[n_items - k]
+        candidates = np.flatnonzero(row >= threshold)
         best[user] = candidates[np.argsort(-row[candidates], kind="stable")[:k]]
     return best
