@@ -41,7 +41,7 @@ _LANES = 8  # users that are summed side by side
 _CPU_BLOCK = 128  # users of a block
 _SCORES_AT_ONCE = 1 << 28  # entries of items x users
 # Dense products are the faster way while k is more than this share of d. On CPUs measured, on two
-# makers' (`experiments.benchmark_training`); on accelerators from their peak rates, unmeasured.
+# makers' (`experiments.accelerator_report`); on accelerators from their peak rates, unmeasured.
 _DENSE_SHARE = {"cpu": 1 / 4}
 _DENSE_SHARE_ACCELERATOR = 1 / 256
 _DENSE_MEMORY = 1 / 8  # of a device, for one array of items x factors

@@ -47,3 +47,20 @@ def random_histories(n_users: int, n_items: int, length: int) -> sp.csr_matrix:
     starts = np.arange(0, len(indices) + 1, length)
     values = np.ones(len(indices), np.float32)
     return sp.csr_matrix((values, indices, starts), shape=(n_users, n_items))
+
+
+def random_users(n_users: int, n_items: int, history: int) -> sp.csr_matrix:
+    """Log-normal history lengths of the given mean; popularity falls like rank^-0.7.
+
+    Items are drawn with replacement and count once, so that histories are a little shorter.
+    """
+    rng, sigma = np.random.default_rng(0), 0.5
+    lengths = rng.lognormal(np.log(history) - sigma**2 / 2, sigma, n_users)
+    starts = np.concatenate([[0], np.cumsum(np.maximum(np.rint(lengths), 1).astype(np.int64))])
+    edges = np.cumsum((1.0 + rng.permutation(n_items)) ** -0.7)
+    items = np.searchsorted(edges, rng.random(starts[-1]) * edges[-1], side="right")
+    users = (np.ones(starts[-1], np.float32), items.astype(np.int32), starts)
+    matrix = sp.csr_matrix(users, shape=(n_users, n_items))
+    matrix.sum_duplicates()
+    matrix.data[:] = 1
+    return matrix

@@ -29,7 +29,7 @@ _IMPORTS = {
     "": ["celsa_jax.train", "celsa_jax.sweeps.grid"],
 }
 _IMPORTS[WITHOUT_JAX] += ["sklearn.cluster", "pyarrow.csv", "pyarrow.parquet"]
-_TAKE_JAX = ("train", "quickstart", "sweep", "baselines", "benchmark_training", "growth")
+_TAKE_JAX = ("train", "quickstart", "sweep", "baselines", "accelerator_report", "growth")
 _SECONDS = 300  # that a program may take
 _servers: dict[str, "_Server"] = {}
 

@@ -14,10 +14,6 @@ FIGURES = {
         ["--n_items=200", "--n_factors=16", "--nnz=2", "--n_genres=16"],
         lambda report: report["peak_gb"],
     ),
-    "benchmark_training": (
-        "--n_items=60 --n_factors=8 --batch_size=4 --nnz=2 --rounds=1 --steps=2".split(),
-        lambda report: report["steps"]["k=2"]["step_ms"],
-    ),
 }
 
 
@@ -28,3 +24,15 @@ def test_a_benchmark_measures(name):
     done = program(name, *flags)
     assert done.returncode == 0, done.stderr
     assert figure(json.loads(done.stdout.splitlines()[-1])) > 0
+
+
+@pytest.mark.slow
+def test_every_part_of_the_accelerator_report_ends(tmp_path):
+    done = program("accelerator_report", f"--output={tmp_path}", "--small")
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert all(part["rows"] for part in report.values()), done.stderr
+    assert all(row["equal"] and row["same_bits"] for row in report["equality"]["rows"])
+    assert report["tests"]["rows"][0]["passed"]
+    said = (tmp_path / "report.md").read_text()
+    assert all(f"## {name}\n" in said for name in report)

@@ -1,0 +1,116 @@
+r"""Measures on an accelerator what the documentation says of one.
+
+    python -m experiments.accelerator_report --output=report --data=goodbooks
+
+Every part runs in a process of its own with a time limit, the most important first; report.json and
+report.md are written anew after each. `--data` is the first release of Goodbooks-10k; `pip install
+elsarec torch` adds the comparison with elsarec. With `--small` it takes seconds, on any device.
+"""
+
+from __future__ import annotations
+
+import multiprocessing as mp
+import os
+import pathlib
+import signal
+import sys
+import time
+from typing import Any
+
+from absl import flags
+
+from celsa_jax.errors import InputError
+from celsa_jax.files import write_json, write_text
+from celsa_jax.runtime import DETERMINISTIC
+from experiments import accelerator_parts, cli
+
+# Seconds, the measurement if it has another name, and what is set in its environment.
+PARTS: dict[str, tuple[int, str, dict[str, str]]] = {
+    "devices": (60, "", {}),
+    "ceiling": (60, "", {}),
+    "steps": (420, "", {}),
+    "run": (180, "", {}),
+    "products": (240, "", {}),
+    "numerics": (60, "", {}),
+    "numerics_cpu": (60, "numerics", {"JAX_PLATFORMS": "cpu"}),
+    "numerics_deterministic": (60, "numerics", {"XLA_FLAGS": DETERMINISTIC}),
+    "memory": (60, "", {}),
+    "large_run": (420, "", {}),
+    "tests": (240, "", {}),
+}
+_SECONDS = 25 * 60  # for all
+_TOLERANCE = 1e-3
+
+_OUTPUT = flags.DEFINE_string("output", "", "Folder of the report.")
+_PARTS = flags.DEFINE_multi_enum("parts", list(PARTS), list(PARTS), "Which.")
+_DATA = flags.DEFINE_string("data", "", "The first release of Goodbooks-10k.")
+_SMALL = flags.DEFINE_bool("small", False, "Next to nothing; its figures mean nothing.")
+
+
+def main() -> None:
+    folder, end = pathlib.Path(_OUTPUT.value), time.monotonic() + _SECONDS
+    if _DATA.value and not pathlib.Path(_DATA.value).exists():
+        raise InputError(f"--data={_DATA.value}: no such file or folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    report: dict[str, Any] = {}
+    for name in _PARTS.value:
+        limit, measurement, environment = PARTS[name]
+        request = measurement or name, (_SMALL.value, _DATA.value), environment
+        report[name] = measured(request, min(limit, end - time.monotonic()))
+        report["equality"] = {"state": "compared", "rows": compared(report)}
+        write_json(folder / "report.json", report)
+        write_text(folder / "report.md", page(report))
+        print(f"{name}: {report[name]['state']}", file=sys.stderr)
+    print(folder / "report.md")
+
+
+def measured(request: tuple, limit: float) -> dict[str, Any]:
+    """The rows that a part gave in time, and how it ended."""
+    started, rows = time.monotonic(), []
+    context = mp.get_context("forkserver")  # imports once; JAX begins in the processes
+    context.set_forkserver_preload(["experiments.accelerator_parts"])
+    reading, writing = context.Pipe(duplex=False)
+    process = context.Process(target=accelerator_parts.send, args=(*request, writing))
+    process.start()
+    writing.close()
+    state = f"stopped after {limit:.0f} s"
+    try:
+        while reading.poll(max(0, started + limit - time.monotonic())):
+            rows.append(reading.recv())
+    except EOFError:
+        process.join()
+        state = "failed, as stderr says" if process.exitcode else "done"
+    if process.is_alive():
+        os.killpg(process.pid, signal.SIGKILL)  # with what it has started
+        process.join()
+    return {"state": f"{state} ({time.monotonic() - started:.0f} s)", "rows": rows}
+
+
+def compared(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """`numerics` beside those on the CPU, and with deterministic operations."""
+    names = ("numerics", "numerics_cpu", "numerics_deterministic")
+    rows = []
+    for here, cpu, exact in zip(*(report.get(n, {"rows": []})["rows"] for n in names)):  # noqa: B905
+        pairs = zip(here["values"], cpu["values"], strict=True)
+        difference = max(abs(value / other - 1) for value, other in pairs)
+        row = {"what": here["what"], "from_cpu": difference, "equal": difference <= _TOLERANCE}
+        row |= {"same_bits": here["same_bits"], "deterministic": exact["same_bits"]}
+        rows.append(row | {"deterministic_takes": round(exact["ms"] / here["ms"], 2)})
+    return rows
+
+
+def page(report: dict[str, Any]) -> str:
+    """A table in Markdown for every part."""
+    lines = ["# What was measured"]
+    for name, part in report.items():
+        lines += ["", f"## {name}", "", part["state"], ""]
+        columns = list(dict.fromkeys(column for row in part["rows"] for column in row))
+        columns = [column for column in columns if column != "values"]
+        table = [columns, ["---"] * len(columns)] if columns else []
+        table += [[str(row.get(column, "")) for column in columns] for row in part["rows"]]
+        lines += [f"| {' | '.join(cells)} |" for cells in table]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    cli.run(main, required=("output",))
