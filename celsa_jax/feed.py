@@ -10,14 +10,23 @@ import numpy as np
 import scipy.sparse as sp
 from ml_collections import ConfigDict
 
-from celsa_jax.data.batches import Chunk, in_blocks, make_chunks, nnz_budget, shuffled_batches
-from celsa_jax.sharding import DATA, Placement
+from celsa_jax.data.batches import (
+    Chunk,
+    by_items,
+    in_blocks,
+    make_chunks,
+    most_items,
+    nnz_budget,
+    shuffled_batches,
+)
+from celsa_jax.sharding import DATA, ITEM, Placement
 
 
 class Feed:
     """The users of a run in chunks, and the batches of every epoch.
 
-    All orders follow from the seed and are known before training, and so are the largest batches.
+    Of several devices along `item` each has the interactions of its own items. All orders follow
+    from the seed and are known before training, and so are the largest batches.
 
     Attributes:
       batch_size: users in a step, over all devices.
@@ -42,9 +51,12 @@ class Feed:
           placement: on several devices, or None.
         """
         self._seed, self._n_epochs, self._placement = seed, n_epochs, placement
-        self._chunks = make_chunks(matrix, train.chunk_users, seed)
-        self._n_rows = self._chunks[0].n_rows
-        self._resident = self._put_chunk(self._chunks[0]) if len(self._chunks) == 1 else None
+        chunks = make_chunks(matrix, train.chunk_users, seed)
+        n_shares = 1 if placement is None else placement.mesh.shape[ITEM]
+        n_items = matrix.shape[1] if placement is None else placement.n_rows // n_shares
+        self._chunks = by_items(chunks, n_items, n_shares)
+        self._n_rows = chunks[0].n_rows
+        self._resident = put_chunk(self._chunks[0], placement) if len(chunks) == 1 else None
         self._n_parts = 1 if placement is None else placement.mesh.shape[DATA]
         self._largest_blocks: dict[int, int] = {}  # by users in a block
         self.batch_size = min(train.batch_size, self._n_rows)
@@ -57,14 +69,14 @@ class Feed:
         block = -(-users // -(-users // most))
         return block + -block % 8
 
-    def largest_batch(self) -> int:
-        """Interactions in the largest batch of the run."""
-        return self._largest(lambda batches: batches)
+    def most_items(self) -> int:
+        """Different items that a batch of the run has on any device, at most."""
+        return self._largest(most_items, lambda batches: batches)
 
     def largest_block(self, block: int) -> int:
-        """Interactions in the largest block of so many users."""
+        """Interactions that any device has of the largest block of so many users."""
         if block not in self._largest_blocks:
-            largest = self._largest(lambda batches: self._blocks(batches, block))
+            largest = self._largest(nnz_budget, lambda batches: self._blocks(batches, block))
             self._largest_blocks[block] = largest
         return self._largest_blocks[block]
 
@@ -75,8 +87,11 @@ class Feed:
         """
         steps = np.split(np.arange(self.steps_per_epoch), len(self._chunks))
         parts = (
-            (self._resident or self._put_chunk(chunk), self.put(self._blocks(batches, block)))
-            for chunk, batches in self._epoch(epoch)
+            (
+                self._resident or put_chunk(shares, self._placement),
+                self.put(self._blocks(batches, block)),
+            )
+            for shares, batches in self._epoch(epoch)
         )
         ahead = next(parts)
         for at in steps:
@@ -87,13 +102,8 @@ class Feed:
         """An array, whole on every device."""
         return jnp.asarray(array) if self._placement is None else self._placement.put(array)
 
-    def _put_chunk(self, chunk: Chunk) -> Chunk:
-        if self._placement is None:
-            return jax.device_put(chunk)
-        return Chunk(*map(self._placement.put, chunk))
-
-    def _epoch(self, epoch: int) -> list[tuple[Chunk, jax.Array]]:
-        """The chunks of an epoch in their order, each with its batches."""
+    def _epoch(self, epoch: int) -> list[tuple[list[Chunk], jax.Array]]:
+        """The shares of every chunk of an epoch, in the order of chunks, and its batches."""
         key = jax.random.fold_in(jax.random.key(self._seed), epoch)
         order = np.random.default_rng((self._seed, epoch)).permutation(len(self._chunks))
 
@@ -105,12 +115,25 @@ class Feed:
     def _blocks(self, batches: jax.Array, block: int) -> jax.Array:
         return in_blocks(batches, block, self._n_parts, self._n_rows)
 
-    def _largest(self, cut: Callable[[jax.Array], jax.Array]) -> int:
+    def _largest(
+        self,
+        count: Callable[[Chunk, jax.Array], int],
+        cut: Callable[[jax.Array], jax.Array],
+    ) -> int:
         """Rounded up by an eighth at most, so that another order of users compiles nothing."""
         largest = max(
-            nnz_budget(chunk, cut(batches))
+            count(chunk, cut(batches))
             for epoch in range(self._n_epochs)
-            for chunk, batches in self._epoch(epoch)
+            for shares, batches in self._epoch(epoch)
+            for chunk in shares
         )
         step = 1 << max(0, largest.bit_length() - 4)
         return -(-largest // step) * step
+
+
+def put_chunk(shares: list[Chunk], placement: Placement | None) -> Chunk:
+    """A chunk on the device, or on several, each of which has one of the shares (`by_items`)."""
+    if placement is None:
+        return jax.device_put(shares[0])
+    arrays = map(np.concatenate, zip(*shares, strict=True))
+    return Chunk(*map(placement.put_rows, arrays))

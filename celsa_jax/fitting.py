@@ -215,5 +215,5 @@ def _needed(config: ConfigDict, users: Interactions, placement: Placement | None
         -(-batch_size // data),
         columns,
         int(resident * users.n_users),
-        int(resident * users.matrix.nnz),
+        int(resident * users.matrix.nnz) // items,
     )

@@ -372,7 +372,7 @@ class TrainingLoop:
         if not self.config.train.n_negatives:
             return 0
         n_items, negatives = self.n_rows // self.n_shards, self.config.train.n_negatives
-        sampled = n_columns(n_items, self.feed.largest_batch(), -(-negatives // self.n_shards))
+        sampled = n_columns(n_items, self.feed.most_items(), -(-negatives // self.n_shards))
         if sampled < n_items:
             return sampled
         log.info("a batch and train.n_negatives cover the catalogue: nothing is sampled")

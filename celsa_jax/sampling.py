@@ -20,7 +20,7 @@ def n_columns(n_items: int, n_own: int, n_negatives: int) -> int:
 
     Args:
       n_items: of the catalogue.
-      n_own: interactions that any batch may hold.
+      n_own: different items that any batch may have.
       n_negatives: others that are drawn at least; a batch with fewer items of its own has more.
     """
     return min(n_items, n_own + n_negatives)

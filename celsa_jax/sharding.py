@@ -1,7 +1,7 @@
 """Several devices, of one host or of many: the mesh, and which part of an array lies where.
 
-The mesh has two axes. Rows of the state lie along `item`, the users of a batch along `data`; the
-interactions of all users are on every device. A step is written for one device and its rows
+The mesh has two axes. Rows of the state lie along `item`, and so do the interactions of all users,
+by their items; the users of a batch lie along `data`. A step is written for one device and its rows
 (`jax.shard_map`), and says what it sums: along `item` the latent vectors of its users, their
 gradient and three sums of the loss, along `data` the gradient. So by default all devices are on the
 axis of items.

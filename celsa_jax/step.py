@@ -38,7 +38,7 @@ def train_steps(
 
     Args:
       state: donated.
-      chunk: users on the device.
+      chunk: users on the device, on several with the interactions of its items (`feed`).
       batches: [n_batches, n_blocks, block] int32 rows of the chunk (`in_blocks`).
       rates: [n_batches] float32 share of the learning rate at each step.
       steps: [2] int32, the first batch to train on and the one to stop before.
@@ -53,7 +53,8 @@ def train_steps(
     if form.placement is not None:
         specs, whole = form.placement.specs, PartitionSpec()
         rows = None if layout is None else PartitionSpec(ITEM)
-        in_specs = (specs(state), whole, PartitionSpec(None, DATA), whole, whole, rows, whole)
+        users = PartitionSpec(ITEM), PartitionSpec(None, DATA)
+        in_specs = (specs(state), *users, whole, whole, rows, whole)
         train = form.placement.on_devices(train, in_specs, (specs(state), whole))
     return train(state, chunk, batches, rates, steps, layout, numbers)
 
@@ -78,8 +79,8 @@ def _train_steps(
     def train_step(at: jax.Array, carry: tuple[TrainState, jax.Array]):
         state, losses = carry
         blocks, key = batches[at], jax.random.fold_in(numbers.key, state.step)
-        has_any = chunk.indptr[blocks + 1] > chunk.indptr[blocks]
-        n_users = jnp.maximum(sum_along(jnp.sum(has_any, dtype=jnp.float32), data_axis), 1)
+        lengths = sum_along(chunk.indptr[blocks + 1] - chunk.indptr[blocks], item_axis)
+        n_users = jnp.maximum(sum_along(jnp.sum(lengths > 0, dtype=jnp.float32), data_axis), 1)
 
         def take(rows: jax.Array) -> Batch:
             """The users of a block, with items by their rows here, n_rows for those elsewhere."""

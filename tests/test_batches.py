@@ -9,9 +9,11 @@ import scipy.sparse as sp
 from celsa_jax.data import batches as batches_module
 from celsa_jax.data.batches import (
     Batch,
+    by_items,
     check_chunk,
     in_blocks,
     make_chunks,
+    most_items,
     nnz_budget,
     shuffled_batches,
     take_batch,
@@ -81,6 +83,16 @@ def test_the_budget_is_that_of_the_largest_batch_not_of_the_longest_user(random_
     blocks = np.asarray(in_blocks(batches, 4, 1, 40)).reshape(-1, 4)
     expected = max(lengths[rows].sum() for rows in blocks)
     assert nnz_budget(chunk, in_blocks(batches, 4, 1, 40)) == expected
+
+
+def test_the_most_different_items_of_a_batch(random_matrix):
+    matrix = random_matrix(40, 30, seed=5)
+    (chunk,) = make_chunks(matrix, 0, seed=0)
+    batches = np.append(np.random.default_rng(0).permutation(40), [40, 40]).reshape(6, 7)
+    users = [set(row.indices) for row in matrix] + [set()]
+    assert most_items(chunk, batches) == max(
+        len(set().union(*(users[u] for u in b))) for b in batches
+    )
 
 
 def test_chunks_have_one_shape_and_share_out_the_users(random_matrix):
@@ -169,3 +181,19 @@ def test_more_interactions_than_int32_counts_are_no_chunk(monkeypatch, random_ma
     with pytest.raises(InputError, match=f"40 users with {matrix.nnz} interactions are a chunk"):
         make_chunks(matrix, 0, seed=0)
     assert len(make_chunks(matrix, 10, seed=0)) == 4
+
+
+@pytest.mark.parametrize("n_shares", [1, 3])
+def test_shares_have_all_users_and_their_own_items(random_matrix, n_shares):
+    chunks, n_items = make_chunks(random_matrix(9, 10, seed=2), 5, seed=0), -(-10 // n_shares)
+    shares = by_items(chunks, n_items, n_shares)
+    assert [len(parts) for parts in shares] == [n_shares] * 2
+    assert len({(s.indptr.shape, s.indices.shape) for parts in shares for s in parts}) == 1
+    for chunk, parts in zip(chunks, shares, strict=True):
+        for number, share in enumerate(parts):
+            assert share.indptr.dtype == share.indices.dtype == np.int32
+            for row in range(chunk.n_rows + 1):
+                whole, own = (
+                    c.indices[c.indptr[row] : c.indptr[row + 1]].tolist() for c in (chunk, share)
+                )
+                assert own == [i for i in whole if i // n_items == number]

@@ -85,7 +85,7 @@ def test_a_streamed_run_is_that_of_resident_chunks(small_config, tmp_path, monke
 
     def resident(self, epoch, block):
         steps = np.split(np.arange(self.steps_per_epoch), 4)
-        for at, (chunk, batches) in zip(steps, self._epoch(epoch), strict=True):
+        for at, ((chunk,), batches) in zip(steps, self._epoch(epoch), strict=True):
             yield at, jax.device_put(chunk), self._blocks(batches, block)
 
     monkeypatch.setattr(feed.Feed, "on_device", resident)

@@ -17,8 +17,9 @@ from test_train import at_random, metrics_of
 
 from celsa_jax import workdir
 from celsa_jax.config import default_config
-from celsa_jax.data.batches import Chunk, in_blocks, make_chunks, nnz_budget, shuffled_batches
+from celsa_jax.data.batches import by_items, in_blocks, make_chunks, nnz_budget, shuffled_batches
 from celsa_jax.errors import InputError
+from celsa_jax.feed import put_chunk
 from celsa_jax.products import make_layout
 from celsa_jax.sharding import make_placement, to_host
 from celsa_jax.sparse import load_embeddings
@@ -69,7 +70,8 @@ def trained(matrix, placement, n_sampled=0):
         layout = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
     rates, steps = np.ones(N_STEPS, np.float32), np.array([0, N_STEPS], np.int32)
     if placement is not None:
-        chunk = Chunk(placement.put(chunk.indptr), placement.put(chunk.indices))
+        (shares,) = by_items([chunk], placement.n_rows // item, item)
+        chunk = put_chunk(shares, placement)
         batches, rates, steps = (placement.put(array) for array in (batches, rates, steps))
         layout = jax.tree.map(placement.put_rows, layout)
     numbers = Numbers(jax.random.key(1), 0.01, 0.8, 0.25)

@@ -93,6 +93,31 @@ def make_chunks(matrix: sp.csr_matrix, chunk_users: int, seed: int) -> list[Chun
     ]
 
 
+def by_items(chunks: list[Chunk], n_items: int, n_shares: int) -> list[list[Chunk]]:
+    """For each chunk, the same users with the interactions of some items alone, of equal shape.
+
+    Args:
+      chunks: NumPy arrays (`make_chunks`).
+      n_items: of a share; the first has items below it, the second the next ones.
+      n_shares: how many.
+    """
+    if n_shares == 1:
+        return [[chunk] for chunk in chunks]
+
+    def share(chunk: Chunk, number: int) -> Chunk:
+        indices = chunk.indices[: chunk.indptr[-1]]
+        mine = indices // n_items == number
+        before = np.concatenate([[0], np.cumsum(mine)])
+        return Chunk(before[chunk.indptr].astype(np.int32), indices[mine])
+
+    shares = [[share(chunk, number) for number in range(n_shares)] for chunk in chunks]
+    nnz = max(len(chunk.indices) for parts in shares for chunk in parts)
+    return [
+        [Chunk(indptr, np.pad(indices, (0, nnz - len(indices)))) for indptr, indices in parts]
+        for parts in shares
+    ]
+
+
 def check_chunk(n_users: int, n_interactions: int) -> None:
     """InputError for a chunk of more interactions than `MOST_RESIDENT`."""
     if n_interactions > MOST_RESIDENT:
@@ -162,3 +187,9 @@ def nnz_budget(chunk: Chunk, batches: jax.Array) -> int:
     """Interactions in the largest of these batches or blocks, which lie along the last axis."""
     lengths = np.diff(np.asarray(chunk.indptr))
     return int(lengths[np.asarray(batches)].sum(axis=-1).max())
+
+
+def most_items(chunk: Chunk, batches: jax.Array) -> int:
+    """Different items in the one of these batches that has the most."""
+    users = sp.csr_matrix((chunk.indices, chunk.indices, chunk.indptr))
+    return max(len(np.unique(users[rows].indices)) for rows in np.asarray(batches))

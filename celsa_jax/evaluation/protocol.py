@@ -134,7 +134,8 @@ def evaluate(
 
 def users_at_once(n_items: int) -> int:
     """Users that are scored together, so that memory is bounded whatever the catalogue."""
-    return max(8, min(_MOST_USERS, _SCORES_AT_ONCE // n_items // 8 * 8))
+    n_users = min(_MOST_USERS, _SCORES_AT_ONCE // n_items)
+    return n_users // 8 * 8 or max(1, n_users)
 
 
 def rank_unseen(score: Scorer, history: sp.csr_matrix, k: int = DEPTH) -> np.ndarray:
