@@ -93,8 +93,9 @@ FIELDS: dict[str, Any] = {
         # Ratings below this are dropped, all others become 1. Where it is open it is 4, but the
         # values of a matrix are counts, which are all positives.
         "min_rating": Field(None, _threshold),
-        # Users with fewer interactions are dropped.
+        # Users, and items, with fewer interactions are dropped, until all have as many.
         "min_user_interactions": Field(5, _whole(0)),
+        "min_item_interactions": Field(0, _whole(0)),
         # "users": some users are held back from training. "temporal": the future of users is.
         "split": Field("users", _one_of(SPLITS)),
         # The dates, such as 2015-03-31, from which a temporal split validates and tests.
@@ -103,6 +104,8 @@ FIELDS: dict[str, Any] = {
         # Users to validate and to test with; a temporal split has at most so many.
         "n_val_users": Field(2_500, _whole(0)),
         "n_test_users": Field(2_500, _whole(0)),
+        # A file of ids, one a line, of the users to test with, who are drawn otherwise.
+        "test_users": Field(""),
         # The size of the data set "synthetic".
         "synthetic": {
             "n_users": Field(6_000),
@@ -215,7 +218,8 @@ def outcome(config: ConfigDict) -> dict[str, Any]:
     fields = config.to_dict()
     del fields["mesh"], fields["checkpoint"], fields["data"]["data_dir"]
     del fields["train"]["tensorboard"], fields["train"]["profile"]
-    for section, name in (("data", "path"), ("data", "items_path"), ("train", "init_from")):
+    paths = ("data", "path"), ("data", "items_path"), ("data", "test_users"), ("train", "init_from")
+    for section, name in paths:
         if path := fields[section][name]:
             fields[section][name] = _spelt_out(path)
     return fields

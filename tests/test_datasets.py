@@ -34,12 +34,28 @@ def test_ratings_are_filtered_before_pairs_are_made_unique(tmp_path):
         "dropped_repeated_pairs": 1,
         "dropped_users_with_too_few": 1,
         "dropped_rows_of_those_users": 1,
+        "dropped_rows_of_items_with_too_few": 0,
         "users": 2,
         "items": 2,
         "interactions": 4,
     }
     assert dataset.interactions.item_ids.tolist() == ["x", "y"]
     assert (dataset.interactions.matrix.data == 1).all()
+
+
+def test_users_and_items_are_left_out_until_nothing_changes(tmp_path):
+    """x goes, so c goes, so y has two; z and a, b, d with it have two of each."""
+    rows = ["a,z,5", "a,w,5", "b,z,5", "b,w,5", "b,y,5", "c,y,5", "c,x,5", "d,y,5", "d,z,5"]
+    (tmp_path / "r.csv").write_text("user_id,item_id,rating\n" + "\n".join(rows))
+    config = config_for(tmp_path / "r.csv", min_user_interactions=2, min_item_interactions=2)
+    dataset = load_dataset(config)
+    expected = {("a", "z"), ("a", "w"), ("b", "z"), ("b", "w"), ("b", "y"), ("d", "y"), ("d", "z")}
+    assert pairs(dataset) == expected
+    assert dataset.counts["dropped_rows_of_items_with_too_few"] == 1
+    assert dataset.counts["dropped_rows_of_those_users"] == 1
+    config.min_item_interactions = 3  # z alone is left, and nobody has two
+    with pytest.raises(InputError, match="of items that 3 users have"):
+        load_dataset(config)
 
 
 def test_the_order_of_rows_does_not_matter(tmp_path):

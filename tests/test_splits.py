@@ -72,6 +72,25 @@ def test_ids_may_be_in_any_order(random_matrix, tmp_path):
     np.testing.assert_array_equal(one.toarray(), other.toarray())
 
 
+def test_listed_users_test_and_the_others_are_drawn_from(interactions, tmp_path):
+    path, config = tmp_path / "users.txt", default_config().data
+    config.update(n_val_users=7, test_users=str(path))
+    path.write_text("u049\r\nu003\n\nu020\n")
+    split = make_split(interactions, config, seed=3)
+    assert split.test.user_ids.tolist() == ["u003", "u020", "u049"]
+    assert [split.val.n_users, split.train.n_users] == [7, 40]
+    path.write_text("u003\nu99\n")
+    with pytest.raises(InputError, match=r"users\.txt: user 'u99' is not in the data"):
+        make_split(interactions, config, seed=3)
+    path.write_text("u003\n")
+    known = dict.fromkeys(PARTS, interactions.user_ids[:9])
+    with pytest.raises(InputError, match="test_users has users that the run of"):
+        make_split(interactions, config, seed=3, earlier=known)
+    config.split = "temporal"
+    with pytest.raises(InputError, match=r"takes config\.data\.split=users"):
+        make_split(interactions, config, seed=3)
+
+
 def test_parts_are_disjoint_and_complete(interactions):
     split = split_users(interactions, 7, 11, seed=3)
     parts = [split.train.user_ids, split.val.user_ids, split.test.user_ids]

@@ -115,8 +115,9 @@ def load_dataset(config: ConfigDict, seed: int = 0) -> Dataset:
     if stored := prepared.load(folder):
         return Dataset(*stored, folder=folder)
     ratings, metadata = known.read(place, config)
+    least = config.min_rating, config.min_user_interactions
     interactions, counts = filter_ratings(
-        ratings, config.min_rating, config.min_user_interactions, str(source)
+        ratings, *least, str(source), config.min_item_interactions
     )
     try:
         prepared.save(folder, interactions, metadata, counts, settings)
@@ -142,11 +143,16 @@ def data_folder(config: ConfigDict) -> pathlib.Path:
 
 
 def filter_ratings(
-    ratings: Ratings, min_rating: float | None, min_user_interactions: int, where: str
+    ratings: Ratings,
+    min_rating: float | None,
+    min_user_interactions: int,
+    where: str,
+    min_item_interactions: int = 0,
 ) -> tuple[Interactions, dict[str, int]]:
-    """Ratings first, then each pair once, then users with enough interactions.
+    """Ratings first, then each pair once, then users and items with enough interactions.
 
-    Items that nobody has any more are left out, unless they are fixed.
+    Users and items take turns until nothing changes. Items that nobody has any more are left out,
+    unless they are fixed.
 
     Args:
       ratings: what was read. Where it has no ratings, every row is a positive.
@@ -154,6 +160,7 @@ def filter_ratings(
         is a positive.
       min_user_interactions: positives of a user, each pair once.
       where: the source, for messages.
+      min_item_interactions: positives of an item, likewise.
 
     Raises:
       InputError: nothing is left, or a count is below 0.
@@ -167,20 +174,28 @@ def filter_ratings(
         None if ratings.times is None else ratings.times[positive],
         fixed_items=ratings.fixed_items,
     )
-    enough = interactions.matrix.getnnz(axis=1) >= min_user_interactions
-    kept = interactions.take_users(enough).drop_unused_items()
+    kept, n_before, of_items = interactions, -1, 0
+    while kept.nnz != n_before:
+        n_before = kept.nnz
+        kept = kept.take_users(kept.matrix.getnnz(axis=1) >= max(1, min_user_interactions))
+        enough = kept.matrix.getnnz(axis=0)[kept.matrix.indices] >= min_item_interactions
+        if not enough.all():
+            kept, of_items = kept.take_entries(enough), of_items + int((~enough).sum())
+    kept = kept.drop_unused_items()
     if not kept.nnz:
         raise InputError(
             f"{where}: no rows left: {len(positive)} read, {int(positive.sum())} of them "
-            f"positives, no user with {min_user_interactions} of these; lower min_rating or "
-            "min_user_interactions"
+            f"positives, no user with {min_user_interactions} of these, of items that "
+            f"{min_item_interactions} users have; lower min_rating, min_user_interactions or "
+            "min_item_interactions"
         )
     return kept, {
         "rows": len(positive),
         "dropped_below_min_rating": int((~positive).sum()),
         "dropped_repeated_pairs": repeated,
-        "dropped_users_with_too_few": int((~enough).sum()),
-        "dropped_rows_of_those_users": interactions.nnz - kept.nnz,
+        "dropped_users_with_too_few": interactions.n_users - kept.n_users,
+        "dropped_rows_of_those_users": interactions.nnz - kept.nnz - of_items,
+        "dropped_rows_of_items_with_too_few": of_items,
         **_sizes(kept),
     }
 
@@ -209,7 +224,7 @@ def _sizes(interactions: Interactions) -> dict[str, int]:
 
 def _settings(config: ConfigDict, as_folder: bool) -> dict[str, object]:
     """What decides, beside the source files, what the prepared form holds."""
-    fields = ["name", "min_rating", "min_user_interactions"]
+    fields = ["name", "min_rating", "min_user_interactions", "min_item_interactions"]
     if config.name == "file":
         fields += ["user_column", "item_column", "rating_column", "title_column"]
     return {

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from celsa_jax.arrays import read_arrays, write_arrays
 from celsa_jax.data.interactions import Interactions, lookup
 from celsa_jax.data.readers import is_date
+from celsa_jax.data.tables import open_data
 from celsa_jax.errors import InputError
 from celsa_jax.seals import check_seal, write_sealed
 
@@ -89,6 +90,8 @@ def make_split(
         not validated or tested with.
     """
     sizes = (config.n_val_users, config.n_test_users)
+    if config.test_users and config.split != "users":
+        raise InputError("config.data.test_users takes config.data.split=users")
     known = None if earlier is None else trained_users(earlier)
     if config.split == "temporal":
         split = split_by_time(interactions, config.val_from, config.test_from, *sizes, seed)
@@ -97,7 +100,8 @@ def make_split(
     elif config.val_from or config.test_from:
         raise InputError("config.data.val_from and test_from take config.data.split=temporal")
     else:
-        split = split_users(interactions, *sizes, seed, known)
+        test = _listed(config.test_users, interactions) if config.test_users else None
+        split = split_users(interactions, *sizes, seed, known, test)
     if known is not None:
         known = np.setdiff1d(known, split.train.user_ids)
     return dataclasses.replace(split, digest=interactions.digest(), trained_before=known)
@@ -123,6 +127,7 @@ def split_users(
     n_test: int,
     seed: int,
     trained_on: np.ndarray | None = None,
+    test_users: np.ndarray | None = None,
 ) -> Split:
     """Draws test and validation users; the others train. Deterministic in seed and user order.
 
@@ -132,6 +137,7 @@ def split_users(
       seed: of the draw.
       trained_on: ids of users that are to train again, drawn or not: those whom the weights of
         a warm start know already.
+      test_users: [n_users] bool, whom to test with instead of a draw.
 
     Example:
       >>> from celsa_jax.data.synthetic import synthetic
@@ -143,6 +149,8 @@ def split_users(
     for name, value in (("n_val_users", n_val), ("n_test_users", n_test)):
         if value < 0:
             raise InputError(f"config.data.{name} is {value}; it must be at least 0")
+    if test_users is not None:
+        n_test = int(test_users.sum())
     if n_val + n_test >= n_users:
         raise InputError(
             f"config.data.n_val_users + n_test_users = {n_val} + {n_test}, but the data have "
@@ -158,8 +166,26 @@ def split_users(
                 "ask for fewer"
             )
         order = np.concatenate([order[~known], order[known]])
+    if test_users is not None:
+        if trained_on is not None and np.isin(interactions.user_ids[test_users], trained_on).any():
+            raise InputError(
+                "config.data.test_users has users that the run of config.train.init_from was "
+                "trained on; leave them out"
+            )
+        given = test_users[order]
+        order = np.concatenate([order[given], order[~given]])
     test, val, train = np.split(order, [n_test, n_test + n_val])
     return _split(interactions, np.sort(train), np.sort(val), np.sort(test))
+
+
+def _listed(path: str, interactions: Interactions) -> np.ndarray:
+    """[n_users] bool: which users a file lists; InputError where it lists others."""
+    with open_data(path) as stream:
+        lines = stream.read().decode("utf-8", "replace").replace("\r\n", "\n").split("\n")
+    listed = np.array(list(filter(None, lines)), np.str_)
+    for user in listed[~np.isin(listed, interactions.user_ids)][:1]:
+        raise InputError(f"{path}: user '{user}' is not in the data, behind their filters")
+    return np.isin(interactions.user_ids, listed)
 
 
 def split_by_time(
