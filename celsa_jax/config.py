@@ -20,6 +20,7 @@ from celsa_jax.schedules import SCHEDULES
 SPLITS = ("users", "temporal")
 STARTS = ("neighbours", "clusters", "random")
 NORMS = ("learned", "unit")
+OPTIMIZERS = ("nadam", "paper")
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 
@@ -134,19 +135,24 @@ FIELDS: dict[str, Any] = {
         "target_nnz": Field(16, _whole(1)),
         # Non-zeros of an item at a start from the data.
         "start_nnz": Field(None, _whole(1)),
+        # The fewest non-zeros that the model can be cut to when it is trained: it trains for these
+        # and their doublings, too, which takes as much time again for each. 0 for the target alone.
+        "nested_nnz": Field(0, _whole(0)),
         # Whether the weights that survive a mask update return to their (random) initial values.
         "rewind": Field(False),
     },
     "train": {
         # Epochs in which the non-zeros fall from the start to the target.
         "n_epochs": Field(None, _whole(0)),
-        # Epochs at the target, in which the learning rate falls to 0.
+        # Epochs at the target, in which the learning rate falls to 0 ("paper": stays).
         "n_final_epochs": Field(None, _whole(0)),
         # Users in a batch.
         "batch_size": Field(None, _whole(1)),
         # The chance of an interaction to be left out of the input. The target is always all.
         "input_dropout": Field(None, _share),
-        # The learning rate of the optimizer, Nadam.
+        # "nadam"; or "paper": as the paper trains, with the momentum and the epsilon of its code,
+        # its weights of the items outside of a batch, and one rate until the end.
+        "optimizer": Field("nadam", _one_of(OPTIMIZERS)),
         "learning_rate": Field(None, _positive),
         # The decay of its momentum.
         "b1": Field(0.8, _share),
@@ -282,6 +288,11 @@ def _check_widths(config: ConfigDict) -> None:
     """Whether start, width and numbers of non-zeros go together."""
     start, width = config.model.start, config.model.n_factors
     target, widest = config.sparsity.target_nnz, config.sparsity.start_nnz
+    if config.sparsity.nested_nnz >= target:
+        raise InputError(
+            f"config.sparsity.nested_nnz is {config.sparsity.nested_nnz}, not less than "
+            f"config.sparsity.target_nnz ({target}); lower it, or leave it at 0"
+        )
     if start == "neighbours" and width:
         raise InputError(
             f"config.model.n_factors is {width}, but with config.model.start=neighbours every item "

@@ -22,7 +22,7 @@ from celsa_jax.data import Split
 from celsa_jax.errors import InputError
 from celsa_jax.feed import Feed
 from celsa_jax.memory import device_bytes
-from celsa_jax.plan import Epoch, plan
+from celsa_jax.plan import Epoch, nested_sizes, plan
 from celsa_jax.products import (
     Layout,
     capacity,
@@ -351,6 +351,8 @@ class TrainingLoop:
             self.n_sampled,
             chosen_each_step,
             self.config.model.norms == "unit",
+            self.config.train.optimizer,
+            nested_sizes(self.config.sparsity.nested_nnz, self.config.sparsity.target_nnz),
             self.placement,
         )
 

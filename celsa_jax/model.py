@@ -23,6 +23,7 @@ from jax import lax
 from celsa_jax.data.batches import Batch
 from celsa_jax.losses import unit
 from celsa_jax.products import Layout, decode, encode, expand, renumber
+from celsa_jax.pruning import top_k_mask
 from celsa_jax.sharding import sum_along
 
 
@@ -60,9 +61,18 @@ class ELSA(nnx.Module):
         self.layout = nnx.data(layout)
         self.dense, self.unit_rows, self.item_axis = dense, unit_rows, item_axis
 
-    def embeddings(self) -> jax.Array:
-        """A: [n_items, capacity], or expanded to [n_items, n_factors] where dense."""
+    def embeddings(self, nnz: int | None = None) -> jax.Array:
+        """A: [n_items, capacity], or expanded to [n_items, n_factors] where dense.
+
+        Args:
+          nnz: cut to so many of the largest non-zeros a row, which keeps its length; None for all.
+        """
         values = self.weights[...]
+        if nnz is not None:
+            used = self.columns[...] < self.n_factors
+            largest = top_k_mask(lax.stop_gradient(values), nnz, used)
+            length = jnp.sum(values * unit(values), axis=1, keepdims=True)  # no NaN at 0
+            values = unit(jnp.where(largest, values, 0)) * length
         if self.unit_rows:
             values = unit(values)
         if self.dense is None:

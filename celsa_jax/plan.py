@@ -20,7 +20,8 @@ class Epoch:
         constant schedule, the mask is chosen afresh among them at every step.
       rewind: the survivors of the mask update before this epoch go back to their initial values;
         never those of a warm start, which has learned them.
-      settled: how much of the final phase is behind us at its begin and at its end, in [0, 1].
+      settled: how much of the final phase is behind us at its begin and at its end, in [0, 1];
+        0 where the rate stays.
     """
 
     nnz: int
@@ -35,6 +36,11 @@ class Epoch:
         return ((1 + np.cos(np.pi * settled)) / 2).astype(np.float32)
 
 
+def nested_sizes(least: int, target: int) -> tuple[int, ...]:
+    """The numbers of non-zeros below the target that are trained for: the least, doubled."""
+    return tuple(least << i for i in range(32) if 0 < least << i < target)
+
+
 def plan(config: ConfigDict) -> list[Epoch]:
     """The epochs of a configuration without open fields (`recipe.filled`).
 
@@ -45,12 +51,13 @@ def plan(config: ConfigDict) -> list[Epoch]:
     train, sparsity = config.train, config.sparsity
     widest, target = sparsity.start_nnz, sparsity.target_nnz
     constant = sparsity.schedule == "constant"
+    falling = train.optimizer != "paper"
     epochs, before = [], widest
     for epoch in range(train.n_epochs + train.n_final_epochs):
         progress = min(epoch / train.n_epochs, 1.0) if train.n_epochs else 1.0
         nnz = int(nnz_at(sparsity.schedule, progress, widest, target))
         settled = [
-            min(max(e - train.n_epochs, 0) / max(train.n_final_epochs, 1), 1.0)
+            falling * min(max(e - train.n_epochs, 0) / max(train.n_final_epochs, 1), 1.0)
             for e in (epoch, epoch + 1)
         ]
         rewind = sparsity.rewind and nnz != before and not constant and not train.init_from

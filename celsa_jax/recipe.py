@@ -7,6 +7,8 @@ interactions (`experiments.defaults`; docs/results.md has the figures).
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import scipy.sparse as sp
 from ml_collections import ConfigDict
@@ -92,6 +94,11 @@ def filled(config: ConfigDict, matrix: sp.csr_matrix, going_on: bool = False) ->
         sparsity.start_nnz = max(_START_NNZ, 2 * sparsity.target_nnz)
     sparsity.start_nnz = min(sparsity.start_nnz, model.n_factors)
     values = choices(matrix)
+    if model.start == "random" and not going_on:
+        # As in the paper: ten epochs for each halving from d/2 on.
+        n_epochs = max(0, round(10 * math.log2(model.n_factors / sparsity.target_nnz)) - 10)
+        values |= {"train.n_epochs": n_epochs, "train.n_final_epochs": 10}
+        values["train.input_dropout"] = 0.0
     if going_on:
         values["train.learning_rate"] = _GOING_ON * float(values["train.learning_rate"])
     for field, value in values.items():

@@ -19,7 +19,7 @@ from celsa_jax.products import Layout
 from celsa_jax.pruning import top_k_mask
 from celsa_jax.sampling import draw_items
 from celsa_jax.sharding import DATA, ITEM, sum_along
-from celsa_jax.state import Form, Numbers, TrainState, optimizer
+from celsa_jax.state import OPTIMIZERS, Form, Numbers, TrainState
 
 
 @functools.partial(jax.jit, static_argnames="form", donate_argnums=0)
@@ -74,7 +74,7 @@ def _train_steps(
     n_rows = state.weights.shape[0]
     first_item = 0 if item_axis is None else lax.axis_index(item_axis) * n_rows
     n_here = jnp.clip(form.n_items(n_rows) - first_item, 0, n_rows)
-    update = optimizer(numbers.b1).update
+    update = OPTIMIZERS[form.optimizer](numbers.b1).update
 
     def train_step(at: jax.Array, carry: tuple[TrainState, jax.Array]):
         state, losses = carry
@@ -115,16 +115,20 @@ def _train_steps(
             item_axis=item_axis,
         )
 
-        def mean_nmse(model: ELSA) -> jax.Array:
+        def mean_nmse(model: ELSA) -> tuple[jax.Array, jax.Array]:
             def loss_of_block(embeddings: jax.Array, rows: jax.Array) -> jax.Array:
                 batch = take_part(rows)
                 scores = model.scores(embeddings, batch)
                 targets = batch.targets(scores.shape[0])
                 return jnp.sum(nmse(scores, targets, item_weights, item_axis)) / n_users
 
-            return _sum_over_blocks(loss_of_block, model.embeddings(), blocks)
+            def loss_of(embeddings: jax.Array) -> jax.Array:
+                return _sum_over_blocks(loss_of_block, embeddings, blocks)
 
-        loss, grads = nnx.value_and_grad(mean_nmse)(model)
+            loss = loss_of(model.embeddings())
+            return loss + sum(loss_of(model.embeddings(nnz)) for nnz in form.nested), loss
+
+        (_, loss), grads = nnx.value_and_grad(mean_nmse, has_aux=True)(model)
         loss, grad = sum_along((loss, grads["weights"][...]), data_axis)
         if mask is not None:
             grad = jnp.where(mask, grad, 0)

@@ -1,6 +1,6 @@
 r"""Writes a run's embeddings for serving, in a compact format or for another engine.
 
-    python -m experiments.export --workdir=runs/mine --format=int8 --output=mine.int8
+    python -m experiments.export --workdir=runs/mine --format=int8 --output=mine.int8 [--nnz=8]
     python -m experiments.export --workdir=runs/mine --format=parquet --output=mine.parquet
 
 `float32`, `float16`, `int8` and `int4` are files of celsa_jax.sparse.SparseEmbeddings (6, 4, 3
@@ -17,7 +17,8 @@ of celsa_jax.sparse.rows.split_queries (signed) for the same scores. --negatives
 engines without negative weights in queries either (Milvus; docs/engines.md): there is one dimension
 more, and a query needs the weights of positive_queries.
 
-The last line printed is one JSON object. JAX is not needed.
+--nnz keeps so many of the largest non-zeros of each item (`SparseEmbeddings.cut`). The last line
+printed is one JSON object. JAX is not needed.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from experiments import cli, inputs
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished run.")
 _FORMAT = flags.DEFINE_enum("format", "float32", [*FORMATS, "parquet"], "What to write.")
 _OUTPUT = flags.DEFINE_string("output", None, "File to write.")
+_NNZ = flags.DEFINE_integer("nnz", None, "Cut to so many non-zeros an item.", lower_bound=1)
 _NEGATIVES = flags.DEFINE_enum(
     "negatives",
     "keep",
@@ -55,6 +57,8 @@ def main() -> None:
     if _NEGATIVES.present and _FORMAT.value != "parquet":
         raise InputError("--negatives is for --format=parquet alone")
     embeddings = read_run(workdir)
+    if _NNZ.value is not None:
+        embeddings = embeddings.cut(_NNZ.value)
     if _FORMAT.value == "parquet":
         write_vectors(output, embeddings, _NEGATIVES.value)
     else:

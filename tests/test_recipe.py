@@ -60,12 +60,18 @@ def test_what_is_given_stays_and_what_was_chosen_is_told():
     assert not {"train.learning_rate", "train.n_epochs"} & told.keys()
 
 
-def test_a_random_start_has_unit_length():
+@pytest.mark.parametrize(
+    ("width", "nnz", "n_epochs"), [(4096, 16, 70), (4096, 8, 80), (4096, 128, 40), (64, 64, 0)]
+)
+def test_a_random_start_takes_what_the_paper_does(width, nnz, n_epochs):
     config = default_config()
-    config.model.update(start="random", n_factors=32)
+    config.model.update(start="random", n_factors=width)
+    config.sparsity.target_nnz = nnz
     full = filled(config, users_of(200, 100, 30))
     assert full.model.norms == "unit"
-    assert full.sparsity.start_nnz == 32
+    assert full.sparsity.start_nnz == width
+    assert (full.train.n_epochs, full.train.n_final_epochs) == (n_epochs, 10)
+    assert full.train.input_dropout == 0
 
 
 def test_more_non_zeros_than_items():

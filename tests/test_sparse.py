@@ -615,6 +615,25 @@ def test_every_format_becomes_every_other():
             assert np.abs(again.tocsr() - stored.tocsr()).max() < 0.2
 
 
+@pytest.mark.parametrize(("form", "error"), [("float32", 1e-6), ("float16", 2e-3), ("int4", 0.3)])
+def test_a_cut_keeps_the_largest_and_the_lengths(form, error):
+    dense = unit_rows() * np.linspace(0.5, 2, 200, dtype=np.float32)[:, None]
+    dense[7] = 0
+    cut = SparseEmbeddings.from_dense(dense, format=form).cut(3)
+    smallest = np.sort(np.abs(dense), axis=1)[:, -3:-2]
+    kept = np.where(np.abs(dense) >= smallest, dense, 0)
+    lengths = np.linalg.norm(dense, axis=1, keepdims=True)
+    expected = kept * lengths / np.maximum(np.linalg.norm(kept, axis=1, keepdims=True), 1e-9)
+    found = cut.tocsr().toarray()
+    assert cut.format == form
+    assert (np.count_nonzero(found, axis=1) <= 3).all()
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), lengths[:, 0], atol=error)
+    if form != "int4":  # where values that are nearly equal may change places
+        np.testing.assert_allclose(found, expected, atol=error)
+    with pytest.raises(InputError, match="nnz is 0; keep at least 1"):
+        cut.cut(0)
+
+
 def test_other_files_are_refused(tmp_path):
     (tmp_path / "text").write_text("user_id,item_id\n" * 9)
     with pytest.raises(InputError, match="text: damaged, or not embeddings"):

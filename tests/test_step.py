@@ -56,6 +56,9 @@ FORMS = {
     "dense": Form(N_FACTORS, "float32", BUDGET, unit_rows=True),
     "sampled": Form(N_FACTORS, None, BUDGET, n_sampled=50),
     "chosen each step": Form(N_FACTORS, "float32", BUDGET, chosen_each_step=True),
+    "nested": Form(N_FACTORS, None, BUDGET, nested=(2, 4)),
+    "nested, unit": Form(N_FACTORS, "float32", BUDGET, unit_rows=True, nested=(2,)),
+    "paper": Form(N_FACTORS, "float32", BUDGET, unit_rows=True, optimizer="paper"),
 }
 
 
@@ -115,17 +118,42 @@ def numpy_training(problem, form, given, batches=(0, 1, 2), pruned_to=None):
         n_real = (rows < N_USERS).sum()
         with jax.enable_x64(True):
             losses[at], grad = plain_loss_and_grad(*arrays, form.unit_rows)
+            for nnz in form.nested:
+                largest = top(np.where(used, np.abs(weights), -1), nnz) & used
+                arrays[0], back = cut(arrays[0], largest)
+                grad = grad + back(np.asarray(plain_loss_and_grad(*arrays, form.unit_rows)[1]))
+                arrays[0] = weights
         grad = np.where(mask, np.asarray(grad, np.float64), 0) / n_real
         b1, count = given.b1, step + 1
         row = np.isin(np.arange(N_ITEMS), drawn)[:, None]
         first = np.where(row, b1 * first + (1 - b1) * grad, first)
         second = np.where(row, 0.999 * second + 0.001 * grad**2, second)
-        ahead = b1 * first / (1 - b1 ** (count + 1)) + (1 - b1) * grad / (1 - b1**count)
-        direction = ahead / (np.sqrt(second / (1 - 0.999**count)) + 1e-8)
+        momenta, epsilon = [b1] * (count + 1), 1e-8
+        if form.optimizer == "paper":
+            momenta = [b1 * (1 - 0.5 * 0.96**t) for t in range(1, count + 2)]
+            epsilon = 1e-7 * 20_000
+        ahead = momenta[-1] * first / (1 - np.prod(momenta))
+        ahead += (1 - momenta[-2]) * grad / (1 - np.prod(momenta[:-1]))
+        direction = ahead / (np.sqrt(second / (1 - 0.999**count)) + epsilon)
         rate = given.learning_rate * RATES[at]
         weights = np.where(row, weights - rate * direction, weights)
         clear &= np.abs(first) > 1e-5 * np.abs(first).max()
     return weights, first, second, losses, clear
+
+
+def cut(weights, mask):
+    """Rows under a mask at their length before, and what takes a gradient back through that."""
+    kept = np.where(mask, weights, 0)
+    lengths, left = (
+        np.maximum(np.linalg.norm(a, axis=1, keepdims=True), 1e-12) for a in (weights, kept)
+    )
+
+    def back(grad):
+        along = (grad * kept).sum(axis=1, keepdims=True) / left
+        across = np.where(mask, grad - along * kept / left, 0)
+        return across * lengths / left + along * weights / lengths
+
+    return kept * lengths / left, back
 
 
 def top(scores, k):
@@ -175,8 +203,11 @@ def assert_equal(problem, form, given, found, **how):
     assert not np.asarray(state.weights)[columns == N_FACTORS].any()
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.4])
-@pytest.mark.parametrize("form", ["gathers", "dense"])
+@pytest.mark.parametrize(
+    ("form", "dropout"),
+    [*(("gathers", 0.0), ("gathers", 0.4), ("dense", 0.0), ("dense", 0.4)),
+     *(("nested", 0.4), ("nested, unit", 0.0), ("paper", 0.0))],
+)  # fmt: skip
 def test_steps_equal_a_numpy_loop(problem, form, dropout):
     """Whether a batch is one block of users or two."""
     given = numbers(dropout=dropout)

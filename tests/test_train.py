@@ -386,6 +386,10 @@ def test_the_best_checkpoint_at_the_target_is_kept(small_config, tmp_path):
         ({"model.start": "random", "model.n_factors": 32}, "start_nnz is of starts from data"),
         ({"sparsity.start_nnz": 3}, r"start_nnz is 3, less than config\.sparsity\.target_nnz"),
         ({"sparsity.start_nnz": 0}, "start_nnz is 0; it must be a whole number from 1 on"),
+        (
+            {"sparsity.nested_nnz": 4},
+            r"nested_nnz is 4, not less than config\.sparsity\.target_nnz",
+        ),
         ({"sparsity.rewind": True}, r"rewind is of config\.model\.start=random"),
         ({"sparsity.target_nnz": 0}, "target_nnz is 0; it must be a whole number from 1 on"),
         ({"sparsity.target_nnz": 200, "sparsity.start_nnz": None}, r"target_nnz is 200"),
