@@ -13,7 +13,7 @@ from celsa_jax.data import load_dataset, make_split
 from celsa_jax.data.splits import read_split
 from celsa_jax.errors import InputError
 from celsa_jax.evaluation import Evaluation, evaluate
-from celsa_jax.evaluation.paired import compare
+from celsa_jax.evaluation.paired import compare, holm
 from celsa_jax.sparse import load_embeddings, save_embeddings, scorer
 from celsa_jax.workdir import Workdir
 
@@ -48,6 +48,14 @@ def test_runs_that_differ_by_nothing_or_by_a_constant(shift, p):
     assert row["difference"] == pytest.approx(shift)
     assert row["interval"] == pytest.approx([shift, shift])
     assert row["p_t"] == pytest.approx(p, abs=1e-6)
+
+
+def test_correction_for_the_number_of_tests():
+    """Holm's steps by hand: 0.01 x 4, 0.015 x 3, 0.03 x 2, 0.06."""
+    corrected = holm(np.array([0.03, 0.01, 0.015, 0.06]))
+    assert corrected == pytest.approx([0.06, 0.04, 0.045, 0.06])
+    assert holm(np.array([0.6, 0.7])).tolist() == [1, 1]
+    assert holm(np.array([])).tolist() == []
 
 
 def test_one_user_is_too_few():

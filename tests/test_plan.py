@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from celsa_jax.config import default_config
 from celsa_jax.plan import Epoch, plan
 from celsa_jax.schedules import SCHEDULES
+from celsa_jax.sweeps import paper
 
 
 def planned(schedule, start, target, n_epochs, n_final_epochs, rewind=False, init_from=""):
@@ -37,6 +38,18 @@ def test_every_schedule_by_hand(schedule, nnz):
     # Without rewinding or a mask that is chosen afresh, what is kept is what the model has.
     kept = [64] * 6 if schedule == "constant" else [*nnz, 4, 4]
     assert [epoch.kept for epoch in epochs] == kept
+
+
+def test_the_preset_of_the_paper():
+    """k = d / 2^(e/10 + 1) before epoch e > 0, rewound each time, at one rate."""
+    config = paper.preset("goodbooks")
+    config.sparsity.start_nnz = 4096
+    config.train.update(n_epochs=70, n_final_epochs=10)
+    epochs = plan(config)
+    expected = [4096, *(round(4096 / 2 ** (e / 10 + 1)) for e in range(1, 70)), *[16] * 10]
+    assert [epoch.nnz for epoch in epochs] == expected
+    assert [e for e, epoch in enumerate(epochs) if epoch.rewind] == list(range(1, 71))
+    assert {epoch.settled for epoch in epochs} == {(0, 0)}
 
 
 def test_a_plan_by_hand():

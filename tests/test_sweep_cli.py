@@ -126,7 +126,7 @@ def test_baselines_need_no_jax(tmp_path):
         (["--shard=half"], ["--shard=half", "1/4"]),
         (["--workdir="], ["give --workdir=..."]),
         (["--config.reference=theirs"], ["config.reference is 'theirs'"]),
-        (["--config=configs/sweeps/goodbooks.py:mane"], ["there is no table 'mane'"]),
+        (["--config=configs/sweeps/paper.py:goodbooks/mane"], ["there is no table 'mane'"]),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path, flags, parts):

@@ -200,6 +200,7 @@ ROWS = {"a": {"method": "pruned_ease"}}
         ({"seeds": (0, 0)}, r"config\.seeds is \(0, 0\); give one or more, each once"),
         ({"seeds": (0, -1)}, r"\(0, -1\); choose a whole number from 0"),
         ({"seeds": (0, 1.5)}, r"\(0, 1\.5\); choose a whole number from 0"),
+        ({"trainings": 0}, r"config\.trainings is 0; it must be a whole number from 1 on"),
         ({"reference": "b"}, r"config\.reference is 'b', which is not a row"),
         (
             {"published": "goodbooks/mane"},
@@ -242,12 +243,13 @@ def test_the_sweeps_of_the_repository_expand(path):
     module = load(path.stem)
     expected = {"smoke": 24, "schedules": 7 * 2 * 2 * 3, "methods": 3 * (4 + 12 * 3)}
     expected |= {"ablations": 23 * 2 * 2, "formats": 4 * 3 * 3, "large": 3 + 2 * 3}
-    expected |= {"negatives": 4 * 3, "widths": 7 * 3}
+    expected |= {"negatives": 4 * 3, "widths": 7 * 3, "spread": 2 * 3 * 3}
     if path.stem in expected:
         assert len(expand(module.get_config())) == expected[path.stem]
         return
-    tables = [expand(module.get_config(table)) for table in ("main", "schedule", "initial_width")]
-    assert [len(runs) for runs in tables] == [3 * (3 + 12 * 5), 13 * 5 * 3, 4 * 5 * 3]
+    names = ("goodbooks/main", "ml20m/schedule", "netflix/initial_width")
+    tables = [expand(module.get_config(name)) for name in names]
+    assert [len(runs) for runs in tables] == [3 * (3 + 12 * 5), 7 * 5 * 3, 4 * 5 * 3]
 
 
 def test_penalties_of_ease_are_those_given_and_nothing_of_ours_is_chosen():

@@ -1,13 +1,11 @@
 """The tables of a sweep."""
 
-import csv
-import importlib.resources
-
 import numpy as np
 import pytest
 import scipy.stats
 from test_sweeps import cheap_sweep, table
 
+from celsa_jax.errors import InputError
 from celsa_jax.files import write_json
 from celsa_jax.sweeps import expand, paper, published, tables
 from celsa_jax.sweeps.results import Results
@@ -19,15 +17,20 @@ def fabricate(workdir, sweep, values, users=None, chosen=None):
         value = values.get((run.row, run.column, run.seed))
         if value is None:
             continue
-        folder = workdir / "runs" / run.id
-        folder.mkdir(parents=True)
         per_user = (users or {}).get((run.row, run.column, run.seed), np.full(4, value))
-        np.savez(folder / "per_user.npz", **{"ndcg@100": per_user})
-        result = {"error": None, "ndcg@100": value, "recall@20": 0.5, "recall@50": 0.5}
-        result |= {"data": {"rows": 5_976_479}, "bytes_per_item": 8.0}
-        if (run.row, run.column, run.seed) in (chosen or {}):
-            result["chosen"] = chosen[run.row, run.column, run.seed]
-        write_json(folder / "result.json", result)
+        write_result(
+            workdir, run, value, per_user, (chosen or {}).get((run.row, run.column, run.seed))
+        )
+
+
+def write_result(workdir, run, value, per_user, chosen=None):
+    folder = workdir / "runs" / run.id
+    folder.mkdir(parents=True)
+    ids = np.arange(len(per_user)) + run.seed  # seeds share users
+    np.savez(folder / "per_user.npz", **{"user_ids": ids.astype(str), "ndcg@100": per_user})
+    result = {"error": None, "ndcg@100": value, "recall@20": 0.5, "recall@50": 0.5}
+    result |= {"data": {"rows": 5_976_479}, "bytes_per_item": 8.0}
+    write_json(folder / "result.json", result | ({"chosen": chosen} if chosen else {}))
 
 
 def write_table(workdir, sweep):
@@ -52,12 +55,13 @@ def test_table_by_hand(tmp_path):
     # The standard error of 0.1, 0.2, 0.3 is 0.1 / sqrt(3); of 0.2, 0.3 it is 0.05.
     assert means["a"] == {"32": "**0.2000 ± 0.0577**", "16": ""}
     assert means["b"] == {"32": "0.2500 ± 0.0500 (2 of 3)", "16": "0.4000 (1 of 3)"}
-    difference = [0.1, 0, -0.1, 0.4, 0.1, 0.2, 0]
+    # Users 0 to 2 of one seed, of the other 2 to 5: user 2 counts once, with (-0.1 + 0.4) / 2.
+    difference = [0.1, 0, 0.15, 0.1, 0.2, 0]
     p = scipy.stats.ttest_1samp(difference, 0).pvalue
     tests = table(tmp_path, "ndcg@100 against a")
     assert tests["a"] == {"32": "", "16": ""}
-    stderr = np.std(difference, ddof=1) / np.sqrt(7)
-    assert tests["b"] == {"32": f"+0.1000 ± {stderr:.4f} (p {p:.2g}, 7 users)", "16": ""}
+    mean, stderr = np.mean(difference), np.std(difference, ddof=1) / np.sqrt(6)
+    assert tests["b"] == {"32": f"{mean:+.4f} ± {stderr:.4f} (p {p:.2g}, 6 users)", "16": ""}
     text = (tmp_path / "table.md").read_text()
     assert "12 runs: 6 done, 0 failed, 6 not run. Seeds 0, 1, 2." in text
 
@@ -119,58 +123,98 @@ def test_users_of_other_data_are_not_paired(tmp_path):
     assert table(tmp_path, "ndcg@100 against a")["b"] == {"32": "", "16": ""}
 
 
-def test_published_figures_stand_beside_ours():
-    """Values of the paper's tables, read off its pages."""
-    table = paper.paper_sweep("goodbooks", "main").published
-    ours = published.values(table, "random start", "ndcg@100")
-    assert ours == {1024: 0.491, 512: 0.488, 256: 0.483, 128: 0.477, 64: 0.469}
-    assert published.values(table, "EASE", "recall@20") == {40_000: 0.337}
-    assert published.values(table, "ALS", "recall@20") == {}
+def test_p_values_are_corrected_for_their_number(tmp_path):
+    rows = {name: {"method": "pruned_ease"} for name in "abc"}
+    rows["b"]["options"], rows["c"]["options"] = {"l2": 1.0}, {"l2": 2.0}
+    sweep = cheap_sweep(rows=rows, seeds=(0,), reference="a")
+    values = {(row, column, 0): 0.1 for row in "abc" for column in ("32", "16")}
+    users = {("a", c, 0): np.zeros(4) for c in ("32", "16")}
+    users |= {("b", "32", 0): np.arange(1.0, 5), ("b", "16", 0): np.array([1.0, -1, 2, -1])}
+    users |= {("c", "32", 0): np.array([3.0, 1, 1, 1]), ("c", "16", 0): np.ones(4) / 9}
+    fabricate(tmp_path, sweep, values, users)
+    write_table(tmp_path, sweep)
+    found = table(tmp_path, "ndcg@100 against a")
+    low, high, p = (scipy.stats.ttest_1samp(users[at], 0).pvalue for at in list(users)[2:5])
+    assert 0 < low < p < high  # and 0, of equal differences, is the lowest
+    shown = [found[row][column] for row, column in (("b", "32"), ("c", "32"), ("b", "16"))]
+    for cell, value in zip(shown, (3 * low, 2 * p, high), strict=True):
+        assert f"(p {value:.2g}, 4 users)" in cell
+
+
+def test_spread_of_splits_and_of_trainings(tmp_path):
+    """By hand: within a split 0.14^2 / 2, between the means 0.1 and 0.5 0.4^2 / 2 - 0.14^2 / 4."""
+    rows = {"ours": {"method": "elsa"}, "EASE": {"method": "ease", "once": True}}
+    sweep = cheap_sweep(rows=rows, columns=paper.size_columns((32,)), trainings=2, reference="ours")
+    runs = expand(sweep)
+    assert [(run.row, run.seed, run.training) for run in runs] == [
+        *(("ours", seed, training) for seed in (0, 1) for training in (0, 1)),
+        *(("EASE", seed, 0) for seed in (0, 1)),
+    ]
+    once = cheap_sweep(rows=rows, columns=paper.size_columns((32,)), reference="ours")
+    assert runs[0].id == expand(once)[0].id
+    for training in (0, 1):
+        seeds = [runs[training].config.seeds[part] for part in ("split", "folds")]
+        assert (runs[training].config.seed, seeds) == (0, [None, None])
+    assert runs[0].config.seeds.training is None
+    assert len({run.model_id for run in runs[:4]}) == 4
+    for run, value in zip(runs, (0.03, 0.17, 0.43, 0.57, 0.2, 0.3), strict=True):
+        write_result(tmp_path, run, value, np.full(4, value))
+    write_table(tmp_path, sweep)
+    assert table(tmp_path, "ndcg@100")["ours"]["32"] == "**0.3000 ± 0.2000**"
+    spread = table(tmp_path, "spread of ndcg@100")
+    assert spread["ours"] == {"any size": "", "32": "split 0.2740, training 0.0990"}
+    assert spread["EASE"] == {"any size": "", "32": ""}
+    # Users 0 and 4 are in one seed, with 0.2 - 0.1 and 0.3 - 0.5, the others in both.
+    difference = [0.1, -0.05, -0.05, -0.05, -0.2]
+    shown = table(tmp_path, "ndcg@100 against ours")["EASE"]["32"]
+    assert shown.startswith(f"{np.mean(difference):+.4f} ± {scipy.stats.sem(difference):.4f} (p ")
+
+
+def test_published_figures_of_the_paper():
+    """Values of the paper's tables, read off its pages, and one of its files of data."""
+    figures = published.figures("goodbooks/main", "ndcg@100")
+    ours = {1024: "0.491", 512: "0.488", 256: "0.483", 128: "0.477", 64: "0.469"}
+    assert figures["ELSA / Sparse training (ours)"] == ours
+    widths = published.figures("goodbooks/initial_width", "ndcg@100")
+    assert widths["16 kB (2048 factors)"][128] == "0.459"
+    assert published.figures("goodbooks/main", "coverage@20") == {}
 
 
 @pytest.mark.parametrize("dataset", published.DATA)
-@pytest.mark.parametrize("name", ["main", "schedule", "initial_width"])
-def test_all_published_figures_have_a_row(dataset, name):
-    sweep = paper.paper_sweep(dataset, name)
-    with (importlib.resources.files("celsa_jax.sweeps") / "published_results.csv").open() as file:
-        rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
-    ours = {row["ours"] for row in rows if (row["dataset"], row["table"]) == (dataset, name)}
-    assert ours
-    assert ours <= set(sweep.rows)
+def test_what_was_published_has_a_row_that_is_trained_as_there(dataset):
+    for name in ("schedule", "initial_width"):
+        rows = paper.paper_sweep(dataset, name).rows
+        assert set(published.figures(f"{dataset}/{name}", "recall@20")) == set(rows)
+        assert all(row.config.train.optimizer == "paper" for row in rows.values())
+    with pytest.raises(InputError, match=f"no data 'movies'; choose one of .*{dataset}"):
+        paper.preset("movies")
 
 
 def test_published_figures_in_a_table_with_what_differs(tmp_path):
-    rows = {"random start": {"method": "elsa"}, "EASE": {"method": "ease", "once": True}}
+    rows = {"Constant": {"method": "elsa"}, "EASE": {"method": "ease", "once": True}}
     sweep = cheap_sweep(
         rows=rows,
         columns=paper.size_columns((128, 64, 32)),
-        reference="random start",
-        published="goodbooks/main",
+        reference="Constant",
+        published="goodbooks/schedule",
     )
-    fabricate(tmp_path, sweep, {("random start", "128", 0): 0.4})
+    fabricate(tmp_path, sweep, {("Constant", "128", 0): 0.4})
     write_table(tmp_path, sweep)
     shown = table(tmp_path, "ndcg@100")
-    assert shown["*random start, published*"] == {
-        "any size": "",
-        "128": "*0.477*",
-        "64": "*0.469*",
-        "32": "",
-    }
-    assert shown["*EASE, published*"]["any size"] == "*0.482*"
+    assert list(shown)[:3] == ["Constant", "*Constant*", "EASE"]  # then what has no row here
+    theirs = published.figures("goodbooks/schedule", "ndcg@100")["Constant"]
+    expected = {"any size": "", "128": f"*{theirs[128]}*", "64": f"*{theirs[64]}*", "32": ""}
+    assert shown["*Constant*"] == expected
     text = (tmp_path / "table.md").read_text()
-    assert "on the same data: the current release of Goodbooks-10k, 5,976,479 ratings, 2,5" in text
-    assert "; ours 5,976,479 ratings, 20 test users, disjoint folds." in text
+    assert "on the current release of Goodbooks-10k: 5,976,479 ratings, 2,500 test users" in text
+    assert "Ours: the same data, 20 other test users, disjoint folds" in text
+    sweep.published = "goodbooks/main"
+    write_table(tmp_path, sweep)
+    ease = table(tmp_path, "ndcg@100")["*EASE / None, factors=10000 (40000 B)*"]
+    assert ease == {"any size": "*0.482*", "128": "", "64": "", "32": ""}
 
 
-@pytest.mark.parametrize(
-    ("counts", "parts"),
-    [
-        ({"rows": 284_964}, ["DIFFERENT DATA", "5,976,479", "2,500 test", "ours 284,964 ratings"]),
-        ({"users": 3}, ["DIFFERENT DATA", "ours made-up"]),
-        ({"rows": 5_976_479}, ["are on the same data: the current release of Goodbooks-10k"]),
-    ],
-)
-def test_what_differs_from_the_published_data_is_said(counts, parts):
+@pytest.mark.parametrize("counts", [{"rows": 284_964}, {"users": 3}])
+def test_other_data_than_the_published_are_named(counts):
     text = published.statement("goodbooks/main", counts, 250, "disjoint")
-    for part in (*parts, "250 test users, disjoint folds", "arXiv 2602.09935", "whole catalogue"):
-        assert part in text
+    assert "OTHER DATA, not to be compared, 250 other test users, disjoint folds" in text

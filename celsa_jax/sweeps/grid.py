@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Iterable, Mapping
 
 from ml_collections import ConfigDict
@@ -13,7 +14,8 @@ from celsa_jax.sweeps import published
 from celsa_jax.sweeps.methods import Run, check
 
 ANY_SIZE = "any size"
-_FIELDS = {"base", "rows", "columns", "seeds", "reference", "published"}
+_APART = 1_000_003  # seeds of one training and of the next
+_FIELDS = {"base", "rows", "columns", "seeds", "trainings", "reference", "published"}
 _ROW = {"method": "", "options": {}, "config": {}, "once": False}
 _COLUMN: dict[str, dict] = {"config": {}}
 
@@ -25,6 +27,7 @@ def make_sweep(
     columns: Mapping[str, dict],
     reference: str,
     seeds: Iterable[int] = (0,),
+    trainings: int = 1,
     published: str = "",
 ) -> ConfigDict:
     """The configuration of a sweep: its rows in each of its columns, with every seed.
@@ -37,6 +40,8 @@ def make_sweep(
       columns: by name `config`, overrides of base.
       reference: the row that others are tested against, by nDCG@100.
       seeds: `config.seed` of the runs.
+      trainings: of every model with each seed, on the same split and folds, from another start and
+        in another order: what is chance in training, and what in the split.
       published: `DATASET/TABLE` to print beside ours (`celsa_jax.sweeps.published`), or empty.
 
     Raises:
@@ -57,6 +62,7 @@ def make_sweep(
             "rows": _filled(_ROW, rows, "config.rows"),
             "columns": _filled(_COLUMN, columns, "config.columns"),
             "seeds": tuple(seeds),
+            "trainings": trainings,
             "reference": reference,
             "published": published,
         }
@@ -76,14 +82,19 @@ def expand(sweep: ConfigDict) -> list[Run]:
     for row, settings in sweep.rows.items():
         for column in [ANY_SIZE] if settings.once else sweep.columns:
             config = _config_of(sweep, base, row, column)
-            for seed in sweep.seeds:
-                config.seed = seed
+            for seed, training in itertools.product(sweep.seeds, range(sweep.trainings)):
+                own = ConfigDict(config.to_dict())
+                own.seed = seed
+                if training:
+                    own.seeds.start = own.seeds.training = _APART * training + seed
                 options = settings.options.to_dict()
-                run = Run(row, column, seed, settings.method, options, ConfigDict(config.to_dict()))
+                run = Run(row, column, seed, training, settings.method, options, own)
                 try:
                     check(run)
                 except InputError as error:
                     raise InputError(f"row '{row}', column '{column}': {error}") from None
+                if training and run.model_config is None:
+                    continue  # nothing is trained
                 same = runs.setdefault(run.id.rsplit("-", 1)[1], run)
                 if same is not run:
                     raise InputError(
@@ -122,6 +133,8 @@ def _check_fields(sweep: ConfigDict) -> None:
         raise InputError(f"config.seeds is {seeds}; give one or more, each once")
     if problem := next(filter(None, map(FIELDS["seed"].problem, seeds)), None):
         raise InputError(f"config.seeds is {seeds}; {problem}")
+    if problem := FIELDS["train"]["batch_size"].problem(sweep.trainings):
+        raise InputError(f"config.trainings is {sweep.trainings}; {problem}")
     if sweep.reference not in sweep.rows:
         raise InputError(f"config.reference is '{sweep.reference}', which is not a row")
     published.check(sweep.published)

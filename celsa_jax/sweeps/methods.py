@@ -40,6 +40,7 @@ class Run:
     Attributes:
       row, column: names in the sweep.
       seed: `config.seed`.
+      training: of those with this seed, from 0.
       method: a name of `methods`.
       options: of the method; a list or tuple holds values to choose from.
       config: of the run, in full.
@@ -48,6 +49,7 @@ class Run:
     row: str
     column: str
     seed: int
+    training: int
     method: str
     options: dict[str, Any]
     config: ConfigDict
@@ -70,7 +72,8 @@ class Run:
     @functools.cached_property
     def id(self) -> str:
         """A name for a folder: readable, and another for other settings."""
-        return _name(f"{self.row}_{self.column}_s{self.seed}", self.settings)
+        again = f"t{self.training}" * bool(self.training)
+        return _name(f"{self.row}_{self.column}_s{self.seed}{again}", self.settings)
 
     @functools.cached_property
     def model_config(self) -> ConfigDict | None:

@@ -1,12 +1,11 @@
 """The three tables of the paper (arXiv 2602.09935), for its data sets and for samples of them.
 
 `main` has methods by bytes an item, `schedule` schedules by bytes, `initial_width` widths by
-bytes. Rows that are in the paper have the names of column `ours` of `published_results.csv`.
+bytes. What is trained as in the paper has its row's name there (docs/paper.md).
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Mapping
 
 from ml_collections import ConfigDict
@@ -14,12 +13,10 @@ from ml_collections import ConfigDict
 from celsa_jax.baselines.neighbours import SIMILARITIES
 from celsa_jax.config import default_config
 from celsa_jax.errors import InputError
-from celsa_jax.schedules import SCHEDULES
 from celsa_jax.sweeps import published
 from celsa_jax.sweeps.grid import make_sweep
 
 BYTES = (1024, 512, 256, 128, 64)
-WIDTHS = (2048, 4096, 6144, 8192)
 SEEDS = (0, 1, 2)
 SAMPLE_PENALTIES = (12.5, 25.0, 50.0, 100.0, 200.0)  # of EASE, to choose from
 _PENALTIES = (50.0, 100.0, 200.0, 400.0)
@@ -27,35 +24,61 @@ _DENSE = {"n_final_epochs": 10, "learning_rate": 0.01, "input_dropout": 0.0}
 # Of a dense model at its own width: more overfits the few users of a sample.
 SAMPLE_DENSE = {**_DENSE, "n_final_epochs": 5, "learning_rate": 0.003}
 _RANDOM = {**_DENSE, "n_epochs": 20, "b1": 0.9}
-# Of each data set our name, and the width at which the paper's dense model is best.
-_DATA = {"goodbooks": ("goodbooks", 3250), "ml20m": ("ml-20m", 800), "netflix": ("netflix", 2450)}
+_WIDTHS = (2048, 4096, 6144, 8192)
+_SCHEDULES = {"Linear": "linear", "Step-wise": "step-wise", "Exponential": "exponential_half"}
+
+
+def preset(dataset: str) -> ConfigDict:
+    """A run as the paper trains and tests (docs/paper.md), at 128 bytes an item.
+
+    Args:
+      dataset: goodbooks, ml20m or netflix.
+    """
+    config = _as_tested(dataset)
+    config.update(as_published())
+    return config
+
+
+def _as_tested(dataset: str) -> ConfigDict:
+    if dataset not in published.DATA:
+        known = ", ".join(published.DATA)
+        raise InputError(f"the paper has no data '{dataset}'; choose one of {known}")
+    config, data = default_config(), published.DATA[dataset]
+    config.data.name = data.name
+    config.data.n_val_users = config.data.n_test_users = data.n_test_users
+    config.eval.folds = "independent"
+    return config
+
+
+def as_published(n_factors: int = 4096, batch_size: int = 1024, **sparsity: object) -> dict:
+    """Overrides for training as the paper does: "Exponential with restarting"."""
+    return {
+        "data": {"n_val_users": 0},  # who validate elsewhere train, too
+        "model": {"start": "random", "n_factors": n_factors, "norms": "unit"},
+        "sparsity": {"schedule": "exponential_half", "rewind": True, **sparsity},
+        "train": {"optimizer": "paper", "learning_rate": 0.1, "b1": 0.9, "batch_size": batch_size},
+    }
 
 
 def paper_sweep(dataset: str, table: str) -> ConfigDict:
     """A table of the paper on a whole data set, with the published figures.
 
-    Sparse models begin at random and rewind, as in the paper; `main` has ours beside them.
-
     Args:
       dataset: goodbooks, ml20m or netflix.
       table: main, schedule or initial_width.
     """
-    base = default_config()
-    base.data.name, width = _DATA[dataset]
-    base.data.n_val_users = base.data.n_test_users = published.DATA[dataset].n_test_users
-    at_random = functools.partial(random_start, batch_size=1024)
-    methods = method_rows(width, _PENALTIES, _DENSE) | {"random start": elsa(at_random(4096))}
-    schedules = {
-        shape + ", rewinding" * rewind: elsa(at_random(4096, schedule=shape, rewind=rewind))
-        for shape in SCHEDULES
-        for rewind in (True, False)
-        if not (rewind and shape == "constant")  # which never rewinds
-    }
-    widths = {f"{d} factors": elsa(at_random(d)) for d in WIDTHS}
+    base = _as_tested(dataset)
+    width = published.DATA[dataset].dense_width
+    methods = method_rows(width, _PENALTIES, _DENSE) | {"as in the paper": elsa(as_published())}
+    schedules = {"Constant": elsa(as_published(schedule="constant", rewind=False))}
+    for name, schedule in _SCHEDULES.items():
+        changes = [as_published(schedule=schedule, rewind=rewind) for rewind in (False, True)]
+        schedules |= {name: elsa(changes[0]), f"{name} with restarting": elsa(changes[1])}
+    widths = {f"{d // 128} kB ({d} factors)": elsa(as_published(d)) for d in _WIDTHS}
     tables = {
         "main": (methods, "ours"),
-        "schedule": (schedules, "cubic, rewinding"),
-        "initial_width": (widths, "4096 factors"),
+        "schedule": (schedules, "Exponential with restarting"),
+        "initial_width": (widths, "32 kB (4096 factors)"),
     }
     if table not in tables:
         raise InputError(f"there is no table '{table}'; choose one of {', '.join(tables)}")

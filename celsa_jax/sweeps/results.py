@@ -66,23 +66,46 @@ class Results:
         return [(run, r) for run, r in self.cell(row, column) if state(r) == "done"]
 
     def values(self, row: str, column: str, name: str) -> np.ndarray:
-        """[n_seeds] of a cell; those that are done and defined."""
-        values = [result.get(name) for _, result in self.done(row, column)]
-        return np.array([value for value in values if value is not None], float)
+        """[n_seeds] of a cell, means over trainings; of what is done and defined."""
+        return np.array([np.mean(of_seed) for of_seed in self._by_seed(row, column, name)])
+
+    def _by_seed(self, row: str, column: str, name: str) -> list[list[float]]:
+        found: dict[int, list[float]] = {}
+        for run, result in self.done(row, column):
+            if result.get(name) is not None:
+                found.setdefault(run.seed, []).append(result[name])
+        return list(found.values())
 
     def is_whole(self, row: str, column: str, name: str) -> bool:
-        """Whether every seed of a cell that was planned has a value."""
-        return 0 < len(self.cell(row, column)) == len(self.values(row, column, name))
+        """Whether every run of a cell that was planned has a value."""
+        n_values = sum(map(len, self._by_seed(row, column, name)))
+        return 0 < len(self.cell(row, column)) == n_values
+
+    def spread(self, row: str, column: str) -> tuple[float, float] | None:
+        """Standard deviations of the metric from split to split, and from training to training.
+
+        Those of a one-way analysis of variance with random effects; None where some split has
+        another number of trainings, or there are not two of both.
+        """
+        by_seed = self._by_seed(row, column, MAIN_METRIC)
+        n_trainings = len(by_seed[0]) if by_seed else 0
+        if len(by_seed) < 2 or n_trainings < 2 or {*map(len, by_seed)} != {n_trainings}:
+            return None
+        values = np.array(by_seed)
+        within = values.var(axis=1, ddof=1).mean()
+        between = max(0.0, values.mean(axis=1).var(ddof=1) - within / n_trainings)
+        return float(np.sqrt(between)), float(np.sqrt(within))
 
     def mean(self, row: str, column: str, name: str) -> float | None:
         values = self.values(row, column, name)
         return float(values.mean()) if len(values) else None
 
     def differences(self, row: str, column: str) -> np.ndarray:
-        """[n] of each user that both can be judged on, row - reference, the seeds in one.
+        """[n_users] row - reference of every user that both can be judged on.
 
-        A row without a budget of bytes is compared at every size of the other. Seeds whose test
-        users or folds are not those of the reference are left out.
+        A user whom several seeds test counts once, with the mean of them, as they are not
+        independent. A row without a budget of bytes is compared at every size of the other. Seeds
+        whose test users or folds are not those of the reference are left out.
         """
         reference = self.sweep.reference
         columns = [
@@ -90,21 +113,27 @@ class Results:
         ]
         if column not in columns:
             return np.empty(0)
-        others = {run.seed: run for run, _ in self.done(reference, columns[1])}
-        differences = [np.empty(0)]
-        for run, _ in self.done(row, columns[0]):
-            other = others.get(run.seed)
-            if other and _tests(run) == _tests(other):
-                difference = self._per_user(run.id) - self._per_user(other.id)
-                differences.append(difference[~np.isnan(difference)])
-        return np.concatenate(differences)
+        users, differences = [np.empty(0, str)], [np.empty(0)]
+        for seed in self.sweep.seeds:
+            pair = [
+                [run for run, _ in self.done(name, of) if run.seed == seed]
+                for name, of in zip((row, reference), columns, strict=True)
+            ]
+            if all(pair) and _tests(pair[0][0]) == _tests(pair[1][0]):
+                mine, other = (np.mean([self._per_user(r.id)[1] for r in runs], 0) for runs in pair)
+                judged = ~np.isnan(mine - other)
+                users.append(self._per_user(pair[0][0].id)[0][judged])
+                differences.append((mine - other)[judged])
+        _, at = np.unique(np.concatenate(users), return_inverse=True)
+        return np.bincount(at, np.concatenate(differences)) / np.maximum(np.bincount(at), 1)
 
     @functools.lru_cache(maxsize=64)  # noqa: B019, an object lives for one table
-    def _per_user(self, run_id: str) -> np.ndarray:
+    def _per_user(self, run_id: str) -> tuple[np.ndarray, np.ndarray]:
+        """[n_users] ids, and the metric of each; in one order whatever the method."""
         with np.load(self.folder / "runs" / run_id / "per_user.npz") as stored:
-            return stored[MAIN_METRIC]
+            return stored["user_ids"], stored[MAIN_METRIC]
 
 
 def _tests(run: Run) -> tuple[dict, str]:
     """What decides, with the seed, who is tested on what."""
-    return run.config.data.to_dict(), run.config.eval.folds
+    return run.config.data.to_dict() | {"n_val_users": None}, run.config.eval.folds

@@ -104,7 +104,8 @@ def _do(folder: pathlib.Path, run: Run) -> None:
     path = folder / "runs" / run.id
     remove_left_overs(path)
     log.info("run %s", run.id)
-    described = {"row": run.row, "column": run.column, "seed": run.seed, **run.settings}
+    described = {name: getattr(run, name) for name in ("row", "column", "seed", "training")}
+    described |= run.settings
     try:
         numbers, per_user = perform(run, folder / "models")
     except Exception as error:
@@ -148,4 +149,4 @@ def _draw(results: Results) -> None:
         log.warning('no figures: pip install "celsa_jax[figures]", then run this again')
         return
     with locked(results.folder / "lock"):
-        figures.draw_all(results.folder / "figures", results)
+        figures.draw(results.folder / "figures", results)

@@ -10,25 +10,30 @@ import json
 import pathlib
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import scipy.stats
 
 from celsa_jax.evaluation import EXPOSURE_METRICS, METRICS
-from celsa_jax.evaluation.paired import paired_tests
+from celsa_jax.evaluation.paired import holm, paired_tests
 from celsa_jax.files import write_text
 from celsa_jax.sweeps import published
 from celsa_jax.sweeps.grid import ANY_SIZE
 from celsa_jax.sweeps.results import MAIN_METRIC, Results, state
 
 _CSV_COLUMNS = [
-    *("id", "row", "column", "seed", "method", "options", "n_factors", "target_nnz"),
+    *("id", "row", "column", "seed", "training", "method", "options", "n_factors", "target_nnz"),
     *("state", "error", "chosen", "bytes_per_item"),
     *(name for metric in METRICS for name in (metric, f"{metric}_stderr")),
     *(*EXPOSURE_METRICS, "n_users", "train_seconds", "evaluate_seconds", "model_path"),
 ]
 _TESTED = (
-    "Mean difference from the reference over users, seeds in one, ± its standard error, and the "
-    "p-value of a paired t-test (not corrected for the number of tests). A row of any size is "
-    "compared at every size of the reference."
+    "Mean difference from the reference ± its standard error over users, each with the mean of the "
+    "seeds that test it, and the p-value of a paired t-test, corrected (Holm) for the number of "
+    "tests here. A row of any size is compared at every size of the reference."
+)
+_SPREAD = (
+    "Standard deviations: of one split of the users against another, and of one training against "
+    "another of the same split."
 )
 
 
@@ -42,9 +47,10 @@ def write_csv(path: pathlib.Path, results: Results) -> None:
     writer.writeheader()
     for run, result in results.runs:
         model = run.model_config
+        names = ("id", "row", "column", "seed", "training", "method")
         writer.writerow(
             {
-                **{name: getattr(run, name) for name in ("id", "row", "column", "seed", "method")},
+                **{name: getattr(run, name) for name in names},
                 **result,
                 "options": _json(run.options),
                 # Empty where the model has a factor for every item.
@@ -60,8 +66,12 @@ def write_csv(path: pathlib.Path, results: Results) -> None:
 def write_markdown(path: pathlib.Path, results: Results) -> None:
     """The means over seeds, tests against the reference, published figures, and what failed."""
     lines = [*_summary(results), *_means(results, MAIN_METRIC), *_chosen(results)]
+    tested = _tests(results)
     title = f"{MAIN_METRIC} against {results.sweep.reference}"
-    lines += _section(results, title, functools.partial(_test_cell, results), _TESTED)
+    lines += _section(results, title, lambda *cell: tested.get(cell, ""), _TESTED)
+    if results.sweep.trainings > 1:
+        spread = functools.partial(_spread_cell, results)
+        lines += _section(results, f"spread of {MAIN_METRIC}", spread, _SPREAD)
     for metric in METRICS:
         if metric != MAIN_METRIC:
             lines += _means(results, metric)
@@ -77,8 +87,8 @@ def _summary(results: Results) -> Iterator[str]:
     yield (
         f"{len(results.runs)} runs: {states['done']} done, {states['failed']} failed, "
         f"{states['']} not run. Seeds {', '.join(map(str, results.sweep.seeds))}. Cells are means "
-        "± standard errors over seeds (no error with one seed); (2 of 3) are seeds that are done; "
-        "of the cells with all of their seeds the best of a column is bold."
+        "± standard errors over seeds (no error with one seed); (2 of 3) are runs that are done; "
+        "of the cells with all of their runs the best of a column is bold."
     )
 
 
@@ -95,21 +105,22 @@ def _means(results: Results, metric: str) -> Iterator[str]:
 def _section(
     results: Results, title: str, cell: Callable[[str, str], str], note: str = ""
 ) -> Iterator[str]:
-    """A table by row and column; below a row of ours, what was published for it."""
+    """A table by row and column, with what was published under that title."""
     yield from ("", f"## {title}", "")
     if note:
         yield from (note, "")
     yield f"| row | {' | '.join(results.columns)} |"
     yield "|---|" + "---:|" * len(results.columns)
-    for row in results.rows:
-        yield f"| {row} | {' | '.join(cell(row, column) for column in results.columns)} |"
-        if theirs := published.values(results.sweep.published, row, title):
+    theirs = published.figures(results.sweep.published, title)
+    for row in [*results.rows, *(row for row in theirs if row not in results.rows)]:
+        if row in results.rows:
+            yield f"| {row} | {' | '.join(cell(row, column) for column in results.columns)} |"
+        if figures := theirs.get(row):
             sizes = results.n_bytes
-            if results.sweep.rows[row].once:  # published at a size of its own
-                sizes = {ANY_SIZE: min(theirs)}
-            shown = [theirs.get(sizes.get(column, 0)) for column in results.columns]
-            texts = ["" if value is None else f"*{value:.3f}*" for value in shown]
-            yield f"| *{row}, published* | {' | '.join(texts)} |"
+            if not figures.keys() & set(sizes.values()):  # it is of a size of its own
+                sizes = {ANY_SIZE: min(figures)}
+            texts = [figures.get(sizes.get(column, 0), "") for column in results.columns]
+            yield f"| *{row}* | {' | '.join(text and f'*{text}*' for text in texts)} |"
 
 
 def _mean_cell(results: Results, metric: str, row: str, column: str) -> str:
@@ -120,19 +131,32 @@ def _mean_cell(results: Results, metric: str, row: str, column: str) -> str:
     if len(values) > 1:
         text += f" ± {scipy.stats.sem(values):.4f}"
     if not results.is_whole(row, column, metric):
-        return f"{text} ({len(values)} of {len(runs)})"
+        return f"{text} ({len(results.done(row, column))} of {len(runs)})"
     whole = [other for other in results.rows if results.is_whole(other, column, metric)]
     best = max(results.values(other, column, metric).mean() for other in whole)
     return f"**{text}**" if values.mean() == best else text
 
 
-def _test_cell(results: Results, row: str, column: str) -> str:
-    differences = results.differences(row, column)
-    if row == results.sweep.reference or len(differences) < 2:
-        return ""
-    tests = paired_tests(differences)
-    difference = f"{tests['difference']:+.4f} ± {tests['stderr']:.4f}"
-    return f"{difference} (p {tests['p_t']:.2g}, {tests['n_users']} users)"
+def _tests(results: Results) -> dict[tuple[str, ...], str]:
+    """Texts of the cells that can be tested against the reference."""
+    differences = {
+        (row, column): results.differences(row, column)
+        for row in results.rows
+        for column in results.columns
+        if row != results.sweep.reference
+    }
+    tests = {cell: paired_tests(of) for cell, of in differences.items() if len(of) > 1}
+    p_values = holm(np.array([test["p_t"] for test in tests.values()]))
+    return {
+        cell: f"{test['difference']:+.4f} ± {test['stderr']:.4f} (p {p:.2g}, "
+        f"{test['n_users']} users)"
+        for (cell, test), p in zip(tests.items(), p_values, strict=True)
+    }
+
+
+def _spread_cell(results: Results, row: str, column: str) -> str:
+    spread = results.spread(row, column)
+    return "" if spread is None else f"split {spread[0]:.4f}, training {spread[1]:.4f}"
 
 
 def _plain_cell(results: Results, name: str, row: str, column: str) -> str:

@@ -1,0 +1,22 @@
+r"""What is chance: three trainings on each of three splits, at 128 and 64 bytes an item: 18 runs.
+
+    python -m experiments.sweep --config=configs/sweeps/spread.py --workdir=runs/spread \
+        --config.base.data.path=ratings.csv.zip
+
+For a sample of Goodbooks-10k's current release (user_id,book_id,rating).
+"""
+
+from ml_collections import ConfigDict
+
+from celsa_jax.sweeps import make_sweep, paper
+
+
+def get_config() -> ConfigDict:
+    return make_sweep(
+        base=paper.sample_base(),
+        rows={"ours": paper.elsa()},
+        columns=paper.size_columns((128, 64)),
+        seeds=paper.SEEDS,
+        trainings=3,
+        reference="ours",
+    )
