@@ -78,7 +78,10 @@ def run_sweep(
 
 def _run_all(folder: pathlib.Path, runs: list[Run], write_tables: Callable[[], Results]) -> None:
     """Does every run, here or, where another process has it, by waiting for that one."""
-    waiting = [run for run in runs if not read_result(folder, run)]
+    # Seed by seed, as runs on the same data share these and pruned EASE its inversions.
+    waiting = sorted(
+        (run for run in runs if not read_result(folder, run)), key=lambda run: run.seed
+    )
     log.info("%d of %d runs to do", len(waiting), len(runs))
     while waiting:
         elsewhere = []
