@@ -1,14 +1,16 @@
 r"""Baselines on the split and the folds of a configuration.
 
     python -m experiments.baselines --config=configs/X.py [--config.a.b=value ...] \
-        [--workdir=W] [--methods=popularity,ease,pruned_ease,column_pruned_ease,item_knn,als] \
-        [--bytes=64,128,256] [--l2=30,100,300] [--dense=RUN/embeddings.npz]
+        [--workdir=W] [--bytes=64,128,256] [--l2=30,100,300] [--dropout=0,0.3] [--discount=0,0.2] \
+        [--methods=popularity,user_knn,ease,pruned_ease,column_pruned_ease,item_knn,als] \
+        [--dense=RUN/embeddings.npz]
 
-Every method but popularity and EASE is fitted once for each of --bytes. The penalty of EASE, and
-of pruned EASE at each size, is the one of the highest validation nDCG@100. --dense adds the
-finished dense embeddings of a run on the same split, and what becomes of them when every row is
-cut to its largest entries (`top_k`) or coded by a `sparse_autoencoder`. With --workdir the users
-are those of that run (its split.npz); otherwise they are drawn as `experiments.train` draws them.
+Every method but popularity, user k-NN and EASE is fitted once for each of --bytes. EASE, whole and
+pruned by columns, has the penalty, the dropout (EDLAE) and the discount of popularity of the
+highest validation nDCG@100, of all combinations, and pruned by rows the penalty. --dense adds the
+finished dense embeddings of a run on the same split, and what becomes of them when every row is cut
+to its largest entries (`top_k`) or coded by a `sparse_autoencoder`. With --workdir the users are
+those of that run (its split.npz); otherwise they are drawn as `experiments.train` draws them.
 A dense run is one with --config.model.start=random, config.train.n_epochs=0, and
 config.sparsity.target_nnz at config.model.n_factors.
 The last line printed is one JSON object. JAX is not needed, but for the autoencoder.
@@ -16,6 +18,7 @@ The last line printed is one JSON object. JAX is not needed, but for the autoenc
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import math
@@ -29,20 +32,9 @@ import scipy.sparse as sp
 from absl import flags
 from ml_collections import ConfigDict
 
-from celsa_jax.baselines import (
-    BASELINES,
-    COMPRESSIONS,
-    Baseline,
-    embeddings_baseline,
-    weights_baseline,
-)
+from celsa_jax.baselines import BASELINES, COMPRESSIONS, Baseline, embeddings_baseline
 from celsa_jax.baselines.baseline import implicit
-from celsa_jax.baselines.choice import validation_value
-from celsa_jax.baselines.ease import (
-    column_pruned_ease_baseline,
-    ease,
-    pruned_ease_baseline,
-)
+from celsa_jax.baselines.choice import choose, validation_value
 from celsa_jax.config import seed_of, validate
 from celsa_jax.data import Split, load_dataset, make_split
 from celsa_jax.data.interactions import lookup
@@ -58,19 +50,23 @@ inputs.define_run()
 _METHODS = flags.DEFINE_list("methods", ["popularity", "ease"], f"Of {', '.join(BASELINES)}.")
 _BYTES = flags.DEFINE_list("bytes", ["128"], "Bytes an item, for each method that can choose.")
 _L2 = flags.DEFINE_list("l2", ["30", "100", "300", "1000"], "Penalties of EASE to try.")
+_DROPOUT = flags.DEFINE_list("dropout", ["0"], "Dropouts of EASE to try; above 0 it is EDLAE.")
+_DISCOUNT = flags.DEFINE_list("discount", ["0"], "Powers of popularity to divide its scores by.")
 _DENSE = flags.DEFINE_string("dense", None, "Dense embeddings to compress.")
 
-_OWN_SIZE = ("popularity", "ease")
-_PRUNED = {"pruned_ease": pruned_ease_baseline, "column_pruned_ease": column_pruned_ease_baseline}
+_OWN_SIZE = ("popularity", "ease", "user_knn")
+_OPTIONS = ("l2", "dropout", "discount")
+_OPTIONS_OF = {"ease": _OPTIONS, "column_pruned_ease": _OPTIONS, "pruned_ease": ("l2",)}
 _OF_IMPLICIT = ("item_knn", "als")
 
 
 class Fit(NamedTuple):
-    """A fitted method, with the options that were chosen for it."""
+    """A fitted method, the options that were chosen for it, and what all of them gave."""
 
     method: str
-    options: dict[str, float]
+    options: dict[str, object]
     baseline: Baseline
+    tried: list[dict[str, object]]
 
 
 def main() -> None:
@@ -78,11 +74,12 @@ def main() -> None:
     validate(config)
     methods = _methods()
     sizes = _numbers(_BYTES, int, BYTES_PER_NONZERO - 1)
-    penalties = _numbers(_L2, float, 0)
+    values = _numbers(_L2, float, 0), _numbers(_DROPOUT, float), _numbers(_DISCOUNT, float)
+    grid = dict(zip(_OPTIONS, values, strict=True))
     dense = load_embeddings(_DENSE.value) if _DENSE.value else None
     split = _split(config)
-    by_penalty = [method for method in methods if method == "ease" or method in _PRUNED]
-    if by_penalty and len(penalties) > 1 and not split.val.n_users:
+    several = any(len(v) > 1 for v in values)
+    if several and set(methods) & set(_OPTIONS_OF) and not split.val.n_users:
         raise InputError(
             "there are no validation users to choose a penalty on (config.data.n_val_users, "
             "config.data.val_from); give one with --l2"
@@ -92,67 +89,46 @@ def main() -> None:
 
     started = time.perf_counter()
     protocol = {"folds": config.eval.folds, "seed": seed_of(config, "folds")}
-    others = [method for method in methods if method not in by_penalty]
-    plain = plain_fits(split.train.matrix, others, sizes, config.seed)
-    best, validation = ease_fits(split, by_penalty, sizes, penalties, protocol)
+    fits = chosen_fits(split, methods, sizes, grid, config.seed, protocol)
     compressed = [] if dense is None else dense_fits(dense, sizes, config.seed)
-    rows = [_judged(fit, split, protocol) for fit in itertools.chain(plain, best, compressed)]
+    rows = [_judged(fit, split, protocol) for fit in itertools.chain(fits, compressed)]
     print(cli.metrics_table("method", [(_name(row), row["bytes_per_item"], row) for row in rows]))
     report = {row["method"]: row for row in rows if row["method"] in _OWN_SIZE}
-    report |= {"methods": rows, "validation_ndcg@100": validation}
+    report["methods"] = rows
     report |= {"seconds": round(time.perf_counter() - started, 1), **split.counts()}
     print(json.dumps(report))
 
 
-def plain_fits(
-    train: sp.csr_matrix, methods: list[str], sizes: list[int], seed: int
+def chosen_fits(
+    split: Split, methods: list[str], sizes: list[int], grid: dict, seed: int, protocol: dict
 ) -> Iterator[Fit]:
-    """Fits one method at one size after the other, and keeps none."""
+    """Every method at each of its sizes, those of the closed form with the best options."""
+
+    def value(fitted: Baseline) -> float:
+        if not split.val.n_users:
+            return 0.0  # there is one combination
+        return validation_value(fitted.score, split, **protocol)
+
     for method in methods:
         for n_bytes in [0] if method in _OWN_SIZE else sizes:
-            yield Fit(method, {}, BASELINES[method](train, n_bytes=n_bytes, seed=seed))
-
-
-def ease_fits(
-    split: Split, methods: list[str], sizes: list[int], penalties: list[float], protocol: dict
-) -> tuple[list[Fit], dict[float, float]]:
-    """EASE and pruned EASE, each size at the penalty that validates best.
-
-    All of them share one inversion a penalty, and of each the best so far is in memory.
-
-    Returns:
-      The fits, and the validation nDCG@100 of EASE by penalty.
-    """
-    best: dict[str, tuple[float, Fit]] = {}
-    of_ease = {}
-    for l2 in penalties if methods else []:
-        weights = ease(split.train.matrix, l2)
-        fits = {}
-        if "ease" in methods:
-            fits["ease"] = Fit("ease", {"l2": l2}, weights_baseline(weights))
-        for method in [method for method in methods if method in _PRUNED]:
-            for n_bytes in sizes:
-                baseline = _PRUNED[method](weights, n_bytes)
-                fits[f"{method} at {n_bytes}"] = Fit(method, {"l2": l2}, baseline)
-        for name, fit in fits.items():
-            value = 0.0  # without validation users there is one penalty
-            if split.val.n_users:
-                value = validation_value(fit.baseline.score, split, **protocol)
-                print(f"{name}, l2 {l2:g}: validation nDCG@100 {value:.4f}", flush=True)
-                if name == "ease":
-                    of_ease[l2] = value
-            if name not in best or value > best[name][0]:
-                best[name] = value, fit
-    return [fit for _, fit in best.values()], of_ease
+            fit = functools.partial(
+                BASELINES[method], split.train.matrix, n_bytes=n_bytes, seed=seed
+            )
+            if method not in _OPTIONS_OF:
+                yield Fit(method, {}, fit(), [])
+                continue
+            of_method = {name: grid[name] for name in _OPTIONS_OF[method]}
+            baseline, options, tried = choose(fit, of_method, value)
+            yield Fit(method, options, baseline, tried)
 
 
 def dense_fits(dense: np.ndarray, sizes: list[int], seed: int) -> Iterator[Fit]:
     """Dense embeddings [n_items, n_factors] as they are, and compressed."""
-    yield Fit("dense", {}, embeddings_baseline(dense))
+    yield Fit("dense", {}, embeddings_baseline(dense), [])
     for method, compress in COMPRESSIONS.items():
         for n_bytes in sizes:
             codes = compress(dense, n_bytes=n_bytes, seed=seed)
-            yield Fit(method, {}, embeddings_baseline(codes))
+            yield Fit(method, {}, embeddings_baseline(codes), [])
 
 
 def _judged(fit: Fit, split: Split, protocol: dict) -> dict:
@@ -164,11 +140,12 @@ def _judged(fit: Fit, split: Split, protocol: dict) -> dict:
         **protocol,
     ).summary()
     size = {"bytes_per_item": fit.baseline.bytes_per_item}
-    return {"method": fit.method, **size, **fit.options, **metrics}
+    return {"method": fit.method, **size, **fit.options, "tried": fit.tried, **metrics}
 
 
 def _name(row: dict) -> str:
-    return row["method"] + (f", l2 = {row['l2']:g}" if "l2" in row else "")
+    options = [f"{name} = {row[name]:g}" for name in _OPTIONS if row.get(name)]
+    return ", ".join([row["method"], *options])
 
 
 def _split(config: ConfigDict) -> Split:
@@ -193,7 +170,7 @@ def _methods() -> list[str]:
     return methods
 
 
-def _numbers(flag: flags.FlagHolder, kind: type, above: int) -> list:
+def _numbers(flag: flags.FlagHolder, kind: type, above: float = -math.inf) -> list:
     """The numbers that a list flag has, ascending."""
     given = f"--{flag.name}={','.join(flag.value)}"
     try:

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import json
 import sys
 import tracemalloc
@@ -22,7 +23,7 @@ from celsa_jax.sparse.rows import keep_largest, unit_rows
 
 WITHOUT_IMPLICIT = WITHOUT_JAX + "import sys\nsys.modules['implicit'] = None\n"
 
-SIZED = [name for name in BASELINES if name not in ("popularity", "ease")]
+SIZED = [name for name in BASELINES if name not in ("popularity", "ease", "user_knn")]
 
 
 def cut_by_loop(dense, k):
@@ -51,33 +52,66 @@ def sparse_mixtures():
     return (dense / np.linalg.norm(dense, axis=1, keepdims=True)).astype(np.float32)
 
 
+def regressions(inputs, targets, penalty):
+    """Column j is the ridge regression of targets' column j on all other columns of the inputs."""
+    n_items = inputs.shape[1]
+    weights = np.zeros((n_items, n_items))
+    for j in range(n_items):
+        others = np.arange(n_items) != j
+        gram = inputs[:, others].T @ inputs[:, others] + penalty * np.eye(n_items - 1)
+        weights[others, j] = np.linalg.solve(gram, inputs[:, others].T @ targets[:, j])
+    return weights
+
+
 def test_ease_solves_one_ridge_regression_per_item(random_matrix):
-    """With a zero diagonal, column j is the ridge regression of item j on all the others."""
     matrix = random_matrix(40, 9, density=0.4)
     x = matrix.toarray().astype(np.float64)
-    expected = np.zeros((9, 9))
-    for j in range(9):
-        others = np.arange(9) != j
-        gram = x[:, others].T @ x[:, others] + 3.0 * np.eye(8)
-        expected[others, j] = np.linalg.solve(gram, x[:, others].T @ x[:, j])
-    weights = ease(matrix, 3.0)
-    np.testing.assert_allclose(weights, expected, atol=1e-6)
+    expected = regressions(x, x, 3.0)
+    np.testing.assert_allclose(ease(matrix, 3.0), expected, atol=1e-6)
     fitted = fit_ease(matrix, l2=3.0)
     np.testing.assert_allclose(fitted.score(matrix[:5]), x[:5] @ expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("l2", [1e-3, 50.0])
+def test_dropout_is_the_mean_over_everything_that_may_be_dropped(random_matrix):
+    """EDLAE: each of 2^6 inputs with its probability, what is kept of it over its share."""
+    matrix = random_matrix(12, 6, density=0.5)
+    x = matrix.toarray().astype(np.float64)
+    inputs, targets = [], []
+    for kept in itertools.product((0, 1), repeat=6):
+        weight = np.sqrt(0.7 ** sum(kept) * 0.3 ** (6 - sum(kept)))
+        inputs.append(weight * x * kept / 0.7)
+        targets.append(weight * x)
+    expected = regressions(np.concatenate(inputs), np.concatenate(targets), 2.0)
+    np.testing.assert_allclose(ease(matrix, 2.0, dropout=0.3), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["ease", "column_pruned_ease"])
+def test_discounted_scores(random_matrix, name):
+    matrix = random_matrix(40, 9, density=0.4)
+    plain, discounted = (
+        BASELINES[name](matrix, n_bytes=16, discount=power) for power in (0.0, 0.3)
+    )
+    expected = plain.score(matrix) / matrix.toarray().sum(axis=0) ** 0.3
+    np.testing.assert_allclose(discounted.score(matrix), expected, rtol=1e-5)
+    assert discounted.bytes_per_item == plain.bytes_per_item
+
+
+@pytest.mark.parametrize("options", [{"l2": 1e-3}, {"l2": 50.0, "dropout": 0.4}])
 @pytest.mark.parametrize("repeated", [1, 3])
 @pytest.mark.parametrize(("n_users", "n_items"), [(21, 70), (66, 70), (90, 70)])
-def test_ease_by_users_or_by_items_is_the_formula(random_matrix, n_users, n_items, repeated, l2):
+def test_ease_by_users_or_by_items_is_the_formula(
+    random_matrix, n_users, n_items, repeated, options
+):
     """Also where users are there several times, and the penalty is all that tells them apart."""
     users = random_matrix(n_users // repeated, n_items, density=0.3)
     matrix = sp.vstack([users] * repeated, format="csr")
     x = matrix.toarray().astype(np.float64)
-    inverse = np.linalg.inv(x.T @ x + l2 * np.eye(n_items))
+    dropout = options.get("dropout", 0)
+    penalty = options["l2"] + (x**2).sum(axis=0) * dropout / (1 - dropout)
+    inverse = np.linalg.inv(x.T @ x + np.diag(penalty))
     expected = -inverse / np.diag(inverse)
     np.fill_diagonal(expected, 0)
-    weights = ease(matrix, l2)
+    weights = ease(matrix, **options)
     np.testing.assert_allclose(weights, expected, rtol=1e-6, atol=1e-6 * np.abs(expected).max())
     assert weights.dtype == np.float32
     assert weights.flags.c_contiguous
@@ -101,6 +135,12 @@ def test_ease_keeps_to_the_memory_that_it_states(random_matrix, n_users):
 def test_ease_refuses_a_penalty_that_is_none(random_matrix, l2):
     with pytest.raises(InputError, match=f"the penalty l2 of EASE is {l2}; it must be above 0"):
         ease(random_matrix(3, 9), l2)
+
+
+@pytest.mark.parametrize("dropout", [1.0, -0.1])
+def test_ease_refuses_a_dropout_out_of_range(random_matrix, dropout):
+    with pytest.raises(InputError, match="give one from 0 to below 1"):
+        ease(random_matrix(3, 9), 1.0, dropout=dropout)
 
 
 def test_ease_refuses_a_singular_problem():
@@ -157,10 +197,41 @@ def test_pruned_ease_against_a_loop(random_matrix, name):
     assert pruned.bytes_per_item == 24
 
 
+def test_sizes_and_discounts_of_pruned_ease_share_an_inversion(random_matrix, monkeypatch):
+    matrix, other = random_matrix(60, 12), random_matrix(60, 12, seed=1)
+    calls = []
+
+    def counted(*arguments, **options):
+        calls.append(options)
+        return ease(*arguments, **options)
+
+    monkeypatch.setattr("celsa_jax.baselines.ease.ease", counted)
+    for n_bytes, discount in ((16, 0.0), (24, 0.2)):
+        BASELINES["column_pruned_ease"](matrix, n_bytes=n_bytes, dropout=0.2, discount=discount)
+    assert len(calls) == 1
+    shared = BASELINES["pruned_ease"](other, n_bytes=16).score(matrix)
+    assert len(calls) == 2
+    kept = keep_largest(ease(other, 100.0), 2).toarray()
+    np.testing.assert_allclose(shared, matrix @ kept, atol=1e-6)
+
+
 def test_methods_of_their_own_size_report_it(random_matrix):
     matrix = random_matrix(20, 6)
     assert BASELINES["popularity"](matrix, n_bytes=8).bytes_per_item == 4
     assert BASELINES["ease"](matrix, n_bytes=8, l2=5.0).bytes_per_item == 24
+
+
+def test_user_knn_against_a_loop(random_matrix):
+    train, new = random_matrix(50, 15, density=0.3), random_matrix(6, 15, density=0.3, seed=1)
+    train.data = np.random.default_rng(2).uniform(0.5, 1, train.nnz).astype(np.float32)  # no ties
+    fitted = BASELINES["user_knn"](train, n_neighbours=4, locality=2.0)
+    found = fitted.score(new)
+    for user, x in enumerate(new.toarray().astype(np.float64)):
+        near = [x @ v / np.linalg.norm(x) / np.linalg.norm(v) for v in train.toarray()]
+        best = np.argsort(near)[-4:]
+        expected = sum(near[v] ** 2 * train[v].toarray()[0] for v in best)
+        np.testing.assert_allclose(found[user], expected, atol=1e-6)
+    assert fitted.bytes_per_item == 4 * train.nnz / 15
 
 
 def test_item_knn_by_cosine_against_a_loop(random_matrix):
@@ -402,12 +473,15 @@ def flags(small_config):
 
 def test_program_judges_popularity_and_ease_as_an_independent_loop(small_config, flags):
     given = ("--methods=popularity,ease,pruned_ease", "--bytes=16,32", "--l2=20,60")
+    given += ("--dropout=0,0.5",)
     done = program("baselines", *flags, *given, code=WITHOUT_IMPLICIT)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
     split = make_split(load_dataset(small_config.data, 0).interactions, small_config.data, 0)
     x = split.train.matrix.toarray().astype(np.float64)
-    inverse = np.linalg.inv(x.T @ x + report["ease"]["l2"] * np.eye(x.shape[1]))
+    l2, dropout = report["ease"]["l2"], report["ease"]["dropout"]
+    penalty = l2 + dropout / (1 - dropout) * x.sum(axis=0)
+    inverse = np.linalg.inv(x.T @ x + np.diag(penalty))
     weights = np.eye(x.shape[1]) - inverse / np.diag(inverse)
     expected = {
         "popularity": metrics_by_loop(lambda history: x.sum(axis=0), split, 0),
@@ -425,8 +499,15 @@ def test_program_judges_popularity_and_ease_as_an_independent_loop(small_config,
         ("pruned_ease", 32),
     ]
     assert report["methods"][1] == report["ease"]
-    validation = report["validation_ndcg@100"]
-    assert validation[str(report["ease"]["l2"])] == max(validation.values())
+    tried = report["ease"]["tried"]
+    assert [(fit["l2"], fit["dropout"]) for fit in tried] == [
+        (20, 0),
+        (20, 0.5),
+        (60, 0),
+        (60, 0.5),
+    ]
+    best = max(tried, key=lambda fit: fit["ndcg@100"])
+    assert (best["l2"], best["dropout"]) == (l2, dropout)
     assert report["test_users"] == 40
 
 
@@ -451,6 +532,7 @@ def test_program_judges_all_methods_and_compressions(flags, tmp_path, small_conf
         ("popularity", 4),
         ("ease", 4 * len(items)),
         ("dense", 24),
+        ("user_knn", 4 * split.train.matrix.nnz / len(items)),
         *((method, 16) for method in (*SIZED, *COMPRESSIONS)),
     }
     assert rows["pruned_ease", 16]["l2"] == 20

@@ -32,7 +32,7 @@ from celsa_jax.baselines.ease import (
     fit_popularity,
     fit_pruned_ease,
 )
-from celsa_jax.baselines.neighbours import fit_item_knn
+from celsa_jax.baselines.neighbours import fit_item_knn, fit_user_knn
 
 BASELINES: dict[str, Callable[..., Baseline]] = {
     "popularity": fit_popularity,
@@ -40,6 +40,7 @@ BASELINES: dict[str, Callable[..., Baseline]] = {
     "pruned_ease": fit_pruned_ease,
     "column_pruned_ease": fit_column_pruned_ease,
     "item_knn": fit_item_knn,
+    "user_knn": fit_user_knn,
     "als": fit_als,
 }
 COMPRESSIONS: dict[str, Callable[..., sp.csr_matrix]] = {

@@ -2,12 +2,45 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
+
 from celsa_jax.data import Split
 from celsa_jax.errors import InputError
 from celsa_jax.evaluation import evaluate
 from celsa_jax.sparse.scores import Scorer
 
 CHOSEN_BY = "ndcg@100"
+Fit = TypeVar("Fit")
+
+
+def choose(
+    fit: Callable[..., Fit], grid: Mapping[str, Iterable], value: Callable[[Fit], float]
+) -> tuple[Fit, dict[str, object], list[dict[str, object]]]:
+    """The best fit of all combinations of options, of equals the first.
+
+    Args:
+      fit: takes one value of each option by keyword.
+      grid: by option, the values to choose from; at least one each.
+      value: of a fit, the higher the better (`validation_value`).
+
+    Returns:
+      The fit, its options, and all combinations, each with its value as CHOSEN_BY.
+    """
+    tried: list[dict[str, object]] = []
+
+    def value_of(pair: tuple[dict[str, object], Fit]) -> float:
+        options, fitted = pair
+        judged = value(fitted)
+        tried.append({**options, CHOSEN_BY: judged})
+        return judged
+
+    combinations = (
+        dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())
+    )
+    options, fitted = max(((options, fit(**options)) for options in combinations), key=value_of)
+    return fitted, options, tried
 
 
 def validation_value(score: Scorer, split: Split, *, folds: str, seed: int) -> float:

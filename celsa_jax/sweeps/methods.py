@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import hashlib
 import inspect
-import itertools
 import json
 import pathlib
 import re
@@ -23,7 +22,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from celsa_jax.baselines import BASELINES, COMPRESSIONS, Baseline, embeddings_baseline
-from celsa_jax.baselines.choice import CHOSEN_BY, validation_value
+from celsa_jax.baselines.choice import choose, validation_value
 from celsa_jax.config import outcome, seed_of, validate
 from celsa_jax.data import Dataset, Split, load_dataset, make_split
 from celsa_jax.errors import InputError
@@ -225,24 +224,17 @@ def _fit_best(
     run: Run, source: Any, split: Split, protocol: dict
 ) -> tuple[Baseline, float, dict[str, object]]:
     """The fit whose options validate best, its seconds, and what `perform` says of the choice."""
-    lists = run.option_lists
-    if not lists:
-        return *_fit(run, source, {}), {}
-    tried: list[dict[str, object]] = []
-
-    def value(fit: tuple[dict, Baseline, float]) -> float:
-        options, baseline, _ = fit
-        value = validation_value(baseline.score, split, **protocol)
-        tried.append({**options, CHOSEN_BY: value})
-        return value
-
-    combinations = (dict(zip(lists, v, strict=True)) for v in itertools.product(*lists.values()))
-    fits = ((options, *_fit(run, source, options)) for options in combinations)
-    chosen, baseline, seconds = max(fits, key=value)  # of equals the first
+    if not run.option_lists:
+        return *_fit(run, source), {}
+    (baseline, seconds), chosen, tried = choose(
+        functools.partial(_fit, run, source),
+        run.option_lists,
+        lambda fit: validation_value(fit[0].score, split, **protocol),
+    )
     return baseline, seconds, {"chosen": chosen, "tried": tried}
 
 
-def _fit(run: Run, source: Any, options: dict[str, Any]) -> tuple[Baseline, float]:
+def _fit(run: Run, source: Any, **options: Any) -> tuple[Baseline, float]:
     """The run's method with some options of its lists, and the seconds that fitting took."""
     started = time.perf_counter()
     fit = methods()[run.method]

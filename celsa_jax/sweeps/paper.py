@@ -130,23 +130,39 @@ def method_rows(
       penalties: l2 of EASE, whole and pruned, to choose from.
       dense_train: `config.train` of that dense model.
     """
-    penalty = {"options": {"l2": tuple(penalties)}}
     similarity = {"options": {"similarity": SIMILARITIES}}
+    neighbours = {"options": {"n_neighbours": (10, 20, 50, 100), "locality": (1.0, 2.0, 4.0)}}
     weight = {"options": {"alpha": (1.0, 3.0, 10.0)}}  # its l2 hardly matters, on the sample
     from_dense = {"config": {"model": random_start(dense_width)["model"], "train": dense_train}}
     return {
         "popularity": {"method": "popularity", "once": True},
-        "EASE": {"method": "ease", "once": True, **penalty},
+        "user k-NN": {"method": "user_knn", "once": True, **neighbours},
+        **closed_form_rows(penalties),
+        "pruned EASE": {"method": "pruned_ease", "options": {"l2": tuple(penalties)}},
         f"dense ELSA, {dense_width}": dense_row(dense_width, dense_train),
         "item k-NN": {"method": "item_knn", **similarity},
         "ALS": {"method": "als", **weight},
-        "pruned EASE": {"method": "pruned_ease", **penalty},
-        "column-pruned EASE": {"method": "column_pruned_ease", **penalty},
         "dense ELSA": {"method": "dense_elsa", "config": {"train": _DENSE}},
         "top k of dense ELSA": {"method": "top_k", **from_dense},
         "sparse autoencoder": {"method": "sparse_autoencoder", **from_dense},
         **format_rows(),
     }
+
+
+def closed_form_rows(penalties: Iterable[float]) -> dict[str, dict]:
+    """EASE, EDLAE without and with a discount of popularity, whole and pruned by columns.
+
+    Their options are chosen on validation users; `penalties` are l2 of EASE to choose from.
+    """
+    options = {
+        "EASE": {"l2": tuple(penalties)},
+        "EDLAE": {"l2": (25.0, 50.0, 100.0), "dropout": (0.2, 0.4)},
+        "discounted EDLAE": {"l2": (50.0, 100.0), "dropout": (0.0, 0.3), "discount": (0.1, 0.2)},
+    }
+    rows = {name: {"method": "ease", "once": True, "options": v} for name, v in options.items()}
+    for name, values in options.items():
+        rows[f"column-pruned {name}"] = {"method": "column_pruned_ease", "options": values}
+    return rows
 
 
 def dense_row(width: int, train: Mapping[str, float]) -> dict:

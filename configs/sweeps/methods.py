@@ -1,12 +1,12 @@
-r"""Every method at 256, 128 and 64 bytes an item, three seeds, beside dense models.
+r"""Every method at 256, 128 and 64 bytes an item, three seeds, beside models of their own size.
 
     python -m experiments.sweep --config=configs/sweeps/methods.py --workdir=runs/methods \
         --config.base.data.path=ratings.csv.zip
 
-For a sample of Goodbooks-10k's current release (user_id,book_id,rating). Popularity, EASE and the
-dense models at their own width have no budget of bytes: they run once a seed. The compact formats
-fill a column's bytes with more non-zeros. EASE, item k-NN and ALS choose options on validation
-users.
+For a sample of Goodbooks-10k's current release (user_id,book_id,rating). Popularity, user k-NN,
+EASE and EDLAE, the dense models at their own width and ours at 512 and 1,024 bytes have no column:
+they run once a seed. The compact formats fill a column's bytes with more non-zeros. EASE, EDLAE,
+k-NN and ALS choose options on validation users.
 """
 
 from ml_collections import ConfigDict
@@ -17,6 +17,9 @@ from celsa_jax.sweeps import make_sweep, paper
 def get_config() -> ConfigDict:
     rows = paper.method_rows(1024, paper.SAMPLE_PENALTIES, paper.SAMPLE_DENSE)
     rows["dense ELSA, 4096"] = paper.dense_row(4096, paper.SAMPLE_DENSE)
+    for size in (512, 1024):
+        columns = paper.size_columns((size,))
+        rows[f"ours, {size:,} bytes"] = paper.elsa(columns[str(size)]["config"]) | {"once": True}
     rows["random start, 4096 factors"] = paper.elsa(paper.random_start(4096))
     return make_sweep(
         base=paper.sample_base(),
