@@ -21,6 +21,8 @@ SPLITS = ("users", "temporal")
 STARTS = ("neighbours", "clusters", "random")
 NORMS = ("learned", "unit")
 OPTIMIZERS = ("nadam", "paper")
+# What XLA is told for `train.deterministic`.
+DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 

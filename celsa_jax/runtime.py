@@ -15,9 +15,9 @@ if sys.platform != "win32":
 import jax
 
 import celsa_jax
+from celsa_jax.config import DETERMINISTIC
 from celsa_jax.errors import InputError
 
-DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 
 

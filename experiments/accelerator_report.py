@@ -19,10 +19,10 @@ from typing import Any
 
 from absl import flags
 
+from celsa_jax.config import DETERMINISTIC
 from celsa_jax.errors import InputError
 from celsa_jax.files import write_json, write_text
-from celsa_jax.runtime import DETERMINISTIC
-from experiments import accelerator_parts, cli
+from experiments import cli
 
 # Seconds, the measurement if it has another name, and what is set in its environment.
 PARTS: dict[str, tuple[int, str, dict[str, str]]] = {
@@ -66,6 +66,8 @@ def main() -> None:
 
 def measured(request: tuple, limit: float) -> dict[str, Any]:
     """The rows that a part gave in time, and how it ended."""
+    from experiments import accelerator_parts  # JAX
+
     started, rows = time.monotonic(), []
     context = mp.get_context("forkserver")  # imports once; JAX begins in the processes
     context.set_forkserver_preload(["experiments.accelerator_parts"])

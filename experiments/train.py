@@ -16,6 +16,7 @@ import traceback
 
 from absl import flags
 
+from celsa_jax.config import DETERMINISTIC
 from celsa_jax.errors import InputError
 from experiments import cli, inputs
 
@@ -32,7 +33,7 @@ def main() -> None:
     # JAX is imported after the flags are parsed, so that a typo fails at once.
     import jax
 
-    from celsa_jax import runtime, sharding
+    from celsa_jax import sharding
     from celsa_jax.train import train_and_evaluate
 
     if _COORDINATOR.value:
@@ -41,7 +42,7 @@ def main() -> None:
         raise InputError("--processes and --process need --coordinator=HOST:PORT")
     if FLAGS.config.train.deterministic:  # read when JAX starts a GPU
         flags_of_xla = os.environ.get("XLA_FLAGS", "")
-        os.environ["XLA_FLAGS"] = f"{flags_of_xla} {runtime.DETERMINISTIC}"
+        os.environ["XLA_FLAGS"] = f"{flags_of_xla} {DETERMINISTIC}"
     try:
         results = train_and_evaluate(FLAGS.config, FLAGS.workdir)
     except Exception as error:
