@@ -33,8 +33,8 @@ def scorer(embeddings: sp.spmatrix | np.ndarray) -> Scorer:
     """
     if not sp.issparse(embeddings):
         dense = np.asarray(embeddings, np.float32)
-        lengths = np.linalg.norm(dense, axis=1, keepdims=True)
-        directions = np.divide(dense, lengths, out=np.zeros_like(dense), where=lengths > 0)
+        lengths = np.sqrt(np.einsum("if,if->i", dense, dense, dtype=np.float64))[:, None]
+        directions = (dense / np.where(lengths > 0, lengths, 1)).astype(np.float32)
         return lambda history: (history @ directions) @ dense.T
     directions, columns = unit_rows(sp.csr_matrix(embeddings)), sp.csr_matrix(embeddings.T)
     return lambda history: (history @ directions @ columns).toarray()
