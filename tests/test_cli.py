@@ -114,7 +114,7 @@ def test_evaluate_names_what_is_wrong(served, flag, parts):
     (served / "twice.txt").write_text(ids.replace("i1\n", "i0\n", 1))
     (served / "other.csv").write_text("user_id,item_id\nu,x\n")
     np.save(served / "nan.npy", np.full((30, 2), np.nan))
-    np.save(served / "huge.npy", np.full((30, 2), 1e25))
+    np.save(served / "huge.npy", np.full((30, 2), 3e38))
     (served / "cut.npz").write_bytes((served / "E.npz").read_bytes()[:-40])
     (served / "latin.txt").write_bytes(b"\xff\n" * 30)
     nobody = np.array([], np.str_)
