@@ -4,7 +4,8 @@ r"""How good the defaults are without anybody's choosing: on data, and on thinne
         --config.data.path=ratings.csv.zip --copies=whole,5,10,20,tenth --seeds=0,1,2
 
 A copy has other training users, and the same users to validate and to test with: `5` leaves five
-interactions of each, drawn at random, `tenth` a tenth of the users. EASE stands beside it, with its
+interactions of each, drawn at random, `tenth` a tenth of the users. `all5` leaves five of those who
+are judged, too. EASE stands beside it, with its
 penalty chosen on the validation users (none of them tests). What `celsa_jax.recipe` rules, and the
 start, was chosen on the validation users of such runs; docs/results.md has the tables.
 """
@@ -22,7 +23,7 @@ from absl import flags
 from celsa_jax.baselines.choice import validation_value
 from celsa_jax.baselines.ease import fit_ease
 from celsa_jax.config import seed_of, validate
-from celsa_jax.data import Split, load_dataset, make_split
+from celsa_jax.data import Interactions, Split, load_dataset, make_split
 from celsa_jax.errors import InputError
 from celsa_jax.evaluation import evaluate
 from celsa_jax.workdir import Workdir
@@ -30,7 +31,7 @@ from experiments import cli, inputs
 
 FLAGS = flags.FLAGS
 inputs.define_run()
-_COPIES = flags.DEFINE_list("copies", ["whole"], "whole, tenth, or interactions a training user.")
+_COPIES = flags.DEFINE_list("copies", ["whole"], "whole, tenth, 5 or all5 (`thinned`).")
 _SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds, each of split, folds and training.")
 _EASE = flags.DEFINE_bool("ease", True, "Fit EASE as well.")
 _PENALTIES = (5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 400.0, 800.0, 1600.0, 3200.0)
@@ -39,11 +40,12 @@ _METRIC = "ndcg@100"
 
 
 def thinned(split: Split, copy: str, seed: int) -> Split:
-    """A split with fewer training interactions.
+    """A split with fewer interactions.
 
     Args:
       split: as the data give it.
-      copy: "whole", "tenth" (of the training users), or how many interactions each keeps at most.
+      copy: "whole", "tenth" (of the training users), how many interactions each of these keeps at
+        most, or with "all" before the number, each user to validate or to test with, too.
       seed: of the draw.
     """
     train, rng = split.train, np.random.default_rng(seed)
@@ -51,15 +53,25 @@ def thinned(split: Split, copy: str, seed: int) -> Split:
         chosen = rng.choice(train.n_users, max(1, train.n_users // 10), replace=False)
         train = train.take_users(np.sort(chosen))
     elif copy != "whole":
-        if not copy.isdecimal() or int(copy) < 1:
-            raise InputError(f"--copies: '{copy}' is none of whole, tenth or a number from 1 on")
-        matrix = train.matrix
-        users = np.repeat(np.arange(train.n_users), np.diff(matrix.indptr))
-        order = np.lexsort((rng.random(matrix.nnz), users))
-        kept = np.zeros(matrix.nnz, bool)
-        kept[order] = np.arange(matrix.nnz) - matrix.indptr[users[order]] < int(copy)
-        train = train.take_entries(kept)
+        number = copy.removeprefix("all")
+        if not number.isdecimal() or int(number) < 1:
+            raise InputError(
+                f"--copies: '{copy}' is none of whole, tenth, a number from 1 on, or all and one"
+            )
+        train = _at_most(train, int(number), rng)
+        if number != copy:
+            val, test = (_at_most(users, int(number), rng) for users in (split.val, split.test))
+            split = dataclasses.replace(split, val=val, test=test)
     return dataclasses.replace(split, train=train.drop_unused_items())
+
+
+def _at_most(data: Interactions, n: int, rng: np.random.Generator) -> Interactions:
+    """So many interactions of each user, drawn at random."""
+    users = np.repeat(np.arange(data.n_users), np.diff(data.matrix.indptr))
+    order = np.lexsort((rng.random(data.nnz), users))
+    kept = np.zeros(data.nnz, bool)
+    kept[order] = np.arange(data.nnz) - data.matrix.indptr[users[order]] < n
+    return data.take_entries(kept)
 
 
 def ease_of(split: Split, folds: str, seed: int) -> tuple[float, dict]:

@@ -25,6 +25,15 @@ def test_each_training_user_keeps_so_many(split):
     assert (copy.train.matrix != thinned(split, "7", seed=1).train.onto(copy.train.item_ids)).nnz
 
 
+def test_all_users_keep_so_many(split):
+    copy = thinned(split, "all7", seed=0)
+    for name in ("train", "val", "test"):
+        before, after = (getattr(s, name) for s in (split, copy))
+        lengths = after.matrix.getnnz(axis=1)
+        np.testing.assert_array_equal(lengths, np.minimum(before.matrix.getnnz(axis=1), 7))
+    assert (copy.train.matrix != thinned(split, "7", seed=0).train.matrix).nnz == 0
+
+
 def test_a_tenth_of_the_training_users(split):
     copy = thinned(split, "tenth", seed=0)
     assert copy.train.n_users == 10
@@ -38,7 +47,7 @@ def test_the_users_to_judge_stay(split, copy):
     assert of_copy.val is split.val
 
 
-@pytest.mark.parametrize("copy", ["0", "-1", "half"])
+@pytest.mark.parametrize("copy", ["0", "-1", "half", "all", "all0"])
 def test_an_unknown_copy(split, copy):
     with pytest.raises(InputError, match="--copies"):
         thinned(split, copy, seed=0)
