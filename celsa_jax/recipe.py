@@ -36,17 +36,19 @@ def choices(matrix: sp.csr_matrix) -> dict[str, float | str]:
       proportion: the start is then the better model, and training may not go far from it.
     - The lengths of embeddings are learned, unless both items and users have few interactions:
       what is popular in short histories says little of longer ones then.
-    - Half of a history is left out of the input; 0.8 of those of 15 to 50 interactions, and
-      1 - length / 25 below 12.5.
-    - Small data of many interactions an item are trained on for more epochs, and with at least 0.7
-      left out, as they overfit otherwise.
+    - Half of a history is left out of the input, 1 - length / 25 of those below 12.5.
+    - Small data overfit: 0.8 is left out where histories have 15 to 50 interactions; where items
+      have many, at least 0.7, and they are trained on for more epochs.
     """
     n_users, n_items = matrix.shape[0], _n_used_items(matrix)
     length, of_item = matrix.nnz / n_users, matrix.nnz / n_items
     batch = min(n_users / max(of_item, _MANY), _LARGEST_BATCH)
     batch = max(_LEAST_BATCH, round(batch / 8) * 8)
-    more = of_item >= _MANY and matrix.nnz < _SMALL
-    dropout = 0.8 if _SHORT <= length < _LONG else max(0.7 if more else 0.5, 1 - length / 25)
+    small = matrix.nnz < _SMALL
+    more = small and of_item >= _MANY
+    dropout = max(0.7 if more else 0.5, 1 - length / 25)
+    if small and _SHORT <= length < _LONG:
+        dropout = 0.8
     return {
         "model.norms": "learned" if of_item >= _MANY or length >= _ENOUGH else "unit",
         "train.batch_size": batch,
