@@ -166,7 +166,7 @@ FIELDS: dict[str, Any] = {
         # bfloat16 elsewhere.
         "precision": Field("auto", _one_of(PRECISIONS)),
         # The loss covers the items of a batch and at least so many others; 0 for all items.
-        "n_negatives": Field(0, _whole(0)),
+        "n_negatives": Field(None, _whole(0)),
         # Whether to write a trace of the second epoch into the folder of the run.
         "profile": Field(False),
         # Whether to write the metrics for TensorBoard, too.

@@ -88,7 +88,7 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
       batch_size: users in a step.
       input_dropout: share of a history that is left out of the input.
       learning_rate: of Nadam.
-      n_negatives: the loss covers the items of a batch and so many others; 0 for all items.
+      n_negatives: the loss covers the items of a batch and so many others; 0 for all.
       seed: of everything random.
       options: further fields of the configuration by name, {"train.b1": 0.9}
         (`celsa_jax.config`).
@@ -132,7 +132,7 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
         batch_size: int | None = None,
         input_dropout: float | None = None,
         learning_rate: float | None = None,
-        n_negatives: int = 0,
+        n_negatives: int | None = None,
         seed: int = 0,
         options: dict[str, Any] | None = None,
     ):

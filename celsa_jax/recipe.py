@@ -22,6 +22,7 @@ _LEAST_BATCH, _LARGEST_BATCH = 24, 1024
 _SMALL = 150_000  # interactions
 _LONG, _SHORT = 50, 15  # interactions of a user in the mean
 _ENOUGH = 35  # of these, for lengths of embeddings to be learned of items with few
+_ALL_SCORED, _NEGATIVES = 100_000, 10_000  # items; not chosen by quality
 _GOING_ON = 0.2  # of the rate, where training goes on from learned embeddings
 
 
@@ -39,6 +40,8 @@ def choices(matrix: sp.csr_matrix) -> dict[str, float | str]:
     - Half of a history is left out of the input, 1 - length / 25 of those below 12.5.
     - Small data overfit: 0.8 is left out where histories have 15 to 50 interactions; where items
       have many, at least 0.7, and they are trained on for more epochs.
+    - Of more than 100,000 items the loss samples some (`sampling`): a step that scores all of a
+      million would take minutes.
     """
     n_users, n_items = matrix.shape[0], _n_used_items(matrix)
     length, of_item = matrix.nnz / n_users, matrix.nnz / n_items
@@ -56,6 +59,7 @@ def choices(matrix: sp.csr_matrix) -> dict[str, float | str]:
         "train.n_epochs": 20 if more else 10,
         "train.n_final_epochs": 10 if more else 5,
         "train.input_dropout": round(dropout, 2),
+        "train.n_negatives": _NEGATIVES if n_items > _ALL_SCORED else 0,
     }
 
 

@@ -71,7 +71,7 @@ def small() -> ConfigDict:
     config.model.update(alpha=0.5, norms="learned")
     config.sparsity.update(start_nnz=16, target_nnz=4)
     config.train.update(batch_size=64, n_epochs=2, n_final_epochs=1)
-    config.train.update(input_dropout=0.25, learning_rate=0.01)
+    config.train.update(input_dropout=0.25, learning_rate=0.01, n_negatives=0)
     config.checkpoint.every_epochs = 9
     config.eval.every_epochs = 9
     return config

@@ -238,6 +238,7 @@ def test_a_run_from_the_command_line(tmp_path):
         "train.batch_size",
         "train.input_dropout",
         "train.learning_rate",
+        "train.n_negatives",
     ]
     done = program(
         "evaluate",

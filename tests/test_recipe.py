@@ -38,7 +38,14 @@ def users_of(n_users, n_items, length):
 def test_rules(sizes, rule):
     fields = ("model.norms", "train.batch_size", "train.learning_rate", "train.n_epochs")
     fields += ("train.n_final_epochs", "train.input_dropout")
-    assert choices(users_of(*sizes)) == dict(zip(fields, rule, strict=True))
+    found = choices(users_of(*sizes))
+    assert found.pop("train.n_negatives") == 0
+    assert found == dict(zip(fields, rule, strict=True))
+
+
+@pytest.mark.parametrize(("n_items", "n_negatives"), [(100_000, 0), (100_001, 10_000)])
+def test_of_many_items_some_are_sampled(n_items, n_negatives):
+    assert choices(users_of(100_001, n_items, 1))["train.n_negatives"] == n_negatives
 
 
 def test_items_without_interactions_do_not_count():
