@@ -28,6 +28,8 @@ _LINES = (
     ("Compressed ELSA", "#0b6e4f", ("ours",), (8, 6)),
     ("EASE", "#c1440e", ("EASE",), (-8, 10)),
     ("EASE, pruned by columns", "#e39b73", ("column-pruned EASE",), (8, -7)),
+    ("discounted EDLAE", "#7b2d8b", ("discounted EDLAE",), (-8, 12)),
+    ("EDLAE, pruned by columns", "#b07cc0", ("column-pruned EDLAE",), (8, 5)),
     ("item k-NN", "#7a6c9d", ("item k-NN",), (8, 9)),
     ("sparse autoencoder", "#b8860b", ("sparse autoencoder",), (8, -4)),
     ("ALS", "#8d8d8d", ("ALS",), (8, -13)),
@@ -57,7 +59,7 @@ def main() -> None:
         )  # fmt: skip
         axes.annotate(
             label, (sizes[-1], means[-1]), offset, textcoords="offset points", color=colour,
-            fontsize=9, va="center", ha="right" if label == "EASE" else "left",
+            fontsize=9, va="center", ha="right" if label.endswith(("EASE", " EDLAE")) else "left",
             fontweight="bold" if ours else "normal",
         )  # fmt: skip
     axes.set_xscale("log")

@@ -53,13 +53,14 @@ def fit_user_knn(
     n_bytes: int = 0,
     seed: int = 0,
     n_neighbours: int = 50,
-    locality: float = 1.0,
+    locality: float = 4.0,
 ) -> Baseline:
     """Scores sum_v cos(x, v)^locality v over the training users v that are nearest to x.
 
     With the locality of Aiolli (RecSys 2013, "Efficient top-N recommendation for very large scale
-    binary rated datasets"). Serving keeps every training interaction, 4 bytes each, whatever
-    `n_bytes` is.
+    binary rated datasets"). The defaults are the best on validation users of a sample of
+    Goodbooks-10k, of 50 to 400 and of 1, 2, 4. Serving keeps every training interaction, 4 bytes
+    each, whatever `n_bytes` is.
 
     Args:
       train, n_bytes, seed: see `celsa_jax.baselines`.

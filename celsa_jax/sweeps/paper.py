@@ -156,8 +156,12 @@ def closed_form_rows(penalties: Iterable[float]) -> dict[str, dict]:
     """
     options = {
         "EASE": {"l2": tuple(penalties)},
-        "EDLAE": {"l2": (25.0, 50.0, 100.0), "dropout": (0.2, 0.4)},
-        "discounted EDLAE": {"l2": (50.0, 100.0), "dropout": (0.0, 0.3), "discount": (0.1, 0.2)},
+        "EDLAE": {"l2": (25.0, 50.0, 100.0), "dropout": (0.2, 0.4, 0.6)},
+        "discounted EDLAE": {
+            "l2": (50.0, 100.0),
+            "dropout": (0.0, 0.3),
+            "discount": (0.1, 0.2, 0.3),
+        },
     }
     rows = {name: {"method": "ease", "once": True, "options": v} for name, v in options.items()}
     for name, values in options.items():
