@@ -5,7 +5,8 @@ r"""Divides a catalogue into nested, named segments, and judges them.
 
 The metadata may come in several tables: --metadata=books.csv,genres.csv --id_column=id,book_id.
 The first text column is what items are called. Columns of lists (genres) are found by their
-looks, or named by --list_columns.
+looks, or named by --list_columns. One of lists judges what the segments have in common, and has no
+say in what is together; items that share terms of the others (authors) are drawn to each other.
 
 --output gets `segments.json` (of every level, the coarsest first: name, terms, items, parent),
 `segment_vectors.npz` (CSR, segments x factors), `assignments.csv` (each item's segments),
@@ -39,6 +40,7 @@ from celsa_jax.errors import InputError
 from celsa_jax.files import write_json
 from celsa_jax.segments import (
     Catalogue,
+    ItemTerms,
     LanguageModelNamer,
     Row,
     SegmentRecommender,
@@ -55,6 +57,7 @@ from celsa_jax.segments.quality import (
     compared_columns,
     kmeans_figures,
     level_figures,
+    list_columns,
     metadata_vectors,
 )
 from celsa_jax.segments.report import write_report
@@ -74,7 +77,10 @@ _RULE = flags.DEFINE_enum(
 )
 _LISTS = flags.DEFINE_list("list_columns", None, "Which of these hold lists; by default: detected.")
 _COMPARED = flags.DEFINE_list(
-    "coherence_columns", None, "Which of them coherence compares; by default: those of lists."
+    "coherence_columns", None, "Which coherence compares; by default: lists whose terms recur most."
+)
+_KIN = flags.DEFINE_list(
+    "kin_columns", None, "Items that share these (authors) are kin; by default: the other lists."
 )
 _EXCLUDED = flags.DEFINE_list("exclude_terms", list(EXCLUDED), "Terms with these are left out.")
 _NAMER = flags.DEFINE_enum("namer", "terms", ["terms", "llm"], "Who names segments.")
@@ -105,10 +111,13 @@ def main() -> None:
     table, shown = _read_metadata(item_ids)
     lists = None if _LISTS.value is None else tuple(_LISTS.value)
     terms = item_terms(table.columns, lists, tuple(_EXCLUDED.value), len(item_ids))
-    compared = _compared(terms)
+    compared = _chosen(_COMPARED, terms) or compared_columns(terms)
+    kin = _chosen(_KIN, terms)
+    if kin is None:
+        kin = [name for name in list_columns(terms) if name not in compared]
     users = _read_users(item_ids)
 
-    tree = _find(Catalogue(rows, item_ids, terms, _shown_items(shown)), output)
+    tree = _find(Catalogue(rows, item_ids, terms, _shown_items(shown)), kin, output)
     _log.info("%s", tree)
     vectors = metadata_vectors(terms, compared)
     report = {
@@ -117,6 +126,7 @@ def main() -> None:
         "levels": level_figures(tree, vectors),
         "columns": terms.kinds,
         "coherence_columns": compared,
+        "kin_columns": kin if _RULE.value == "clusters" else [],
         **table.counts,
     }
     if _KMEANS.value:
@@ -152,10 +162,12 @@ def _output(folder: pathlib.Path) -> pathlib.Path:
     return folder
 
 
-def _find(catalogue: Catalogue, output: pathlib.Path) -> SegmentTree:
+def _find(catalogue: Catalogue, kin: list[str], output: pathlib.Path) -> SegmentTree:
     namer = LanguageModelNamer(output / "names.jsonl") if _NAMER.value == "llm" else None
     if _RULE.value == "clusters":
-        return find_segments(catalogue, _n_segments(), namer=namer, seed=_SEED.value)
+        return find_segments(
+            catalogue, _n_segments(), kin_columns=kin, namer=namer, seed=_SEED.value
+        )
     tfidf = _EMBEDDER.value == "tfidf"
     embedder = TfidfEmbedder() if tfidf else SentenceEmbedder(_EMBEDDER.value)
     return segments_of_factors(
@@ -189,13 +201,12 @@ def _shown_items(table: Metadata) -> list[dict[str, str]] | None:
     return [dict(zip(table.columns, row, strict=True)) for row in cells]
 
 
-def _compared(terms) -> list[str]:
-    """The columns that coherence compares."""
-    names = _COMPARED.value
-    for name in names or ():
+def _chosen(flag: flags.FlagHolder, terms: ItemTerms) -> list[str] | None:
+    """The columns that a flag names."""
+    for name in flag.value or ():
         if name not in terms.kinds:
-            raise InputError(f"--coherence_columns: '{name}' is none of --text_columns")
-    return names or compared_columns(terms)
+            raise InputError(f"--{flag.name}: '{name}' is none of --text_columns")
+    return flag.value
 
 
 def _read_users(item_ids: np.ndarray) -> tuple[Interactions, np.ndarray] | None:

@@ -478,12 +478,3 @@ def test_a_password_that_comes_back_is_not_shown(stub, namer, monkeypatch):
         with pytest.raises(InputError, match=r"got \*\*\*\.") as caught:
             namer().rename(NAMES, TITLES)
         assert password not in str(caught.value)
-
-
-def test_refusals_that_an_earlier_version_kept_are_asked_for_again(stub, namer, tmp_path):
-    namer().rename(NAMES[:2], TITLES[:2])
-    cache = tmp_path / "names.jsonl"
-    cache.write_text(cache.read_text().replace("Nordic Crime", "I Cannot Help", 1))
-    names, counts = namer().rename(NAMES[:2], TITLES[:2])
-    assert counts == {"cached": 1, "asked": 1, "not_named": 0}
-    assert [name.name for name in names] == ["Nordic Crime"] * 2

@@ -42,9 +42,9 @@ def test_coherence_is_the_mean_cosine_of_pairs():
     assert np.isnan(by_cluster).all()
 
 
-def test_compared_are_columns_of_lists_or_all():
+def test_compared_is_the_column_of_lists_that_recur_most_or_all():
     columns = {"title": text("One", "Two"), "genres": text("a|b", "b|c")}
-    lists = item_terms(columns, list_columns=("genres",))
+    lists = item_terms(columns | {"by": text("x", "y|z")}, list_columns=("by", "genres"))
     assert compared_columns(lists) == ["genres"]
     assert compared_columns(item_terms(columns, list_columns=())) == ["title", "genres"]
     cosine = (metadata_vectors(lists)[0] @ metadata_vectors(lists)[1].T).toarray()[0, 0]
@@ -76,11 +76,11 @@ def test_figures_of_levels_and_of_kmeans_on_planted_segments():
 
 def test_a_share_counts_the_items_of_segments_of_three():
     rows = np.zeros((9, 3), np.float32)
-    rows[np.arange(9), [0, 0, 0, 0, 1, 1, 1, 2, 2]] = 1
+    rows[np.arange(9), [0, 0, 0, 0, 0, 1, 1, 2, 2]] = 1
     terms = item_terms({}, n_items=9)
     tree = find_segments(Catalogue(sp.csr_matrix(rows), np.arange(9).astype(str), terms), [3])
     [level] = level_figures(tree, metadata_vectors(terms))
-    assert level["share_in_three"] == 7 / 9
+    assert level["share_in_three"] == 5 / 9
     assert level["coherence"] is None
     assert level["unnamed"] == 3
 
@@ -170,7 +170,7 @@ def test_segments_without_metadata_are_numbered_and_have_no_coherence(tmp_path):
     assert [level["unnamed"] for level in levels] == [2, 6]
     assert levels[0]["coherence"] is kmeans_figures(rows, 2, vectors)["coherence"] is None
     levels[1]["kmeans"] = levels[0]["kmeans"] = levels[0]
-    report = {"n_items": 60, "levels": levels, "coherence_columns": []}
+    report = {"n_items": 60, "levels": levels, "coherence_columns": [], "kin_columns": []}
     write_report(tmp_path / "report.html", tree, report, vectors, embeddings.item_ids.tolist())
     page = (tmp_path / "report.html").read_text()
     assert page.count("<details>") == 8

@@ -174,24 +174,47 @@ def test_a_name_is_what_a_group_shares_and_others_lack():
     terms = item_terms(columns, list_columns=("author", "genres"))
     labels = np.array([0, 0, 0, 0, 1, 1, 1, 1, -1, 2])
     crime, poetry, nothing = name_groups(labels, 3, terms)
-    assert crime.name == "Nordic Crime, A. Moe"
+    assert crime.name == "Nordic Crime"  # all of which is here: A. Moe adds nothing
     assert crime.terms == ("Nordic Crime", "A. Moe", "Fiction")
-    assert poetry.name == "Poetry, Fiction"
+    assert poetry.name == "Poetry"
     assert nothing == Name("")
     assert name_groups(np.full(10, -1), 0, terms) == []
 
 
-def test_a_group_of_unlike_items_holds_more_than_its_name_says():
-    """Half of it are of either kind, as in the catalogue; one word of two titles is no name."""
+def test_a_name_is_true_of_most_of_a_group():
+    """Two kinds that only together cover a group are both named; one word of two titles is not."""
     genres = text(*["Crime", "Poetry"] * 10)
     titles = text("War and Rain", "War", *(f"Nothing{n}" for n in range(18)))
     terms = item_terms({"title": titles, "genres": genres}, list_columns=("genres",))
     mixed, crime = name_groups(np.array([0] * 8 + [1, -1] * 6), 2, terms)
-    assert mixed.name == "Crime, Poetry and more"
-    mixed = Name(mixed.name, ("Crime", "War"))
-    assert distinct([mixed] * 2)[1].name == "Crime, Poetry, War and more"
-    assert "War" in mixed.terms
+    assert mixed.name == "Crime and Poetry"
+    assert distinct([Name(mixed.name, ("Crime", "War"))] * 2)[1].name == "Crime and Poetry, War"
+    assert mixed.terms == ("Crime", "Poetry")
     assert crime.name == "Crime"
+
+
+def test_a_second_term_is_of_half_of_a_group_and_says_more():
+    group = ["Crime|Oslo|Snow"] * 6 + ["Crime|Oslo"] * 2 + ["Crime"] * 2
+    others = ["Crime"] * 30 + ["Oslo"] * 20 + ["Novel"] * 40
+    terms = item_terms({"genres": text(*group, *others)}, list_columns=("genres",))
+    labels = np.array([0] * 10 + [-1] * 90)
+    assert name_groups(labels, 1, terms)[0].name == "Crime, Oslo"
+    labels[3:8] = -1  # Oslo and Snow are of three of five, and Snow is rarer
+    assert name_groups(labels, 1, terms)[0].name == "Crime, Snow"
+    labels[:2] = -1
+    assert name_groups(labels, 1, terms)[0].name == "Crime"
+    labels[60:62] = 0  # of novels; crime is of three of five, then
+    assert name_groups(labels, 1, terms)[0].name == "Crime and Novel"
+    labels[[0, 60, 61]], labels[40:44] = [0, -1, -1], 0
+    assert name_groups(labels, 1, terms)[0].name == "Oslo"
+
+
+def test_terms_of_the_same_words_are_one_and_those_of_the_same_items_are_not_both_named():
+    cells = ["Epic Fantasy|YA|Young Adult", "Fantasy-Epic|YA|Young Adult", "Epic fantasies|YA"]
+    terms = item_terms({"g": text(*cells, *["Verse"] * 9)}, list_columns=("g",))
+    [name] = name_groups(np.array([0] * 3 + [-1] * 9), 1, terms)
+    assert len(name.terms) == 3
+    assert name.name in ("Epic Fantasy", "Fantasy Epic", "Epic fantasies", "YA")
 
 
 def test_a_phrase_takes_the_place_of_its_words():
@@ -404,6 +427,31 @@ def test_clusters_depend_on_directions_alone():
         assert as_sets(ours) == as_sets(theirs)
 
 
+def test_kin_are_drawn_to_each_other():
+    """An item between two clusters goes where its kin are; others stay where they are."""
+    rows = np.repeat(np.eye(2, dtype=np.float32), 10, axis=0)
+    rows[[0, 10]] = 1
+    for of_kin in ([1, 2], [11, 12]):
+        kin = sp.lil_matrix((20, 3), dtype=np.float32)
+        kin[[0, 10, *of_kin], 0] = 1
+        kin[5, 2] = 1  # a term of one item alone
+        [labels] = nested_clusters(sp.csr_matrix(rows), [2], kin=kin.tocsr())
+        assert labels[0] == labels[10] == labels[of_kin[0]]
+        assert (labels[1:10] == labels[1]).all()
+        assert (labels[11:] == labels[11]).all()
+        assert labels[1] != labels[11]
+
+
+def test_items_that_share_their_factor_with_few_follow_others():
+    """Else the three, which are most like each other, would be a cluster."""
+    rows = np.zeros((43, 5), np.float32)
+    rows[:20, 0], rows[20:40, 1], rows[40:, 2], rows[40:, 0] = 1, 1, 1, 0.5
+    rows[:20, 3], rows[20:40, 4] = 0.1, 0.1
+    [labels] = nested_clusters(sp.csr_matrix(rows), [3])
+    assert set(labels[40:]) <= set(labels[:20])
+    assert not set(labels[:20]) & set(labels[20:40])
+
+
 # From embeddings to segments
 
 
@@ -427,7 +475,7 @@ def catalogue():
 def test_segments_of_factors_are_groups_named_and_merged(catalogue):
     tree = segments_of_factors(catalogue)
     merged, groups = tree.levels
-    assert merged.names == ["Nordic Crime, Fiction", "Poetry, Fiction", "Segment 3"]
+    assert merged.names == ["Nordic Crime", "Poetry", "Segment 3"]
     assert merged.sizes.tolist() == [12, 6, 3]
     assert merged.of_item[21] == -1
     root = np.sqrt(0.5)
@@ -452,7 +500,7 @@ def test_segments_of_clusters_have_the_mean_of_their_rows(catalogue):
         frozenset(range(18, 21)),
         frozenset([21]),
     }
-    assert set(fine.names) > {"Poetry, Fiction", "Segment 4"}
+    assert set(fine.names) > {"Poetry", "Segment 4"}
     rows = unit(catalogue.embeddings.toarray()[:21])
     for level in tree.levels:
         for segment, vector in zip(level, level.vectors.toarray(), strict=True):

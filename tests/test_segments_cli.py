@@ -86,6 +86,7 @@ def test_segments_writes_all_its_files_without_jax(catalogue, tmp_path):
     assert 0 < fine["kmeans"]["coherence"] <= 1
     assert set(report["pages"]["found"]) == {"flat", "rows", "page", "popular", "genres"}
     assert report["columns"] == {"title": "text", "genres": ","}
+    assert report["kin_columns"] == []
 
     segments = json.loads((output / "segments.json").read_text())
     names = [segment["name"] for segment in segments[2:]]
@@ -202,6 +203,7 @@ def test_segments_of_factors_are_groups_merged_by_their_names(catalogue, tmp_pat
         ({"homepage_for": "{folder}/E.npz"}, ["no item of ", "E.npz is in the catalogue"]),
         ({"interactions": "{folder}/users.csv"}, ["flag 'interactions'"]),
         ({"coherence_columns": "tags"}, ["--coherence_columns: 'tags'"]),
+        ({"kin_columns": "tags"}, ["--kin_columns: 'tags'"]),
         ({"n_segments": "10,-2"}, ["--n_segments=10,-2: give whole numbers"]),
         ({"output": "{folder}/E.npz"}, ["E.npz: File exists; give a folder"]),
         ({"output": "{folder}/E.npz/in"}, ["E.npz/in: Not a directory"]),

@@ -16,6 +16,7 @@ from celsa_jax.segments.hierarchy import nested_clusters
 from celsa_jax.segments.language_model import N_EXAMPLES, LanguageModelNamer
 from celsa_jax.segments.merging import merge_groups
 from celsa_jax.segments.naming import Name, distinct, name_groups
+from celsa_jax.segments.quality import metadata_vectors
 from celsa_jax.segments.segments import Segment, Segments, SegmentTree, loadings
 from celsa_jax.segments.terms import ItemTerms
 from celsa_jax.sparse.rows import unit_rows
@@ -58,30 +59,34 @@ def find_segments(
     catalogue: Catalogue,
     n_segments: Sequence[int] = N_SEGMENTS,
     *,
+    kin_columns: Sequence[str] = (),
     namer: LanguageModelNamer | None = None,
     seed: int = 0,
 ) -> SegmentTree:
     """Nested segments of the items whose embeddings are alike, named from metadata.
 
-    Names and their metadata have no say in which items are together
-    (`celsa_jax.segments.hierarchy.nested_clusters`). The vector of a segment is the mean of its
-    items' rows at unit length, itself scaled to unit length.
+    The vector of a segment is the mean of its items' rows at unit length, itself scaled to unit
+    length.
 
     Args:
       catalogue: the items.
       n_segments: of each level, in any order.
-      namer: a language model to name segments that have terms; class-based TF-IDF alone if None.
+      kin_columns: of the terms (authors). Items that share some are drawn to each other
+        (`celsa_jax.segments.hierarchy.nested_clusters`); other metadata have no say in which items
+        are together.
+      namer: a language model to name segments that have terms; terms alone if None.
       seed: of the clusters.
 
     Example:
       >>> from celsa_jax.segments import item_terms
-      >>> A = sp.csr_matrix([[1, 0.1, 0], [1, 0.2, 0], [0, 0, 1], [0, 1, 0]])
-      >>> genres = np.array(["Crime, Nordic", "Crime, Nordic", "Poetry", "Crime, Poetry"])
-      >>> tree = find_segments(Catalogue(A, np.array(list("abcd")), item_terms({"g": genres})), [3])
+      >>> A = sp.csr_matrix([[1, 0.1, 0], [1, 0.2, 0], [0, 0.2, 1], [0, 0.1, 1]])
+      >>> genres = np.array(["Nordic, Crime", "Crime", "Poetry", "Poetry"])
+      >>> tree = find_segments(Catalogue(A, np.array(list("abcd")), item_terms({"g": genres})), [2])
       >>> [(segment.name.name, segment.items.tolist()) for segment in tree.levels[0]]
-      [('Nordic, Crime', [0, 1]), ('Poetry, Crime', [3]), ('Poetry', [2])]
+      [('Crime', [0, 1]), ('Poetry', [2, 3])]
     """
-    labels = nested_clusters(catalogue.embeddings, n_segments, seed)
+    kin = metadata_vectors(catalogue.terms, kin_columns) if kin_columns else None
+    labels = nested_clusters(catalogue.embeddings, n_segments, seed, kin)
     rows = unit_rows(sp.csr_matrix(catalogue.embeddings, dtype=np.float32))
     vectors = [unit_rows((membership(of, of.max() + 1) @ rows).tocsr()) for of in labels]
     return _named_tree(catalogue, labels, vectors, namer)

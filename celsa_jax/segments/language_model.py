@@ -285,11 +285,9 @@ class LanguageModelNamer:
         for line in self._cache.read_bytes().splitlines():
             try:
                 entry = json.loads(line)
-                key, name = str(entry["key"]), parse_name(str(entry["name"]))
+                names[str(entry["key"])] = str(entry["name"])
             except (ValueError, KeyError, TypeError, RecursionError):
                 continue
-            if name:
-                names[key] = name
         return names
 
 

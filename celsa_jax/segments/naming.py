@@ -7,18 +7,21 @@ import itertools
 import re
 
 import numpy as np
+import scipy.sparse as sp
 
-from celsa_jax.segments.groups import membership
+from celsa_jax.segments.groups import members, membership
 from celsa_jax.segments.terms import MARKS, ItemTerms, squeezed
 
 N_TERMS = 10
-LEAST_SHARE = 0.5
-_SECOND, _WORD_SHARE = 0.2, 0.4  # least shares of a second term
-_TELLING, _SHARED = 0.5, 0.8  # score, share
+_N_CANDIDATES = 30
+# Least shares of the items: of a name, its second term, two terms together, each of these two.
+_COVERS, _SECOND, _BOTH_COVER, _EACH = 0.65, 0.5, 0.8, 0.3
+_TELLS = 0.2  # least divergence: of a name that tells something, and of what a second term adds
+_PAIR_TELLS = 1.5  # what two terms together must tell, as a multiple of the best alone
+_SAME = 0.4  # of the items that have either of two terms: terms that share more say the same
 _MOST_WORDS = 6
-_UNCOMMON = 1e-3
-_MORE = " and more"
 _WORD = re.compile(rf"[\w{MARKS}]+")
+_ON_SHELVES = frozenset("a an the and of for read book own my i ve other".split())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Name:
 
     Attributes:
       name: a short title-case name; "" where the items have no metadata at all.
-      terms: what the items share, most telling first.
+      terms: what at least three tenths of the items share, if anything; most telling first.
     """
 
     name: str
@@ -40,61 +43,119 @@ class Name:
 
 
 def name_groups(labels: np.ndarray, n_groups: int, terms: ItemTerms) -> list[Name]:
-    """Names by what is common in a group and rare elsewhere.
+    """Names by what most of a group has and few others have.
 
-    A term scores p log(p / q), where p is its share of the group's items and q that of all: its
-    part of the divergence (Kullback and Leibler) of the group from the catalogue. Terms of one item
-    alone count only where there are no others. The name is the best term that half of the items
-    have (or the most common one) and, behind a comma, the best other of a fifth of the items (two
-    fifths for a word of a text) that repeats none of its words, from another column if possible. It
-    ends in "and more" where no term of half of the items scores 0.5 and none is of four fifths.
+    A term of a share p of the group's items and q of all tells p log(p / q), its part of the
+    divergence (Kullback and Leibler) of the group from the catalogue. A name is the most telling
+    term of two thirds of the items and, behind a comma, the one of half of them that adds most to
+    it. It is two terms ("Comics and Poetry") where four fifths have one or the other and the two
+    tell half as much again, or no term is of two thirds. Else, where none is, it says "Mostly".
+
+    Terms of one item alone count only where there are no others. Those of lists that differ in the
+    order or number of words are one, and two that mostly have the same items are not both named.
 
     Args:
       labels: [n_items] the group of each item, 0 ... n_groups - 1; -1 for none.
       n_groups: number of groups.
       terms: of the items.
     """
-    in_group = membership(labels, n_groups)
-    has_terms = np.diff(terms.matrix.indptr) > 0
-    n_known = in_group @ has_terms.astype(np.float32)
+    terms = _merged(terms)
+    known = np.diff(terms.matrix.indptr) > 0
+    labels = np.where(known, labels, -1)
+    n_known = max(int(known.sum()), 1)
     n_items = np.asarray(terms.matrix.sum(axis=0)).ravel()
-    everywhere = n_items / max(has_terms.sum(), 1)
-    counts = (in_group @ terms.matrix).tocsr()
-    names = []
-    for group in range(n_groups):
-        row = slice(counts.indptr[group], counts.indptr[group + 1])
-        present, count = counts.indices[row], counts.data[row]
-        share = count / max(n_known[group], 1)
+    counts = (membership(labels, n_groups) @ terms.matrix).tocsr()
+    inside = members(labels, n_groups)
+    chosen = []
+    for group, row in enumerate(counts):
+        n = len(inside[group])
         # Where all items are in the group no term is more frequent; then the common ones lead.
-        score = share * (np.log(share / everywhere[present]) + 1e-3)
-        recurs = count >= 2 if n_known[group] > 1 else n_items[present] >= 2
-        best = np.lexsort((present, -score * np.where(recurs, 1, _UNCOMMON)))[: 4 * N_TERMS]
-        best = best[: recurs[best].sum() or N_TERMS]
-        names.append(_name(terms, present[best], share[best], score[best]))
+        tells = row.data / n * (np.log(row.data * n_known / (n * n_items[row.indices])) + 1e-3)
+        recurs = row.data >= 2 if n > 1 else n_items[row.indices] >= 2
+        best = np.lexsort((row.indices, -tells, ~recurs))[:_N_CANDIDATES]
+        chosen.append(row.indices[best[: recurs[best].sum() or N_TERMS]])
+    candidates = np.unique(np.concatenate([np.empty(0, int), *chosen]))
+    columns = terms.matrix[:, candidates]
+    together = (columns.T @ columns).tocsr()
+    names = []
+    for items, own in zip(inside, chosen, strict=True):
+        at = np.searchsorted(candidates, own)
+        here = columns[items][:, at].toarray()
+        shares = here.T @ here / max(len(items), 1), together[at][:, at].toarray() / n_known
+        names.append(_name(terms.labels[own].tolist(), *shares))
     return names
 
 
-def _name(terms: ItemTerms, chosen: np.ndarray, share: np.ndarray, score: np.ndarray) -> Name:
-    """A name from terms in descending order."""
-    labels, columns = terms.labels[chosen].tolist(), terms.columns[chosen].tolist()
-    is_text = [kind == "text" for kind in terms.kinds.values()]
-    kept = _without_parts(labels, share)
+def _name(labels: list[str], here: np.ndarray, everywhere: np.ndarray) -> Name:
+    """A name from terms in descending order of what they tell.
+
+    Args:
+      here: [n_terms, n_terms] the share of the group's items that have both of two terms.
+      everywhere: [n_terms, n_terms] the same of all items.
+    """
+    kept = _without_parts(labels, here.diagonal())
     if not kept:
         return Name("")
-    common = [at for at in kept if share[at] >= LEAST_SHARE]
-    first = common[0] if common else max(kept, key=lambda at: share[at])
-    fits = [
-        at
-        for at in kept
-        if share[at] >= (_WORD_SHARE if is_text[columns[at]] and " " not in labels[at] else _SECOND)
-        and not repeats(labels[first], labels[at])
-        and len(f"{labels[first]} {labels[at]}".split()) <= _MOST_WORDS
-    ]
-    second = [at for at in fits if columns[at] != columns[first]] or fits
-    name = ", ".join(labels[at] for at in [first, *second[:1]])
-    if not any(score[at] >= _TELLING or share[at] >= _SHARED for at in common):
-        name += _MORE
-    return Name(name, tuple(labels[at] for at in kept[:N_TERMS]))
+    labels = [labels[at] for at in kept]
+    here, everywhere = here[np.ix_(kept, kept)], everywhere[np.ix_(kept, kept)]
+    share, usual = here.diagonal(), everywhere.diagonal()
+    tells = share * np.log(share / usual)
+    either, usually = (m.diagonal() + m.diagonal()[:, None] - m for m in (here, everywhere))
+    apart = ~np.array([[repeats(one, other) for other in labels] for one in labels])
+    apart &= (everywhere < _SAME * usually) & (np.add.outer(*[_n_words(labels)] * 2) <= _MOST_WORDS)
+
+    alone = np.where(share >= _COVERS, tells + 1e-3 * share, -np.inf)
+    first = int(np.argmax(alone if (share >= _COVERS).any() else share))
+    able = apart & apart.T & (either >= _BOTH_COVER) & (np.minimum(share, share[:, None]) >= _EACH)
+    pairs = np.where(able, either * np.log(either / usually), -np.inf)
+    shared = [label for label, of in zip(labels, share, strict=True) if of >= _EACH]
+    terms = tuple((shared or labels)[:N_TERMS])
+    if pairs.max() >= max(_PAIR_TELLS * tells[first], _TELLS) or (
+        share[first] < _COVERS and able.any()
+    ):
+        pair = np.array(np.unravel_index(np.argmax(pairs), pairs.shape))
+        return Name(" and ".join(labels[at] for at in pair[np.argsort(-share[pair])]), terms)
+
+    half = np.where(share >= _SECOND, tells, -np.inf)
+    most = int(np.argmax(half))
+    if share[first] < _COVERS or tells[first] < _TELLS:
+        return Name(f"Mostly {labels[most]}" if half[most] >= _TELLS else labels[first], terms)
+    # What a second term adds: of the items that have the first, how many more have it than usual.
+    ratio = np.maximum(here[first], 1e-9) / np.maximum(everywhere[first], 1e-9)
+    adds = here[first] * np.log(ratio * usual[first] / share[first])
+    adds = np.where(apart[first] & (share >= _SECOND), adds, -np.inf)
+    second = [labels[np.argmax(adds)]] if adds.max() >= _TELLS else []
+    return Name(", ".join([labels[first], *second]), terms)
+
+
+def _n_words(labels: list[str]) -> np.ndarray:
+    return np.array([len(label.split()) for label in labels])
+
+
+def _merged(terms: ItemTerms) -> ItemTerms:
+    """Terms of lists as one that have the same words, written as most items have them."""
+    is_text = [kind == "text" for kind in terms.kinds.values()]
+    n_items = np.asarray(terms.matrix.sum(axis=0)).ravel()
+    order = np.argsort(-n_items, kind="stable")
+    numbers: dict[tuple, int] = {}
+    of_term = np.zeros(len(order), int)
+    written = []
+    for at in order.tolist():
+        label, column = terms.labels[at], int(terms.columns[at])
+        words = frozenset(map(_singular, _WORD.findall(label.casefold()))) - _ON_SHELVES
+        key = (column, label if is_text[column] or not words else words)
+        of_term[at] = numbers.setdefault(key, len(numbers))
+        if of_term[at] == len(written):
+            written.append(at)
+    matrix = sp.csr_matrix(terms.matrix @ membership(of_term, len(written)).T)
+    matrix.data[:] = 1
+    return ItemTerms(matrix, terms.labels[written], terms.columns[written], terms.kinds)
+
+
+def _singular(word: str) -> str:
+    if word.endswith("ies"):
+        return word[:-3] + "y"
+    return word[:-1] if word.endswith("s") and not word.endswith("ss") else word
 
 
 def _without_parts(labels: list[str], share: np.ndarray) -> list[int]:
@@ -132,9 +193,7 @@ def distinct(names: list[Name]) -> list[Name]:
     taken: set[str] = set()
     result = []
     for name in names:
-        short = name.name.removesuffix(_MORE)
-        end = name.name[len(short) :]
-        longer = [f"{short}, {term}{end}" for term in name.terms if not repeats(short, term)]
+        longer = [f"{name.name}, {t}" for t in name.terms if not repeats(name.name, t)]
         numbered = (f"{name.name} ({n})" for n in itertools.count(2))
         choices = itertools.chain([name.name], longer[:3], numbered)
         result.append(

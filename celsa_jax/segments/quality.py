@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,19 +19,28 @@ LEAST_ITEMS = 3
 
 
 def compared_columns(terms: ItemTerms) -> list[str]:
-    """The columns of lists (genres), or all where there is none."""
-    lists = [name for name, kind in terms.kinds.items() if kind != "text"]
-    return lists or list(terms.kinds)
+    """The column of lists whose terms recur most (genres), or all where there is none."""
+
+    def recurrence(name: str) -> float:
+        matrix = terms.of_columns([name]).matrix
+        return matrix.nnz / max(matrix.shape[1], 1)
+
+    lists = list_columns(terms)
+    return [max(lists, key=recurrence)] if lists else list(terms.kinds)
 
 
-def metadata_vectors(terms: ItemTerms, columns: list[str] | None = None) -> sp.csr_matrix:
+def list_columns(terms: ItemTerms) -> list[str]:
+    return [name for name, kind in terms.kinds.items() if kind != "text"]
+
+
+def metadata_vectors(terms: ItemTerms, columns: Sequence[str] | None = None) -> sp.csr_matrix:
     """CSR [n_items, n_terms] float32: TF-IDF of the items' terms, rows of unit length or zero.
 
     Args:
       terms: of the items.
       columns: those to compare by; `compared_columns` if None.
     """
-    chosen = terms.of_columns(columns or compared_columns(terms)).matrix
+    chosen = terms.of_columns(list(columns or compared_columns(terms))).matrix
     return TfidfTransformer().fit_transform(chosen) if chosen.nnz else chosen
 
 
