@@ -139,7 +139,7 @@ def _merged(terms: ItemTerms) -> ItemTerms:
     order = np.argsort(-n_items, kind="stable")
     numbers: dict[tuple, int] = {}
     of_term = np.zeros(len(order), int)
-    written = []
+    written: list[int] = []
     for at in order.tolist():
         label, column = terms.labels[at], int(terms.columns[at])
         words = frozenset(map(_singular, _WORD.findall(label.casefold()))) - _ON_SHELVES
