@@ -115,7 +115,7 @@ def _placing(
 
     shared = kin[:, kin.getnnz(axis=0) > 1].tocsr()
     sums = np.zeros((shared.shape[1], n_dimensions), np.float32)
-    for block in _blocks(rows.shape[0]):
+    for block in _blocks(rows.shape[0], 16 * _ROWS_AT_ONCE):  # each adds to all of the sums
         sums += shared[block].T @ alone(block)
     totals = np.asarray(shared.sum(axis=0)).ravel()
 
@@ -150,8 +150,8 @@ def _divide(
     return of_point, centres
 
 
-def _blocks(n: int) -> Iterator[np.ndarray]:
-    return (np.arange(first, min(first + _ROWS_AT_ONCE, n)) for first in range(0, n, _ROWS_AT_ONCE))
+def _blocks(n: int, at_once: int = _ROWS_AT_ONCE) -> Iterator[np.ndarray]:
+    return (np.arange(first, min(first + at_once, n)) for first in range(0, n, at_once))
 
 
 def _unit(points: np.ndarray) -> np.ndarray:

@@ -142,8 +142,8 @@ def _merged(terms: ItemTerms) -> ItemTerms:
     written: list[int] = []
     for at in order.tolist():
         label, column = terms.labels[at], int(terms.columns[at])
-        words = frozenset(map(_singular, _WORD.findall(label.casefold()))) - _ON_SHELVES
-        key = (column, label if is_text[column] or not words else words)
+        words = () if is_text[column] else map(_singular, _WORD.findall(label.casefold()))
+        key = (column, frozenset(words) - _ON_SHELVES or label)
         of_term[at] = numbers.setdefault(key, len(numbers))
         if of_term[at] == len(written):
             written.append(at)
