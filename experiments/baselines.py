@@ -5,12 +5,12 @@ r"""Baselines on the split and the folds of a configuration.
         [--methods=popularity,user_knn,ease,pruned_ease,column_pruned_ease,item_knn,als] \
         [--dense=RUN/embeddings.npz]
 
-Every method but popularity, user k-NN and EASE is fitted once for each of --bytes. EASE, whole and
-pruned by columns, has the penalty, the dropout (EDLAE) and the discount of popularity of the
-highest validation nDCG@100, of all combinations, and pruned by rows the penalty. --dense adds the
-finished dense embeddings of a run on the same split, and what becomes of them when every row is cut
-to its largest entries (`top_k`) or coded by a `sparse_autoencoder`. With --workdir the users are
-those of that run (its split.npz); otherwise they are drawn as `experiments.train` draws them.
+Every method but popularity, user k-NN and EASE is fitted once for each of --bytes. EASE has the
+penalty, the dropout (EDLAE) and the discount of popularity of the highest validation nDCG@100, of
+all combinations; pruned by columns the penalty and the dropout, by rows the penalty. --dense adds
+the finished dense embeddings of a run on the same split, and what becomes of them when every row is
+cut to its largest entries (`top_k`) or coded by a `sparse_autoencoder`. With --workdir the users
+are those of that run (its split.npz); otherwise they are drawn as `experiments.train` draws them.
 A dense run is one with --config.model.start=random, config.train.n_epochs=0, and
 config.sparsity.target_nnz at config.model.n_factors.
 The last line printed is one JSON object. JAX is not needed, but for the autoencoder.
@@ -56,7 +56,7 @@ _DENSE = flags.DEFINE_string("dense", None, "Dense embeddings to compress.")
 
 _OWN_SIZE = ("popularity", "ease", "user_knn")
 _OPTIONS = ("l2", "dropout", "discount")
-_OPTIONS_OF = {"ease": _OPTIONS, "column_pruned_ease": _OPTIONS, "pruned_ease": ("l2",)}
+_OPTIONS_OF = {"ease": _OPTIONS, "column_pruned_ease": _OPTIONS[:2], "pruned_ease": _OPTIONS[:1]}
 _OF_IMPLICIT = ("item_knn", "als")
 
 

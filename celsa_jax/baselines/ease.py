@@ -117,7 +117,10 @@ def fit_ease(
         (Paudel et al., TiiS 2017) and, with factors on the history as well, in linear models of
         Park et al. (SIGIR 2025, "Why is normalization necessary for linear recommenders?").
     """
-    return _discounted(weights_baseline(ease(train, l2, dropout=dropout)), train, discount)
+    weights = ease(train, l2, dropout=dropout)
+    counts = np.asarray(train.sum(axis=0)).ravel().clip(1)
+    weights /= (counts**discount).astype(np.float32)
+    return weights_baseline(weights)
 
 
 def fit_pruned_ease(
@@ -128,27 +131,15 @@ def fit_pruned_ease(
 
 
 def fit_column_pruned_ease(
-    train: sp.csr_matrix,
-    *,
-    n_bytes: int,
-    seed: int = 0,
-    l2: float = L2,
-    dropout: float = 0.0,
-    discount: float = 0.0,
+    train: sp.csr_matrix, *, n_bytes: int, seed: int = 0, l2: float = L2, dropout: float = 0.0
 ) -> Baseline:
-    """`fit_ease` of which every column, what others say of an item, keeps its largest weights.
+    """`ease` of which every column, what others say of an item, keeps its largest weights.
 
     The stronger of the two where both were measured: every item keeps something to be recommended
     by.
     """
     columns = _pruned(train, n_bytes, l2, dropout, by_columns=True)
-    return _discounted(weights_baseline(columns.T.tocsr()), train, discount)
-
-
-def _discounted(fitted: Baseline, train: sp.csr_matrix, discount: float) -> Baseline:
-    counts = np.asarray(train.sum(axis=0)).ravel().clip(1)
-    factors = (counts**-discount).astype(np.float32)  # as well on the weights, of the same size
-    return Baseline(lambda history: fitted.score(history) * factors, fitted.bytes_per_item)
+    return weights_baseline(columns.T.tocsr())
 
 
 def _pruned(
