@@ -20,7 +20,6 @@ from celsa_jax.schedules import SCHEDULES
 SPLITS = ("users", "temporal")
 STARTS = ("neighbours", "clusters", "random")
 NORMS = ("learned", "unit")
-OPTIMIZERS = ("nadam", "paper")
 # What XLA is told for `train.deterministic`.
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -146,15 +145,15 @@ FIELDS: dict[str, Any] = {
     "train": {
         # Epochs in which the non-zeros fall from the start to the target.
         "n_epochs": Field(None, _whole(0)),
-        # Epochs at the target, in which the learning rate falls to 0 ("paper": stays).
+        # Epochs at the target, in which the learning rate falls to 0.
         "n_final_epochs": Field(None, _whole(0)),
         # Users in a batch.
         "batch_size": Field(None, _whole(1)),
         # The chance of an interaction to be left out of the input. The target is always all.
         "input_dropout": Field(None, _share),
-        # "nadam"; or "paper": as the paper trains, with the momentum and the epsilon of its code,
-        # its weights of the items outside of a batch, and one rate until the end.
-        "optimizer": Field("nadam", _one_of(OPTIMIZERS)),
+        # Whether steps are those of the paper's code: its Nadam at one rate until the end, scores
+        # of at most 6, items outside of a batch that count several times (docs/paper.md).
+        "as_published": Field(False),
         "learning_rate": Field(None, _positive),
         # The decay of its momentum.
         "b1": Field(0.8, _share),

@@ -351,7 +351,7 @@ class TrainingLoop:
             self.n_sampled,
             chosen_each_step,
             self.config.model.norms == "unit",
-            self.config.train.optimizer,
+            self.config.train.as_published,
             nested_sizes(self.config.sparsity.nested_nnz, self.config.sparsity.target_nnz),
             self.placement,
         )

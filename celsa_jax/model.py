@@ -41,6 +41,7 @@ class ELSA(nnx.Module):
       layout: of the columns, for products by gathers (`products`), or None.
       dense: the dtype of the operands of dense products; None for products by gathers.
       unit_rows: whether the rows of A have unit length.
+      cap: of the training scores, or None.
       item_axis: name of the mesh axis along which the items lie (`shard_map`), or None.
     """
 
@@ -53,6 +54,7 @@ class ELSA(nnx.Module):
         layout: Layout | None = None,
         dense: str | None = None,
         unit_rows: bool = False,
+        cap: float | None = None,
         item_axis: str | None = None,
     ):
         self.weights = nnx.Param(weights)
@@ -60,6 +62,7 @@ class ELSA(nnx.Module):
         self.n_factors = n_factors
         self.layout = nnx.data(layout)
         self.dense, self.unit_rows, self.item_axis = dense, unit_rows, item_axis
+        self.cap = cap
 
     def embeddings(self, nnz: int | None = None) -> jax.Array:
         """A: [n_items, capacity], or expanded to [n_items, n_factors] where dense.
@@ -101,7 +104,8 @@ class ELSA(nnx.Module):
         """Training scores relu(x U A^T - x diag(U A^T)), [n_items, n_users]."""
         x = batch.inputs(embeddings.shape[0])
         itself = jnp.sum(self.directions(embeddings) * embeddings, axis=1, keepdims=True)
-        return jax.nn.relu(self.products(embeddings, batch) - itself * x)
+        scores = jax.nn.relu(self.products(embeddings, batch) - itself * x)
+        return scores if self.cap is None else jnp.minimum(scores, self.cap)
 
     def __call__(self, batch: Batch) -> jax.Array:
         """The training scores of a batch."""

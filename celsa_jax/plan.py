@@ -51,7 +51,7 @@ def plan(config: ConfigDict) -> list[Epoch]:
     train, sparsity = config.train, config.sparsity
     widest, target = sparsity.start_nnz, sparsity.target_nnz
     constant = sparsity.schedule == "constant"
-    falling = train.optimizer != "paper"
+    falling = not train.as_published
     epochs, before = [], widest
     for epoch in range(train.n_epochs + train.n_final_epochs):
         progress = min(epoch / train.n_epochs, 1.0) if train.n_epochs else 1.0

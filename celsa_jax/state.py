@@ -31,7 +31,7 @@ class Form:
       n_sampled: items that a step scores, on each device; 0 for all.
       chosen_each_step: the mask is chosen afresh at every step, among all entries that are kept.
       unit_rows: rows of the embeddings have unit length (`model`).
-      optimizer: a name of OPTIMIZERS.
+      as_published: steps are those of the paper's code.
       nested: smaller numbers of non-zeros a row that the model trains for, too.
       placement: of the state on several devices.
     """
@@ -42,7 +42,7 @@ class Form:
     n_sampled: int = 0
     chosen_each_step: bool = False
     unit_rows: bool = False
-    optimizer: str = "nadam"
+    as_published: bool = False
     nested: tuple[int, ...] = ()
     placement: Placement | None = None
 
@@ -87,6 +87,9 @@ class TrainState(NamedTuple):
     opt_state: optax.OptState
 
 
+PAPER_OUTPUTS = 20_000  # columns of its scores
+
+
 def nadam(b1: jax.Array | float) -> optax.GradientTransformation:
     """Nadam but for its rate, which may be traced: updates are to be scaled by minus the rate."""
     return optax.scale_by_adam(b1=b1, nesterov=True)
@@ -96,10 +99,10 @@ def paper_nadam(b1: jax.Array | float) -> optax.GradientTransformation:
     """Nadam as the paper's code has it, from Keras; the same moments, so the state is `nadam`'s.
 
     Its momentum begins at half of b1 and rises to it over some hundred steps (Dozat, "Incorporating
-    Nesterov Momentum into Adam", 2016). Its loss is a mean over 20,000 outputs, with an epsilon of
-    1e-7: on gradients of the sum that is one of 2e-3.
+    Nesterov Momentum into Adam", 2016). Its loss is a mean over outputs, with an epsilon of 1e-7:
+    on gradients of the sum that is as many times as much.
     """
-    b2, epsilon = 0.999, 1e-7 * 20_000
+    b2, epsilon = 0.999, 1e-7 * PAPER_OUTPUTS
     moments = optax.scale_by_adam(b1=b1, b2=b2).update
 
     def momentum(step: jax.Array) -> jax.Array:
@@ -116,9 +119,6 @@ def paper_nadam(b1: jax.Array | float) -> optax.GradientTransformation:
         return first / (jnp.sqrt(state.nu / (1 - b2**step)) + epsilon), state
 
     return optax.GradientTransformation(nadam(b1).init, update)
-
-
-OPTIMIZERS = {"nadam": nadam, "paper": paper_nadam}
 
 
 def initial_weights(key: jax.Array, n_items: int, n_factors: int) -> jax.Array:

@@ -19,7 +19,7 @@ from celsa_jax.products import Layout
 from celsa_jax.pruning import top_k_mask
 from celsa_jax.sampling import draw_items
 from celsa_jax.sharding import DATA, ITEM, sum_along
-from celsa_jax.state import OPTIMIZERS, Form, Numbers, TrainState
+from celsa_jax.state import PAPER_OUTPUTS, Form, Numbers, TrainState, nadam, paper_nadam
 
 
 @functools.partial(jax.jit, static_argnames="form", donate_argnums=0)
@@ -74,7 +74,7 @@ def _train_steps(
     n_rows = state.weights.shape[0]
     first_item = 0 if item_axis is None else lax.axis_index(item_axis) * n_rows
     n_here = jnp.clip(form.n_items(n_rows) - first_item, 0, n_rows)
-    update = OPTIMIZERS[form.optimizer](numbers.b1).update
+    update = (paper_nadam if form.as_published else nadam)(numbers.b1).update
 
     def train_step(at: jax.Array, carry: tuple[TrainState, jax.Array]):
         state, losses = carry
@@ -100,6 +100,13 @@ def _train_steps(
                 batch = take(rows)
                 return batch._replace(items=row_of[batch.items])
 
+        elif form.as_published:  # others are drawn with replacement, to so many in all
+            own = _items_of(take, blocks, n_rows, data_axis)
+            counts = jnp.stack([jnp.sum(own, dtype=jnp.int32), n_here]).astype(jnp.float32)
+            n_own, n_items = sum_along(counts, item_axis)
+            times = jnp.maximum(PAPER_OUTPUTS - n_own, 1) / jnp.maximum(n_items - n_own, 1)
+            item_weights = jnp.where(own, 1.0, times)
+
         weights, mask = part.weights, None
         if form.chosen_each_step:
             used = part.columns < form.n_factors
@@ -112,6 +119,7 @@ def _train_steps(
             layout=layout,
             dense=form.dense,
             unit_rows=form.unit_rows,
+            cap=6.0 if form.as_published else None,
             item_axis=item_axis,
         )
 

@@ -147,6 +147,15 @@ def test_scores_loss_and_gradient_equal_the_plain_formula(form, n_users, unit_ro
         assert np.abs(expected).max() > 0.01  # or the comparison shows nothing
 
 
+def test_scores_are_capped():
+    columns, values, history, _, _ = problem(8)
+    model = model_of("dense", columns, values)
+    batch = batch_of(history, history, BUDGET, N_ITEMS)
+    scores = np.asarray(model(batch))
+    model.cap = float(scores.max()) / 2
+    np.testing.assert_array_equal(model(batch), np.minimum(scores, model.cap))
+
+
 def test_places_and_users_that_are_not_used_change_nothing():
     columns, values, history, kept, _ = problem(8)
     history[5:] = False  # users of padding have no interactions

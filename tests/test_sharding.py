@@ -54,7 +54,9 @@ def matrix():
 
 def begun(matrix, placement, budget=0, **more):
     form = Form(N_ITEMS, None, budget, placement=placement, **more)
-    return form, sparse_state(neighbours(matrix, K, 0.5, seed=0), form, K)
+    start = neighbours(matrix, K, 0.5, seed=0)  # with equal values, which rounding would part
+    noise = np.random.default_rng(1).uniform(0.2, 1.8, start.values.shape).astype(np.float32)
+    return form, sparse_state(start._replace(values=start.values * noise), form, K)
 
 
 def trained(matrix, placement, n_sampled=0):
@@ -63,7 +65,8 @@ def trained(matrix, placement, n_sampled=0):
     batches = shuffled_batches(jax.random.key(0), chunk.n_rows, BATCH)[:N_STEPS]
     data, item = (1, 1) if placement is None else placement.mesh.devices.shape
     batches = in_blocks(batches, 8, data, chunk.n_rows)
-    form, state = begun(matrix, placement, nnz_budget(chunk, batches), n_sampled=n_sampled)
+    more = {"n_sampled": n_sampled, "nested": (5,)}
+    form, state = begun(matrix, placement, nnz_budget(chunk, batches), **more)
     layout = None
     if not n_sampled:
         parts = [make_layout(c, N_ITEMS) for c in np.split(to_host(state.columns), item)]

@@ -58,7 +58,7 @@ FORMS = {
     "chosen each step": Form(N_FACTORS, "float32", BUDGET, chosen_each_step=True),
     "nested": Form(N_FACTORS, None, BUDGET, nested=(2, 4)),
     "nested, unit": Form(N_FACTORS, "float32", BUDGET, unit_rows=True, nested=(2,)),
-    "paper": Form(N_FACTORS, "float32", BUDGET, unit_rows=True, optimizer="paper"),
+    "paper": Form(N_FACTORS, "float32", BUDGET, unit_rows=True, as_published=True),
 }
 
 
@@ -111,6 +111,9 @@ def numpy_training(problem, form, given, batches=(0, 1, 2), pruned_to=None):
             drawn, share = draw_items(key, own, N_ITEMS, form.n_sampled)
             counts[:] = 0
             counts[np.asarray(drawn)] = share
+        if form.as_published:
+            own = users[rows].any(axis=0)
+            counts[~own] = (20_000 - own.sum()) / (~own).sum()
         mask = used.copy()
         if form.chosen_each_step:
             mask = top(np.where(used, np.abs(weights), -1), given.nnz) & used
@@ -129,7 +132,7 @@ def numpy_training(problem, form, given, batches=(0, 1, 2), pruned_to=None):
         first = np.where(row, b1 * first + (1 - b1) * grad, first)
         second = np.where(row, 0.999 * second + 0.001 * grad**2, second)
         momenta, epsilon = [b1] * (count + 1), 1e-8
-        if form.optimizer == "paper":
+        if form.as_published:
             momenta = [b1 * (1 - 0.5 * 0.96**t) for t in range(1, count + 2)]
             epsilon = 1e-7 * 20_000
         ahead = momenta[-1] * first / (1 - np.prod(momenta))
@@ -199,7 +202,7 @@ def assert_equal(problem, form, given, found, **how):
     assert int(state.step) == int(moments.count) == 3
     begun = at_places(dense_of(*problem[0]), columns, N_FACTORS)
     learned = np.abs(np.asarray(state.weights) - begun).max()
-    assert learned > given.learning_rate  # or nothing was
+    assert learned > 0.5 * given.learning_rate  # or nothing was
     assert not np.asarray(state.weights)[columns == N_FACTORS].any()
 
 

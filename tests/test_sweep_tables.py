@@ -185,7 +185,7 @@ def test_what_was_published_has_a_row_that_is_trained_as_there(dataset):
     for name in ("schedule", "initial_width"):
         rows = paper.paper_sweep(dataset, name).rows
         assert set(published.figures(f"{dataset}/{name}", "recall@20")) == set(rows)
-        assert all(row.config.train.optimizer == "paper" for row in rows.values())
+        assert all(row.config.train.as_published for row in rows.values())
     with pytest.raises(InputError, match=f"no data 'movies'; choose one of .*{dataset}"):
         paper.preset("movies")
 

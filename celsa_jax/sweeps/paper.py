@@ -56,7 +56,7 @@ def as_published(n_factors: int = 4096, batch_size: int = 1024, **sparsity: obje
         "data": {"n_val_users": 0},  # who validate elsewhere train, too
         "model": {"start": "random", "n_factors": n_factors, "norms": "unit"},
         "sparsity": {"schedule": "exponential_half", "rewind": True, **sparsity},
-        "train": {"optimizer": "paper", "learning_rate": 0.1, "b1": 0.9, "batch_size": batch_size},
+        "train": {"as_published": True, "learning_rate": 0.1, "b1": 0.9, "batch_size": batch_size},
     }
 
 
