@@ -132,7 +132,8 @@ def numerics(settings: Settings) -> Rows:
         losses, same_losses = once.train(), again.train()
         weights = np.asarray(once.state.weights)
         same = (weights == again.state.weights).all() and (losses == same_losses).all()
-        values = [*losses.tolist(), *np.linalg.norm(weights, axis=1)[:8].tolist()]
+        values = np.concatenate([losses, np.linalg.norm(weights, axis=1)[:8]])
+        values = np.nan_to_num(values, nan=9e9).tolist()  # JSON has no NaN
         row = {"what": dtype or "gathers", "ms": _rounded(1e3 * again.seconds()), "values": values}
         yield row | {"same_bits": bool(same)}
 
@@ -152,7 +153,7 @@ def memory(settings: Settings) -> Rows:
 def tests(settings: Settings) -> Rows:
     """Those of what runs on the device."""
     names = ("schedules",) if settings.small else _TESTED
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
     command += [f"tests/test_{name}.py" for name in names]
     environment = {**os.environ, "JAX_PLATFORMS": jax.default_backend(), "XLA_FLAGS": ""}
     root = pathlib.Path(__file__).parent.parent
