@@ -167,6 +167,7 @@ def test_prepare_data_reports_what_it_kept(tmp_path):
             "repeated_pairs": 1,
             "users_with_too_few": 1,
             "rows_of_those_users": 1,
+            "rows_of_items_with_too_few": 0,
         },
         "rows": 23,
         "items_with_metadata": 0,
