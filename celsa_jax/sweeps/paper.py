@@ -107,7 +107,7 @@ def elsa(config: Mapping[str, object] | None = None) -> dict:
 
 
 def random_start(n_factors: int, batch_size: int = 256, **sparsity: object) -> dict[str, dict]:
-    """Overrides for training as in the paper: dense at random, pruned with rewinding."""
+    """Overrides for a start like the paper's: dense at random, pruned with rewinding."""
     return {
         "model": {"start": "random", "n_factors": n_factors},
         "sparsity": {"rewind": True, **sparsity},
