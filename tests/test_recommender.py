@@ -509,3 +509,11 @@ def test_versions_tell_models_apart(tmp_path):
     versions = {embeddings.version, *(other.version for other in others)}
     assert len(versions) == 7
     assert all(len(version) == 12 for version in versions)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_weights_over_short_rows_may_overflow_too(engine):
+    recommender = Recommender(SparseEmbeddings.from_dense(np.eye(3) / 100), engine=engine)
+    with pytest.raises(InputError, match="scores may overflow"):
+        recommender.recommend(sp.csr_matrix([[1e37, 0, 0]]))
+    assert np.isfinite(recommender.recommend(sp.csr_matrix([[1e34, 0, 0]]), 1)[1]).all()

@@ -125,7 +125,6 @@ class Recommender:
         self.n_threads = n_threads or n_cores()
         self.query_factors = query_factors
         self._engine = make(embeddings)
-        self._largest_product = embeddings.n_factors * embeddings.largest**2
 
     @property
     def nbytes(self) -> int:
@@ -373,7 +372,7 @@ class Recommender:
                 user = int(np.searchsorted(indptr, at, side="right")) - 1
                 raise InputError(f"row {user} of the histories holds {values[at]}; {problem}")
         largest = float(np.abs(weights).max(initial=0))
-        if largest * len(weights) * self._largest_product > _LARGEST_SCORE:
+        if largest * len(weights) * self._growth > _LARGEST_SCORE:
             raise InputError(
                 f"scores may overflow: histories up to {largest:g}, embeddings up to "
                 f"{self.embeddings.largest:g}; scale them down"
@@ -404,6 +403,12 @@ class Recommender:
             Recommendation(ids[items[user, :n]], scores[user, :n], left_out, version)
             for user, (n, left_out) in enumerate(zip(n_found, unknown, strict=True))
         ]
+
+    @functools.cached_property
+    def _growth(self) -> float:
+        """A bound of what becomes of a weight of 1: in a score, or over the length of a row."""
+        shortest = float(self._engine.inverse_lengths.max(initial=0))
+        return max(self.embeddings.n_factors * self.embeddings.largest, shortest)
 
     @functools.cached_property
     def _rows(self) -> sp.csr_matrix:

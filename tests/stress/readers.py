@@ -86,7 +86,9 @@ def outcome(name: str, rng: np.random.Generator, folder: pathlib.Path) -> tuple[
             kind = "tracebacks"  # no error of one line that names the file
     except Lost as error:
         kind, detail = "silent_losses", str(error)
-    except BaseException:
+    except KeyboardInterrupt:  # of who runs this
+        raise
+    except BaseException:  # a panic of compiled code is no Exception
         kind, detail = "tracebacks", traceback.format_exc()
     if [path.name for path in folder.iterdir()] != ["inside"]:
         kind, detail = "files_outside", str(list(folder.iterdir()))
