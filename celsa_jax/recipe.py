@@ -23,6 +23,7 @@ _SMALL = 150_000  # interactions
 _LONG, _SHORT = 50, 15  # interactions of a user in the mean
 _ENOUGH = 35  # of these, for lengths of embeddings to be learned of items with few
 _ALL_SCORED, _NEGATIVES = 100_000, 10_000  # items; not chosen by quality
+_LARGEST_SAMPLED_BATCH = 256  # whose own items are about as many as the negatives
 _GOING_ON = 0.2  # of the rate, where training goes on from learned embeddings
 
 
@@ -41,11 +42,14 @@ def choices(matrix: sp.csr_matrix) -> dict[str, float | str]:
     - Small data overfit: 0.8 is left out where histories have 15 to 50 interactions; where items
       have many, at least 0.7, and they are trained on for more epochs.
     - Of more than 100,000 items the loss samples some (`sampling`): a step that scores all of a
-      million would take minutes.
+      million would take minutes. Batches are smaller then, as each user is scored for the items
+      of all others in the batch.
     """
     n_users, n_items = matrix.shape[0], _n_used_items(matrix)
     length, of_item = matrix.nnz / n_users, matrix.nnz / n_items
-    batch = min(n_users / max(of_item, _MANY), _LARGEST_BATCH)
+    sampled = n_items > _ALL_SCORED
+    largest = _LARGEST_SAMPLED_BATCH if sampled else _LARGEST_BATCH
+    batch = min(n_users / max(of_item, _MANY), largest)
     batch = max(_LEAST_BATCH, round(batch / 8) * 8)
     small = matrix.nnz < _SMALL
     more = small and of_item >= _MANY
@@ -59,7 +63,7 @@ def choices(matrix: sp.csr_matrix) -> dict[str, float | str]:
         "train.n_epochs": 20 if more else 10,
         "train.n_final_epochs": 10 if more else 5,
         "train.input_dropout": round(dropout, 2),
-        "train.n_negatives": _NEGATIVES if n_items > _ALL_SCORED else 0,
+        "train.n_negatives": _NEGATIVES if sampled else 0,
     }
 
 

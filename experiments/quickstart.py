@@ -36,7 +36,7 @@ DENSE = {
         "input_dropout": 0.3,
     },
 }
-SPARSE_NNZ = (64, 32, 16, 8)
+SPARSE_NNZ = (32, 16, 8)
 SHOWN_NNZ = 16
 N_USERS = 3
 N_TITLES = 5

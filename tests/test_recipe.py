@@ -43,9 +43,13 @@ def test_rules(sizes, rule):
     assert found == dict(zip(fields, rule, strict=True))
 
 
-@pytest.mark.parametrize(("n_items", "n_negatives"), [(100_000, 0), (100_001, 10_000)])
-def test_of_many_items_some_are_sampled(n_items, n_negatives):
-    assert choices(users_of(100_001, n_items, 1))["train.n_negatives"] == n_negatives
+@pytest.mark.parametrize(
+    ("n_items", "n_negatives", "batch"), [(100_000, 0, 1024), (100_001, 10_000, 256)]
+)
+def test_of_many_items_some_are_sampled_for_smaller_batches(n_items, n_negatives, batch):
+    found = choices(users_of(100_001, n_items, 1))
+    assert found["train.n_negatives"] == n_negatives
+    assert found["train.batch_size"] == batch
 
 
 def test_items_without_interactions_do_not_count():
