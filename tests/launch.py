@@ -26,9 +26,15 @@ sys.meta_path.insert(0, Refuse())
 """
 _IMPORTS = {
     WITHOUT_JAX: ["celsa_jax.baselines", "celsa_jax.segments", "jinja2", "scipy.stats"],
-    "": ["celsa_jax.train", "celsa_jax.sweeps.grid"],
+    "": [
+        "celsa_jax.train",
+        "celsa_jax.fitting",
+        "celsa_jax.sweeps.runner",
+        "celsa_jax.sparse.kernels",
+    ],
 }
-_IMPORTS[WITHOUT_JAX] += ["sklearn.cluster", "pyarrow.csv", "pyarrow.parquet"]
+_IMPORTS[WITHOUT_JAX] += ["celsa_jax.engines", "celsa_jax.evaluation.paired", "celsa_jax.config"]
+_IMPORTS[WITHOUT_JAX] += ["sklearn.cluster", "pyarrow.csv", "pyarrow.parquet", "numba", "pdb"]
 _TAKE_JAX = ("train", "quickstart", "sweep", "baselines", "accelerator_report", "growth")
 _SECONDS = 300  # that a program may take
 _servers: dict[str, "_Server"] = {}

@@ -29,8 +29,8 @@ def reference(dense, histories, k, filter_seen=True, candidates=None):
         score = dense @ (directions(dense).T @ x)
         admissible = [
             i
-            for i in range(len(dense))
-            if x.any() and not (filter_seen and x[i]) and (candidates is None or i in candidates)
+            for i in range(len(dense) if x.any() else 0)
+            if not (filter_seen and x[i]) and (candidates is None or i in candidates)
         ]
         best = sorted(admissible, key=lambda i: -score[i])[:k]
         items[user, : len(best)] = best
