@@ -30,20 +30,26 @@ def png(cell):
     return [base64.b64decode(entry["image/png"]) for entry in data if "image/png" in entry]
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where notebooks leave their runs, which others of them go on with."""
+    return tmp_path_factory.mktemp("notebooks")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_from_top_to_bottom(path, tmp_path, monkeypatch):
+def test_a_notebook_runs_from_top_to_bottom(path, folder, monkeypatch):
     one_device = "--xla_force_host_platform_device_count=1"
     monkeypatch.setenv("XLA_FLAGS", f"{os.environ['XLA_FLAGS']} {one_device}")
     monkeypatch.delenv("MPLBACKEND", raising=False)  # as Streamlit sets it here
     notebook = nbformat.read(path, as_version=4)
     (parameters,) = tagged(notebook, "parameters")
     parameters.source += "\n" + SHARED + SMALL[path.stem]
-    place = {"metadata": {"path": str(tmp_path)}}
+    place = {"metadata": {"path": str(folder)}}
     nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3", resources=place).execute()
     (kept,) = tagged(notebook, "keep_output")
     assert len(png(kept)) == 1
-    assert list(tmp_path.iterdir()) == [tmp_path / "runs"]
+    assert list(folder.iterdir()) == [folder / "runs"]
 
 
 def test_all_are_tested():
