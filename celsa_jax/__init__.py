@@ -1,9 +1,9 @@
 """Compressed ELSA in JAX: wide, row-sparse item embeddings learned from interactions.
 
 `CompressedELSA` is what most callers need. JAX is imported where a model is trained. `sparse`
-needs NumPy, SciPy and safetensors; `data` (but `batches`), `evaluation` and `baselines` (but
-`autoencoder`) PyArrow, ml_collections and tqdm, too; `segments` and the estimator scikit-learn and
-Jinja2 beside all of these.
+needs NumPy, SciPy, safetensors and filelock; `data` (but `batches`), `evaluation` and `baselines`
+(but `autoencoder`) PyArrow, ml_collections and tqdm, too; `segments` and the estimator scikit-learn
+and Jinja2 beside all of these.
 """
 
 import importlib

@@ -122,8 +122,8 @@ FIELDS: dict[str, Any] = {
         "start": Field("neighbours", _one_of(STARTS)),
         # The number of factors; 0 with neighbours, where it is the number of items.
         "n_factors": Field(0, _whole(0)),
-        # The exponent of the item counts in the similarity of items: 0.5 compares items by
-        # cosines, less favours popular neighbours.
+        # The exponent of the item counts in the similarity of items: less favours popular
+        # neighbours, 0.7 would compare items of many interactions by cosines.
         "alpha": Field(0.5, _exponent),
         # The length of an item's embedding, which says how readily the item is recommended:
         # "learned", or "unit", the same for all, as in the paper.

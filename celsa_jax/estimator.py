@@ -78,7 +78,7 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
       start: `neighbours`, every item is a factor and begins with those of the items most similar
         to it; `clusters`, the same with clusters of items; `random`, as in the paper.
       n_factors: d, for clusters and random starts; with neighbours the number of items.
-      alpha: exponent of the item counts in the similarity of items; 0.5 is the cosine.
+      alpha: exponent of the item counts in the similarity of items; less favours popular ones.
       norms: `learned` lengths of embeddings, or `unit`.
       schedule: how the non-zeros fall from the start to `nnz` (`celsa_jax.schedules`).
       start_nnz: non-zeros of an item at a start from the data.

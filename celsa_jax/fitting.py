@@ -39,7 +39,6 @@ class Fitted(NamedTuple):
       factor_ids: [n_factors] the item that each factor belongs to, or None.
       recipe: what the data decided, by field (`recipe.chosen`).
       step: batches that it was trained on.
-      epochs: how many are behind it; fewer than planned where it was `stopped`.
       stopped: whether training was asked to stop.
       seconds: spent on the start and on each part of training.
       seconds_before: that earlier processes spent on the run.
@@ -49,7 +48,6 @@ class Fitted(NamedTuple):
     factor_ids: np.ndarray | None
     recipe: dict[str, float | str]
     step: int
-    epochs: int
     stopped: bool
     seconds: dict[str, float]
     seconds_before: float
@@ -111,7 +109,6 @@ def fit(
         factor_ids,
         chosen,
         step,
-        reached.epoch,
         reached.stopped,
         seconds | loop.seconds_by_part(),
         begun.seconds,

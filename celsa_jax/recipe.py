@@ -14,6 +14,7 @@ import scipy.sparse as sp
 from ml_collections import ConfigDict
 
 from celsa_jax.errors import InputError
+from celsa_jax.sparse.formats import MOST_FACTORS
 
 _START_NNZ = 64
 _RATE = 0.01
@@ -32,10 +33,10 @@ def choices(matrix: sp.csr_matrix) -> dict[str, float | str]:
 
     Items without interactions do not count.
 
-    - A batch has as many users as bring every item one interaction in the mean, and at most a
-      sixteenth of all, so that an epoch has steps enough.
-    - Where that is fewer than bring one each, as items have few interactions, the rate is lower in
-      proportion: the start is then the better model, and training may not go far from it.
+    - A batch has as many users as bring every item one interaction in the mean, at least 24,
+      and at most a sixteenth of all, so that an epoch has steps enough.
+    - Where that is fewer than bring one each, as items have few interactions or the batch is at its
+      most, the rate is lower in proportion, so that an epoch goes as far for each interaction.
     - The lengths of embeddings are learned, unless both items and users have few interactions:
       what is popular in short histories says little of longer ones then.
     - Half of a history is left out of the input, 1 - length / 25 of those below 12.5.
@@ -80,7 +81,7 @@ def filled(config: ConfigDict, matrix: sp.csr_matrix, going_on: bool = False) ->
       going_on: whether training begins at learned embeddings, which a fifth of the rate keeps.
 
     Raises:
-      InputError: fewer items than the model needs.
+      InputError: fewer items than the model needs, or more factors than one may have.
     """
     for field, wanted in (
         ("sparsity.target_nnz", config.sparsity.target_nnz),
@@ -103,6 +104,11 @@ def filled(config: ConfigDict, matrix: sp.csr_matrix, going_on: bool = False) ->
     elif sparsity.start_nnz is None:
         sparsity.start_nnz = max(_START_NNZ, 2 * sparsity.target_nnz)
     sparsity.start_nnz = min(sparsity.start_nnz, model.n_factors)
+    if model.n_factors > MOST_FACTORS:
+        raise InputError(
+            f"{model.n_factors:,} factors are more than a model may have, {MOST_FACTORS:,}; take "
+            "config.model.start=clusters and fewer as config.model.n_factors"
+        )
     values = choices(matrix)
     if model.start == "random" and not going_on:
         # As in the paper: ten epochs for each halving from d/2 on.

@@ -65,8 +65,8 @@ def neighbours(matrix: sp.csr_matrix, k0: int, alpha: float, seed: int) -> Start
     """Factor f belongs to item f; an item begins with its own and its nearest items' factors.
 
     An item's own factor begins at 1, its k0 - 1 nearest others at their similarity, which is
-    co-occurrence * w_i * w_j with w = count^0.2 / (count + 80)^alpha, over a scale that is the
-    same for all: the 0.99 quantile of the items' largest similarities. Values are at most 1. Where
+    co-occurrence * w_i * w_j with w = count^0.2 / (count + 80)^alpha, over the 0.99 quantile of the
+    items' largest similarities or, where that is more, the item's own largest. Where
     fewer co-occur with an item, other factors follow, drawn at random with tiny values. Ties go to
     the lower index. The number of threads changes nothing. An item without interactions begins
     against its own factor, at -1, as nobody is to be shown it.
@@ -74,8 +74,8 @@ def neighbours(matrix: sp.csr_matrix, k0: int, alpha: float, seed: int) -> Start
     Args:
       matrix: [n_users, n_items], binary CSR with at least one interaction.
       k0: factors an item, at least 1; more than n_items count as n_items.
-      alpha: exponent of the counts: at 0.5 those of many interactions are nearly compared by
-        cosines; less favours popular neighbours.
+      alpha: exponent of the counts: 0.7 would compare those of many interactions by cosines; less
+        favours popular neighbours.
       seed: of the factors drawn at random.
 
     Raises:
@@ -89,10 +89,9 @@ def neighbours(matrix: sp.csr_matrix, k0: int, alpha: float, seed: int) -> Start
 def clusters(matrix: sp.csr_matrix, n_factors: int, k0: int, alpha: float, seed: int) -> Start:
     """Each factor belongs to a cluster of items; an item begins with its own and the nearest ones.
 
-    An item's own cluster begins at 1, its k0 - 1 nearest others at their similarity, co-occurrence
-    / count_f^(alpha + 1/2), over the item's largest. The 1/2 takes back that a cluster of more
-    items has more co-occurrences: at alpha 0.5, this is the share of the cluster's interactions
-    that come from users of the item. The rest is as in `neighbours`.
+    An item's own cluster begins at 1, its k0 - 1 nearest others at their similarity, as in
+    `neighbours` but with alpha + 1/2 for the cluster's count. The 1/2 takes back that a cluster of
+    more items has more co-occurrences.
 
     Clusters are made by joining pairs (`_agglomerate`); what this takes hardly depends on
     n_factors. They are numbered by their first items, and none is empty.
@@ -123,7 +122,7 @@ def _check(matrix: sp.csr_matrix, k0: int, alpha: float) -> np.ndarray:
     if k0 < 1:
         raise InputError(f"k0 is {k0}; an item begins with at least 1 factor")
     if not 0 <= alpha < np.inf:
-        raise InputError(f"alpha is {alpha}; give a finite number from 0 on, 0.5 for cosines")
+        raise InputError(f"alpha is {alpha}; give a finite number from 0 on, 0.5 if in doubt")
     counts = np.bincount(matrix.indices, minlength=matrix.shape[1])
     if not counts.any():
         raise InputError("there are no interactions to begin with")

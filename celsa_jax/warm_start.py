@@ -16,7 +16,7 @@ from celsa_jax.workdir import Workdir
 
 log = logging.getLogger(__name__)
 
-_OFFERED = 0.1  # of its largest value: where a known item's further factors begin
+_OFFERED = 0.1  # of its length: that of the row of a known item's further factors
 
 
 def warm_start(
@@ -26,7 +26,7 @@ def warm_start(
 
     Items of the earlier model begin at its embeddings. Where factors belong to items, new items
     begin like those of any run (`starts.neighbours`), and known ones are offered their nearest
-    items' factors, too, at a tenth of their similarity; the factors of items that are gone stay.
+    items' factors, too, as a row of a tenth of their length; factors of items that are gone stay.
     Where they do not, new items begin at the mean of their users' latent vectors, x U / |x U|. New
     rows have the median length of the earlier ones. Where that is fewer factors than k0, others
     follow, drawn at random with tiny values.

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from celsa_jax import recipe
 from celsa_jax.config import default_config
 from celsa_jax.errors import InputError
 from celsa_jax.recipe import choices, chosen, filled
@@ -89,6 +90,15 @@ def test_a_random_start_takes_what_the_paper_does(width, nnz, n_epochs):
 def test_more_non_zeros_than_items():
     with pytest.raises(InputError, match=r"target_nnz is 16, and the training users have 10 items"):
         filled(default_config(), users_of(20, 10, 3))
+
+
+def test_more_factors_than_a_model_may_have(monkeypatch):
+    monkeypatch.setattr(recipe, "MOST_FACTORS", 99)
+    config, users = default_config(), users_of(200, 100, 30)
+    with pytest.raises(InputError, match=r"100 factors are more .* may have, 99; .*start=clusters"):
+        filled(config, users)
+    config.model.update(start="clusters", n_factors=99)
+    assert filled(config, users).model.n_factors == 99
 
 
 def test_going_on_keeps_what_was_learned():

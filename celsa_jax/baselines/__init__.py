@@ -24,7 +24,7 @@ from collections.abc import Callable
 import scipy.sparse as sp
 
 from celsa_jax.baselines.als import fit_als
-from celsa_jax.baselines.baseline import Baseline, embeddings_baseline, weights_baseline
+from celsa_jax.baselines.baseline import Baseline, embeddings_baseline
 from celsa_jax.baselines.compressions import fit_sparse_autoencoder, fit_top_k
 from celsa_jax.baselines.ease import (
     fit_column_pruned_ease,
@@ -48,4 +48,4 @@ COMPRESSIONS: dict[str, Callable[..., sp.csr_matrix]] = {
     "sparse_autoencoder": fit_sparse_autoencoder,
 }
 
-__all__ = ["BASELINES", "COMPRESSIONS", "Baseline", "embeddings_baseline", "weights_baseline"]
+__all__ = ["BASELINES", "COMPRESSIONS", "Baseline", "embeddings_baseline"]

@@ -36,7 +36,7 @@ def weights_baseline(weights: np.ndarray | sp.csr_matrix) -> Baseline:
 
 
 def embeddings_baseline(embeddings: np.ndarray | sp.csr_matrix) -> Baseline:
-    """Scores x A A^T of embeddings of unit length A, [n_items, n_factors] dense or CSR."""
+    """Scores x U A^T (`scorer`) of embeddings A, [n_items, n_factors] dense or CSR."""
     return Baseline(scorer(embeddings), bytes_per_item(embeddings))
 
 

@@ -11,6 +11,8 @@ from celsa_jax.errors import InputError
 
 _PLACES = ("Nordic", "Desert", "Harbour", "Mountain", "Midnight", "Island", "Orchard", "Winter")
 _KINDS = ("Crime", "Romance", "Space Opera", "Cooking", "History", "Poetry", "Chess", "Gardening")
+_SEGMENTS_OF_USER, _HISTORY = 3, 40.0
+_POPULAR, _SHARED = 0.2, 0.2  # of a history by popularity alone; of the items in two segments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,18 +37,14 @@ def synthetic(
     n_items: int = 2_000,
     n_segments: int = 40,
     *,
-    segments_per_user: int = 3,
-    mean_history: float = 40.0,
-    popular_share: float = 0.2,
-    shared_share: float = 0.2,
     seed: int = 0,
 ) -> tuple[Interactions, dict[str, np.ndarray], PlantedSegments]:
     """Draws users who pick items from a few segments each, and some by popularity alone.
 
-    A user likes `segments_per_user` segments; of a history of at least five items (log-normal
-    lengths), `popular_share` follow popularity (Zipf with exponent 1 over all items) and the
-    others are uniform over the items of the user's segments. `shared_share` of the items belong
-    to a second segment as well.
+    A user likes three segments; of a history of at least five items (log-normal lengths, 40 in the
+    mean), a fifth follow popularity (Zipf with exponent 1 over all items) and the others are
+    uniform over the items of the user's segments. A fifth of the items belong to a second segment
+    as well.
 
     Returns:
       Interactions, item metadata (columns item_id, title, genres), and the planted segments.
@@ -66,7 +64,7 @@ def synthetic(
     primary = rng.permutation(np.arange(n_items) % n_segments)
     membership = np.zeros((n_items, n_segments), bool)
     membership[np.arange(n_items), primary] = True
-    shared = rng.permutation(n_items)[: round(shared_share * n_items)]
+    shared = rng.permutation(n_items)[: round(_SHARED * n_items)]
     if n_segments > 1:
         second = (primary[shared] + rng.integers(1, n_segments, len(shared))) % n_segments
         membership[shared, second] = True
@@ -74,15 +72,15 @@ def synthetic(
 
     popularity = 1.0 / (1 + rng.permutation(n_items))
     cumulative = np.cumsum(popularity / popularity.sum())
-    lengths = np.maximum(5, rng.lognormal(np.log(mean_history) - 0.125, 0.5, n_users)).astype(int)
+    lengths = np.maximum(5, rng.lognormal(np.log(_HISTORY) - 0.125, 0.5, n_users)).astype(int)
     users = np.repeat(np.arange(n_users), lengths)
     items = np.empty(len(users), np.int64)
     end = 0
     for length in lengths:
         start, end = end, end + length
-        liked = rng.choice(n_segments, min(segments_per_user, n_segments), replace=False)
+        liked = rng.choice(n_segments, min(_SEGMENTS_OF_USER, n_segments), replace=False)
         pool = np.concatenate([members[s] for s in liked])
-        by_popularity = rng.random(length) < popular_share
+        by_popularity = rng.random(length) < _POPULAR
         drawn = np.searchsorted(cumulative, rng.random(length)).clip(max=n_items - 1)
         items[start:end] = np.where(by_popularity, drawn, rng.choice(pool, length))
 

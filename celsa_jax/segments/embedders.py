@@ -31,7 +31,7 @@ class TfidfEmbedder:
     """TF-IDF of the words of the texts themselves: no model, no network.
 
     Thresholds other than gte-large's are the lowest multiples of 0.05 at which merging keeps 0.90
-    (to two digits) of the groups' coherence on both releases of Goodbooks-10k (docs/segments.md).
+    (to two digits) of the groups' coherence on both releases of Goodbooks-10k.
     """
 
     threshold = 0.70

@@ -65,7 +65,7 @@ class Activations:
 
     Attributes:
       factors: [n] int64.
-      values: [n] float64, (x A)_f; never 0.
+      values: [n] float64, (x U)_f; never 0.
       segments: [n] int64, the segment with the largest weight at each factor with the sign of its
         value; -1 for none.
       item_ids: [n] text, the item that each factor belongs to; None if the embeddings name none.

@@ -18,7 +18,7 @@ from celsa_jax.segments.segments import SegmentTree
 
 _N_ITEMS = 8
 _N_PARTS = 60
-# What was found in what: `celsa_jax.segments.quality.page_figures`.
+# What was found in what: `experiments.segment_pages.page_figures`.
 _FOUND = {
     "flat": "one list by score",
     "page": "Recommended for you, and rows of segments",

@@ -50,13 +50,13 @@ def _as_tested(dataset: str) -> ConfigDict:
     return config
 
 
-def as_published(n_factors: int = 4096, batch_size: int = 1024, **sparsity: object) -> dict:
+def as_published(n_factors: int = 4096, **sparsity: object) -> dict:
     """Overrides for training as the paper does: "Exponential with restarting"."""
     return {
         "data": {"n_val_users": 0},  # who validate elsewhere train, too
         "model": {"start": "random", "n_factors": n_factors, "norms": "unit"},
         "sparsity": {"schedule": "exponential_half", "rewind": True, **sparsity},
-        "train": {"as_published": True, "learning_rate": 0.1, "b1": 0.9, "batch_size": batch_size},
+        "train": {"as_published": True, "learning_rate": 0.1, "b1": 0.9, "batch_size": 1024},
     }
 
 
