@@ -35,7 +35,7 @@ class Index(Protocol):
     def recommend_ids(
         self,
         histories: Iterable[Sequence],
-        k: int = 100,
+        k: int = 10,
         *,
         filter_seen: bool = True,
         candidates: Sequence | None = None,
@@ -115,7 +115,7 @@ class Engine(abc.ABC):
     def recommend_ids(
         self,
         histories: Iterable[Sequence],
-        k: int = 100,
+        k: int = 10,
         *,
         filter_seen: bool = True,
         candidates: Sequence | None = None,

@@ -45,7 +45,7 @@ class FileIndex:
     def recommend_ids(
         self,
         histories: Iterable[Sequence],
-        k: int = 100,
+        k: int = 10,
         *,
         filter_seen: bool = True,
         candidates: Sequence | None = None,

@@ -28,7 +28,7 @@ _recommenders: dict[str, Recommender] = {}  # of this worker: the newest alone, 
 def recommend(
     interactions: DataFrame,
     embeddings: SparseEmbeddings,
-    k: int = 100,
+    k: int = 10,
     *,
     filter_seen: bool = True,
 ) -> DataFrame:

@@ -134,7 +134,7 @@ class Recommender:
     def recommend(
         self,
         user_items: sp.spmatrix | sp.sparray,
-        k: int = 100,
+        k: int = 10,
         *,
         filter_seen: bool = True,
         candidates: np.ndarray | None = None,
@@ -160,7 +160,7 @@ class Recommender:
     def recommend_ids(
         self,
         histories: Iterable[Sequence],
-        k: int = 100,
+        k: int = 10,
         *,
         filter_seen: bool = True,
         candidates: Sequence | None = None,
