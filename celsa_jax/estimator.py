@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import pathlib
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -263,9 +264,7 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
           >>> model.fit_frame(pa.table(rows), user="user", item="film").item_ids_.tolist()
           [7, 8, 9]
         """
-        columns = Columns(user, item, rating or "")
-        if len({user, item, rating}) < 3:
-            raise InputError("user, item and rating are columns of their own")
+        columns = _columns(user, item, rating)
 
         def read(table: Any, name: str) -> tuple[Interactions, bool]:
             ratings, are_integers = ratings_of_frame(table, columns, name)
@@ -345,6 +344,29 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
             self._learn(fitted.embeddings, earlier.item_ids, fitted.factor_ids)
         return self
 
+    def update_frame(
+        self,
+        frame: Any,
+        *,
+        user: str,
+        item: str,
+        rating: str | None = None,
+        min_rating: float = 4.0,
+        callbacks: Sequence[Callback] = (),
+        progress: bool = True,
+    ) -> CompressedELSA:
+        """`update` from a table as of `fit_frame`; items that the model does not know are left out.
+
+        Raises: as `fit_frame`; InputError if no row is of an item of the model.
+        """
+        check_is_fitted(self)
+        ratings, _ = ratings_of_frame(frame, _columns(user, item, rating), "frame")
+        interactions, _ = filter_ratings(ratings, min_rating, 1, "frame")
+        users = interactions.onto(self.embeddings_.item_ids)
+        if not users.nnz:
+            raise InputError("frame: no row is of an item of the model; are these the same ids?")
+        return self.update(users, callbacks=callbacks, progress=progress)
+
     def add_items(
         self,
         item_ids: Sequence | np.ndarray,
@@ -391,6 +413,13 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
             if len(texts) != len(text):
                 raise InputError(f"texts: {len(texts)} texts for {len(text)} new items")
             rows = rows_from_texts(matrix, known_texts, texts, self.nnz)
+        if (empty := text[np.diff(rows.indptr) == 0]).size:
+            shown = ", ".join(empty[:5]) + ", ..." * (empty.size > 5)
+            warnings.warn(
+                f"{empty.size} of the {len(text)} new items share nothing with known ones, and are "
+                f"never recommended: {shown}",
+                stacklevel=2,
+            )
         self._learn(
             sp.vstack([matrix, rows]).tocsr(),
             np.concatenate([known.item_ids, text]),
@@ -453,14 +482,14 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
     def segments(
         self,
         metadata: dict[str, Sequence[str]] | None = None,
-        n_segments: Sequence[int] = (30, 300, 1500),
+        n_segments: Sequence[int] | None = None,
     ) -> SegmentTree:
         """Nested segments of items whose embeddings are alike: see `celsa_jax.segments`.
 
         Args:
           metadata: [n_items] texts of each column (title, authors, genres), from which segments get
             their names.
-          n_segments: of each level.
+          n_segments: of each level; None as in `find_segments`.
         """
         from celsa_jax.segments import Catalogue, find_segments, item_terms
 
@@ -676,6 +705,12 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
         tags.input_tags.positive_only = True
         tags.transformer_tags.preserves_dtype = []  # float32, whatever the histories are
         return tags
+
+
+def _columns(user: str, item: str, rating: str | None) -> Columns:
+    if len({user, item, rating}) < 3:
+        raise InputError("user, item and rating are columns of their own")
+    return Columns(user, item, rating or "")
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def check_memory(needed: int) -> None:
       InputError: the device has less.
     """
     there = device_bytes()
-    log.info("memory: training takes about %.1f GB of %.1f", needed / 1e9, there / 1e9)
+    log.info("memory: training takes about %.2f GB of %.1f", needed / 1e9, there / 1e9)
     if needed > there:
         raise InputError(
             f"training would take about {needed / 1e9:.1f} GB, and the device has "

@@ -129,7 +129,10 @@ def train_split(
     log.info("compiled: %d functions in %.1f s", len(compilations), sum(compilations))
     peak = runtime.peak_memory().items()
     log.info("peak memory: %s", ", ".join(f"{where} {n / 2**20:,.0f} MiB" for where, n in peak))
-    log.info("test: %s", results["test"])
+    if results["test"] is not None:
+        shown = (f"{k} {v:.4f}" for k, v in results["test"].items() if isinstance(v, float))
+        log.info("test: %s", ", ".join(shown))
+    log.info("embeddings: %s", folder.embeddings)
     return results
 
 

@@ -46,7 +46,7 @@ def run(
         missing = [name for name in required if flags.FLAGS[name].value in (None, "")]
         if missing:
             wanted = " and ".join(f"--{name}=..." for name in missing)
-            _fail(f"give {wanted} (--help shows all flags)")
+            _fail(f"give {wanted} (--help shows the flags)")
         return rest
 
     def guarded(given: list[str]) -> None:
@@ -132,8 +132,10 @@ def _parse(arguments: list[str]) -> list[str]:
         lines = str(error).replace("\\n", "\n").strip().splitlines()
         # What goes wrong inside a configuration file comes with its traceback.
         if isinstance(error, flags.UnrecognizedFlagError):
-            fields = "; fields of a configuration are --config.…" if "config" in flags.FLAGS else ""
-            lines[0] += f" (--help shows all flags{fields})"
+            fields = (
+                "; fields of celsa_jax/config.py are --config.…" if "config" in flags.FLAGS else ""
+            )
+            lines[0] += f" (--help shows the flags{fields})"
         _fail(f"--config: {lines[-1]}" if "Traceback" in str(error) else " ".join(lines))
     except InputError as error:  # of the code in a configuration file
         _fail(str(error))

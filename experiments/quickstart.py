@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import pathlib
 
+import pyarrow as pa
+import pyarrow.csv
 from absl import flags
 from ml_collections import ConfigDict
 
@@ -18,6 +20,7 @@ from celsa_jax.data.metadata import printable
 from celsa_jax.data.splits import load_split
 from celsa_jax.errors import InputError
 from celsa_jax.evaluation.protocol import rank_unseen
+from celsa_jax.files import atomic_path
 from celsa_jax.sparse import load_embeddings, scorer
 from celsa_jax.sparse.formats import BYTES_PER_FACTOR, BYTES_PER_NONZERO
 from experiments import cli, inputs
@@ -61,6 +64,7 @@ def main() -> None:
     print()
     print_table(results)
     print_recommendations(config, folder / f"nnz_{SHOWN_NNZ}")
+    print_what_next(config, folder)
 
 
 def print_table(results: list[dict]) -> None:
@@ -91,6 +95,17 @@ def print_recommendations(config: ConfigDict, folder: pathlib.Path) -> None:
         print(f"the model with {SHOWN_NNZ} non-zeros a row recommends:")
         for item in item_ids[ranked[row][ranked[row] >= 0]]:
             print(f"  {titles[item]}")
+
+
+def print_what_next(config: ConfigDict, folder: pathlib.Path) -> None:
+    """Commands that go on with what was trained, and the table of items that they want."""
+    metadata = load_dataset(config.data, seed_of(config, "split")).metadata
+    items, model = folder / "items.csv", folder / f"nnz_{SHOWN_NNZ}" / "embeddings.npz"
+    with atomic_path(items) as temporary:
+        pyarrow.csv.write_csv(pa.table({k: v.tolist() for k, v in metadata.items()}), temporary)
+    print(f"\nThe models are in {folder}. Segments of their items, and a page to look at them:")
+    print(f"  python -m experiments.segments --embeddings={model} --metadata={items} \\")
+    print(f"      --text_columns=title,genres --output={folder / 'segments'}")
 
 
 def titles_of(dataset: Dataset) -> dict[str, str]:

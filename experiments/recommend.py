@@ -18,6 +18,7 @@ import time
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet
 import scipy.sparse as sp
 import tqdm
@@ -32,7 +33,7 @@ from experiments import cli, inputs
 FLAGS = flags.FLAGS
 inputs.define_embeddings()
 inputs.define_interactions()
-_OUTPUT = flags.DEFINE_string("output", None, "Parquet file to write.")
+_OUTPUT = flags.DEFINE_string("output", None, "File to write, .parquet or .csv.")
 _K = flags.DEFINE_integer("k", 100, "Items a user.", lower_bound=1)
 _FILTER_SEEN = flags.DEFINE_boolean("filter_seen", True, "Leave out what is in the history.")
 _ENGINE = flags.DEFINE_enum("engine", "auto", ENGINES, "How scores are computed.")
@@ -44,13 +45,14 @@ _BLOCK = flags.DEFINE_integer("block_users", 4096, "Users in a block.", lower_bo
 _SCHEMA = pa.schema(
     {"user_id": pa.string(), "rank": pa.int32(), "item_id": pa.string(), "score": pa.float32()}
 )
+_WRITERS = {".parquet": pa.parquet.ParquetWriter, ".csv": pa.csv.CSVWriter}
 
 
 def main() -> None:
     output = pathlib.Path(_OUTPUT.value)
     inputs.check_output(output, FLAGS.embeddings, FLAGS.items, FLAGS.interactions, FLAGS.split)
-    if output.suffix != ".parquet":
-        raise InputError(f"--output={output}: a Parquet file is written; let it end in .parquet")
+    if output.suffix not in _WRITERS:
+        raise InputError(f"--output={output}: let it end in {' or '.join(_WRITERS)}")
     embeddings = inputs.read_sparse(FLAGS.embeddings, FLAGS.items)
     recommender = Recommender(
         embeddings,
@@ -65,7 +67,7 @@ def main() -> None:
     started, n_rows = time.perf_counter(), 0
     with (
         atomic_path(output) as temporary,
-        pa.parquet.ParquetWriter(temporary, _SCHEMA) as writer,
+        _WRITERS[output.suffix](temporary, _SCHEMA) as writer,
         tqdm.tqdm(total=len(served), unit="user", mininterval=1) as bar,
     ):
         for first in range(0, len(served), _BLOCK.value):

@@ -52,7 +52,6 @@ from celsa_jax.segments import (
     save_segments,
     segments_of_factors,
 )
-from celsa_jax.segments.find import N_SEGMENTS
 from celsa_jax.segments.quality import (
     compared_columns,
     kmeans_figures,
@@ -71,7 +70,9 @@ inputs.define_embeddings()
 inputs.define_metadata()
 inputs.define_users()
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to write.")
-_N_SEGMENTS = flags.DEFINE_list("n_segments", list(map(str, N_SEGMENTS)), "Segments by level.")
+_N_SEGMENTS = flags.DEFINE_list(
+    "n_segments", None, "By level; by default those of 30, 300 and 1500 with three items each."
+)
 _RULE = flags.DEFINE_enum(
     "rule", "clusters", ["clusters", "factors"], "What makes segments: see above."
 )
@@ -175,8 +176,10 @@ def _find(catalogue: Catalogue, kin: list[str], output: pathlib.Path) -> Segment
     )
 
 
-def _n_segments() -> list[int]:
+def _n_segments() -> list[int] | None:
     given = _N_SEGMENTS.value
+    if given is None:
+        return None
     if not given or not all(text.isdecimal() and int(text) for text in given):
         raise InputError(f"--n_segments={','.join(given)}: give whole numbers, such as 30,300,1500")
     return [int(text) for text in given]

@@ -1,7 +1,7 @@
 r"""Serves recommendations over HTTP, from a file or from a database.
 
     pip install -e ".[http]"
-    python -m experiments.serve --embeddings=mine.int8
+    python -m experiments.serve --embeddings=runs/mine/embeddings.npz
     python -m experiments.serve --uri=postgresql://user@host/shop
     curl localhost:8000/recommend -H 'Content-Type: application/json' \
         -d '{"history": ["17", "42"], "k": 10}'
@@ -16,7 +16,9 @@ there is no authentication. Several processes: start several, on --port of their
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import socket
 
 from absl import flags
 
@@ -30,6 +32,7 @@ _URI = flags.DEFINE_string("uri", None, "Of a database, as for experiments.index
 _NAME = flags.DEFINE_string("name", "items", "Of the index in the database.")
 _HOST = flags.DEFINE_string("host", "127.0.0.1", "Address to listen on.")
 _PORT = flags.DEFINE_integer("port", 8000, "Port to listen on.", lower_bound=0, upper_bound=65535)
+_log = logging.getLogger("celsa_jax.serve")
 
 
 def main() -> None:
@@ -41,17 +44,21 @@ def main() -> None:
         import uvicorn
     except ImportError as error:
         raise InputError(f"pip install -e '.[http]' ({error})") from None
-    index = FileIndex(_EMBEDDINGS.value) if _EMBEDDINGS.value else _database()
-    with contextlib.closing(index):
-        index.version  # noqa: B018 (an index that is not there ends it here)
-        uvicorn.run(
-            create_app(index),
-            host=_HOST.value,
-            port=_PORT.value,
-            log_level="warning",
-            timeout_keep_alive=5,
-            limit_concurrency=200,
-        )
+    try:
+        listening = socket.create_server((_HOST.value, _PORT.value), reuse_port=False)
+    except OSError as error:
+        raise InputError(f"--port={_PORT.value}, --host={_HOST.value}: {error.strerror}") from None
+    with listening:
+        if _EMBEDDINGS.value:
+            _log.info("reading %s (the first time Numba compiles for seconds)", _EMBEDDINGS.value)
+        index = FileIndex(_EMBEDDINGS.value) if _EMBEDDINGS.value else _database()
+        with contextlib.closing(index):
+            host, port = listening.getsockname()[:2]
+            _log.info("serving version %s on http://%s:%d", index.version, host, port)
+            config = uvicorn.Config(
+                create_app(index), log_level="warning", timeout_keep_alive=5, limit_concurrency=200
+            )
+            uvicorn.Server(config).run(sockets=[listening])
 
 
 def _database():

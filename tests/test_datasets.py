@@ -89,8 +89,11 @@ def test_a_matrix_keeps_its_columns_and_their_order(tmp_path):
 
 def test_no_rows_left(tmp_path):
     (tmp_path / "r.csv").write_text("user_id,item_id,rating\na,x,3\n")
-    with pytest.raises(InputError, match=r"r\.csv: no rows left: 1 read, 0 of them positives"):
+    with pytest.raises(InputError, match=r"no rows left: of 1 ratings the largest is 3; lower"):
         load_dataset(config_for(tmp_path / "r.csv"))
+    few = r"r\.csv: no rows left: 1 read, 1 of them positives, no user with 5 of these; lower"
+    with pytest.raises(InputError, match=few):
+        load_dataset(config_for(tmp_path / "r.csv", min_rating=3.0, min_user_interactions=5))
 
 
 def test_values_of_a_matrix_are_counts_unless_they_are_said_to_be_ratings(tmp_path):
@@ -128,7 +131,7 @@ def test_a_column_of_ratings_can_be_ignored(tmp_path):
 
 def test_a_mistyped_column_of_ratings_is_no_file_without_ratings(tmp_path):
     (tmp_path / "r.csv").write_text("user_id,item_id,stars\na,x,1\nb,y,5\n")
-    with pytest.raises(InputError, match=r"r\.csv: no column 'star' .*stars\); name those to"):
+    with pytest.raises(InputError, match=r"r\.csv: no column 'star' .*stars\); say which"):
         load_dataset(config_for(tmp_path / "r.csv", rating_column="star"))
     dataset = load_dataset(config_for(tmp_path / "r.csv", rating_column="stars"))
     assert pairs(dataset) == {("b", "y")}

@@ -97,8 +97,12 @@ def test_serve_answers_and_ends(run):
     recommender = Recommender(SparseEmbeddings.load(run / "embeddings.npz"), engine="scipy")
     wanted = ask(recommender, ["i3"], 4)
     assert [item["id"] for item in found["items"]] == wanted.item_ids.tolist()
+    taken = program("serve", f"--embeddings={run / 'embeddings.npz'}", f"--port={port}")
+    assert_fails(taken, f"--port={port}", "in use")
     process.send_signal(signal.SIGTERM)
-    assert "Traceback" not in process.communicate()[1]
+    log = process.communicate()[1]
+    assert f"serving version {recommender.embeddings.version} on http://127.0.0.1:{port}" in log
+    assert "Traceback" not in log
 
 
 def test_the_example_of_the_docs(run, tmp_path, monkeypatch, capsys, postgres_uri):

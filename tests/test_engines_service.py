@@ -80,8 +80,8 @@ def test_a_file_that_is_replaced_is_read_again(client, file):
 @pytest.mark.parametrize(
     ("body", "status", "problem"),
     [
-        ("", 422, "body: Field required"),
-        ("{", 422, "body.1: JSON decode error"),
+        ("", 422, "send a JSON object, with Content-Type: application/json"),
+        ("{", 422, "body: no JSON, from character 1 on"),
         ("[" * 100_000, None, ""),
         (b"\xff\xfe{}", None, ""),
         ('{"history": "i3"}', 422, "body.history: Input should be a valid list"),
@@ -115,8 +115,15 @@ def test_bodies_without_a_length_are_cut_too(client):
 
     answer = client.post("/recommend", content=endless())
     assert answer.status_code == 413
+
+
+def test_what_there_is_not_and_what_is_no_json_are_one_line_too(client):
     assert client.get("/recommend").status_code == 405
     assert client.get("/docs").status_code == 404
+    assert client.get("/docs").json() == {"error": "Not Found"}
+    answer = client.post("/recommend", content='{"history": ["i3"]}')
+    assert (answer.status_code, list(answer.json())) == (422, ["error"])
+    assert "Content-Type: application/json" in answer.json()["error"]
 
 
 def test_an_engine_is_served_with_conditions(tmp_path):

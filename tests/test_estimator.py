@@ -411,6 +411,19 @@ def means_of_the_nearest(rows, likeness, k, n_nearest=20):
     return np.median(np.linalg.norm(rows, axis=1)) * expected
 
 
+def test_an_update_from_a_table_is_that_of_its_matrix(users, fitted):
+    new = users[:3].tocoo()
+    who, what = [*new.row.tolist(), 7], [*new.col.tolist(), 99]
+    frame = pa.table({"who": who, "what": what, "stars": [5.0] * len(who)})
+    strange = pa.table({"who": [7, 7], "what": [3, 99], "stars": [1.0, 5.0]})
+    columns = {"user": "who", "item": "what", "rating": "stars", "progress": False}
+    by_table = copied(fitted).update_frame(frame, **columns)
+    by_matrix = copied(fitted).update(users[:3], progress=False)
+    assert (by_table.embeddings_.tocsr() != by_matrix.embeddings_.tocsr()).nnz == 0
+    with pytest.raises(InputError, match="no row is of an item of the model"):
+        copied(fitted).update_frame(strange, **columns)
+
+
 def test_new_items_of_their_users(users):
     known = CompressedELSA(**PARAMS).fit(
         users, item_ids=[f"i{n}" for n in range(24)], progress=False
@@ -446,7 +459,8 @@ def test_new_items_of_their_texts(fitted):
     words = ["red apple", "green pear"]
     known_texts = [f"{words[i // 12]} number{i}" for i in range(24)]
     texts = ["a red apple", "green pear", "nothing alike", ""]
-    model = copied(fitted).add_items([30, 31, 32, 33], texts=texts, known_texts=known_texts)
+    with pytest.warns(UserWarning, match=r"^2 of the 4 new items share nothing .*: 32, 33$"):
+        model = copied(fitted).add_items([30, 31, 32, 33], texts=texts, known_texts=known_texts)
     rows = model.embeddings_.tocsr().toarray()
     assert not rows[26:].any()
     inside, outside = rows[24:26] @ rows[:12].T, rows[24:26] @ rows[12:24].T

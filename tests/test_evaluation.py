@@ -165,6 +165,9 @@ def test_counts_of_what_is_skipped_and_unknown():
         "n_unknown_held_out": 2,
     }
     assert np.isnan(result.per_user["recall@20"]).tolist() == [True, True, False]
+    assert (
+        repr(result) == "Evaluation(1 users, recall@20 1.0000, recall@50 1.0000, ndcg@100 1.0000)"
+    )
 
 
 def test_standard_error_of_the_mean():

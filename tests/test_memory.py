@@ -99,7 +99,7 @@ def test_what_fits_is_logged(monkeypatch, caplog):
     monkeypatch.setattr(memory, "device_bytes", lambda: 3 * 10**9)
     with caplog.at_level(logging.INFO):
         memory.check_memory(3 * 10**9)
-    assert "training takes about 3.0 GB of 3.0" in caplog.text
+    assert "training takes about 3.00 GB of 3.0" in caplog.text
     with pytest.raises(InputError, match=r"about 3\.0 GB, and the device has 3\.0"):
         memory.check_memory(3 * 10**9 + 1)
 

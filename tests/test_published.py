@@ -157,7 +157,12 @@ def test_goodbooks_brings_its_genres(tmp_path):
         ("ml-1m", "ratings.dat", "1::2::3::4\n1::2::3\n", ["ratings.dat: line 2: 5 fields"]),
         ("ml-1m", "ratings.dat", "1::2::3::late\n", ["ratings.dat: line 1: the time 'late'"]),
         ("ml-1m", "movies.dat", "1:Title\n", ["movies.dat: line 1: not 3 fields"]),
-        ("ml-20m", "ratings.csv", "user,movie\n", ["no column 'userId' (columns: user, movie)"]),
+        (
+            "ml-20m",
+            "ratings.csv",
+            "user,movie\n",
+            ["no column 'userId', 'movieId', 'timestamp' (columns: user, movie)"],
+        ),
         ("ml-20m", "movies.csv", None, ["no movies.csv"]),
         ("netflix", "combined_data_2.txt", None, ["no combined_data_2.txt"]),
         ("netflix", "combined_data_1.txt", "1,5,2000-01-01\n", ["line 1: a rating before any"]),

@@ -642,3 +642,11 @@ def test_synthetic_metadata_reads_as_titles_and_genres():
     assert terms.kinds == {"title": "text", "genres": ","}
     names = name_groups(truth.primary, 8, terms)
     assert [name.name.split(",")[0] for name in names] == truth.names.tolist()
+
+
+@pytest.mark.parametrize(("n_items", "sizes"), [(7, [3]), (200, [30]), (900, [30, 300])])
+def test_levels_leave_three_items_a_segment(n_items, sizes):
+    rows = sp.csr_matrix(np.random.default_rng(0).normal(size=(n_items, 40)))
+    ids = np.arange(n_items).astype(np.str_)
+    tree = find_segments(Catalogue(rows, ids, item_terms({}, n_items=n_items)))
+    assert [len(level) for level in tree.levels] == sizes

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pyarrow.csv
 import pyarrow.parquet
 import pytest
 import scipy.sparse as sp
@@ -101,6 +102,10 @@ def test_exported_files_are_judged_and_served(run, exported):
         assert [row["rank"] for row in mine] == list(range(1, 8))
         assert [row["item_id"] for row in mine] == [f"i{i}" for i in np.argsort(-scores)[:7]]
         np.testing.assert_allclose([row["score"] for row in mine], -np.sort(-scores)[:7], atol=1e-5)
+    last_line(program("recommend", *flags, f"--output={run / 'recs.csv'}", code=WITHOUT_JAX))
+    written = pyarrow.csv.read_csv(run / "recs.csv").to_pydict()
+    assert written["item_id"] == [row["item_id"] for row in table]
+    assert list(written) == ["user_id", "rank", "item_id", "score"]
 
 
 @pytest.mark.parametrize("negatives", ["keep", "split", "positive"])
@@ -153,7 +158,7 @@ def test_split_vectors_score_as_the_signed_ones():
             ["--negatives is for --format=parquet"],
         ),
         ("recommend", ["--output={run}/r.csv"], ["r.csv would overwrite what is read"]),
-        ("recommend", ["--output={run}/recs.csv"], ["recs.csv", "let it end in .parquet"]),
+        ("recommend", ["--output={run}/recs.txt"], ["recs.txt", "end in .parquet or .csv"]),
         ("recommend", ["--output={run}/x.parquet", "--items={run}/r.csv"], ["ids for the 60 rows"]),
         (
             "recommend",

@@ -691,3 +691,8 @@ def test_load_reads_scipy_and_numpy_files(tmp_path, kind):
 def test_bad_embeddings_are_named(make, message):
     with pytest.raises(InputError, match=message):
         make()
+
+
+def test_what_holds_arrays_is_shown_in_a_line():
+    embeddings = SparseEmbeddings.from_dense(np.eye(3), format="int8")
+    assert repr(embeddings) == "SparseEmbeddings(3 items x 3 factors, 3 non-zeros, int8)"

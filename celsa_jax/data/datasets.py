@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 _LIKED = 4.0  # the rating from which on, of 5, something is taken for liked, as in the paper
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Dataset:
     """Interactions with what is known beside them.
 
@@ -43,6 +43,11 @@ class Dataset:
     counts: dict[str, int]
     truth: PlantedSegments | None = None
     folder: pathlib.Path | None = None
+
+    def __repr__(self) -> str:
+        data, columns = self.interactions, ", ".join(self.metadata) or "none"
+        sizes = f"{data.n_users:,} users, {data.n_items:,} items, {data.nnz:,} interactions"
+        return f"Dataset({sizes}; metadata: {columns})"
 
     @functools.cached_property
     def titles(self) -> np.ndarray:
@@ -182,12 +187,20 @@ def filter_ratings(
         if not enough.all():
             kept, of_items = kept.take_entries(enough), of_items + int((~enough).sum())
     kept = kept.drop_unused_items()
+    if not positive.any() and ratings.ratings is not None:
+        raise InputError(
+            f"{where}: no rows left: of {len(positive)} ratings the largest is "
+            f"{ratings.ratings.max():g}; lower min_rating or, if they are no ratings, name no "
+            "rating_column (an empty one)"
+        )
     if not kept.nnz:
+        of_those = (
+            f", of items that {min_item_interactions} users have" if min_item_interactions else ""
+        )
         raise InputError(
             f"{where}: no rows left: {len(positive)} read, {int(positive.sum())} of them "
-            f"positives, no user with {min_user_interactions} of these, of items that "
-            f"{min_item_interactions} users have; lower min_rating, min_user_interactions or "
-            "min_item_interactions"
+            f"positives, no user with {min_user_interactions} of these{of_those}; lower "
+            "min_rating, min_user_interactions or min_item_interactions"
         )
     return kept, {
         "rows": len(positive),

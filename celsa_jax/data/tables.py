@@ -242,12 +242,12 @@ def _table_kind(path: str | AnyPath) -> str:
 
 def check_columns(path: str | AnyPath, names: list[str], required: list[str]) -> None:
     """InputError unless each of the required columns is once among `names`, those of a file."""
-    for name in required:
-        if names.count(name) != 1:
-            problem = "no" if name not in names else "more than one"
+    for problem, n in (("no", 0), ("more than one", 2)):
+        if wrong := [name for name in required if min(names.count(name), 2) == n]:
+            quoted = ", ".join(f"'{name}'" for name in wrong)
             raise InputError(
-                f"{path}: {problem} column '{name}' ({shown_columns(names)}); "
-                "name those to read, as user_column for instance"
+                f"{path}: {problem} column {quoted} ({shown_columns(names)}); "
+                "say which to read (user_column, id_column and the like)"
             )
 
 

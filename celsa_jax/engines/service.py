@@ -16,6 +16,7 @@ try:
     from fastapi.exceptions import RequestValidationError
     from fastapi.responses import JSONResponse
     from pydantic import BaseModel, ConfigDict, Field
+    from starlette.exceptions import HTTPException as AnyHTTPException
 except ImportError as error:
     raise InputError(f"the service: pip install 'celsa_jax[http]' ({error})") from None
 
@@ -88,13 +89,17 @@ def create_app(index: Engine | FileIndex) -> FastAPI:
     def bad_input(_: Request, error: InputError) -> JSONResponse:
         return _refusal(400, str(error))
 
-    @app.exception_handler(HTTPException)
-    def refused(_: Request, error: HTTPException) -> JSONResponse:
+    @app.exception_handler(AnyHTTPException)  # also of paths and methods that there are not
+    def refused(_: Request, error: AnyHTTPException) -> JSONResponse:
         return _refusal(error.status_code, str(error.detail))
 
     @app.exception_handler(RequestValidationError)
     def malformed(_: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            return _refusal(422, f"body: no JSON, from character {first['loc'][-1]} on")
+        if first["loc"] == ("body",):
+            return _refusal(422, "send a JSON object, with Content-Type: application/json")
         return _refusal(422, f"{'.'.join(map(str, first['loc'][:4]))}: {first['msg']}")
 
     return app

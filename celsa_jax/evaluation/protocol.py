@@ -20,7 +20,7 @@ _MOST_USERS = 512
 _SCORES_AT_ONCE = 1 << 26
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Evaluation:
     """Metrics of one scoring function on one set of users.
 
@@ -35,6 +35,11 @@ class Evaluation:
     per_user: dict[str, np.ndarray]
     user_ids: np.ndarray
     counts: dict[str, int]
+
+    def __repr__(self) -> str:
+        found, n_users = self.summary(), self.counts["n_users"]
+        means = (f"{name} {found[name]:.4f}" for name in self.per_user if found[name] is not None)
+        return f"Evaluation({', '.join([f'{n_users} users', *means])})"
 
     def summary(self) -> dict[str, float | None]:
         """Means over users and their standard errors, `NAME` and `NAME_stderr`.

@@ -21,7 +21,7 @@ from celsa_jax.segments.segments import Segment, Segments, SegmentTree, loadings
 from celsa_jax.segments.terms import ItemTerms
 from celsa_jax.sparse.rows import unit_rows
 
-N_SEGMENTS = (30, 300, 1500)
+_N_SEGMENTS, _LEAST_ITEMS = (30, 300, 1500), 3  # by level, where segments have so many each
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -57,7 +57,7 @@ class Catalogue:
 
 def find_segments(
     catalogue: Catalogue,
-    n_segments: Sequence[int] = N_SEGMENTS,
+    n_segments: Sequence[int] | None = None,
     *,
     kin_columns: Sequence[str] = (),
     namer: LanguageModelNamer | None = None,
@@ -70,7 +70,8 @@ def find_segments(
 
     Args:
       catalogue: the items.
-      n_segments: of each level, in any order.
+      n_segments: of each level, in any order; None for those of 30, 300 and 1,500 that leave three
+        items a segment.
       kin_columns: of the terms (authors). Items that share some are drawn to each other
         (`celsa_jax.segments.hierarchy.nested_clusters`); other metadata have no say in which items
         are together.
@@ -85,6 +86,13 @@ def find_segments(
       >>> [(segment.name.name, segment.items.tolist()) for segment in tree.levels[0]]
       [('Crime', [0, 1]), ('Poetry', [2, 3])]
     """
+    if n_segments is None:
+        n_items = catalogue.embeddings.shape[0]
+        least, *others = _N_SEGMENTS
+        n_segments = [
+            min(least, -(-n_items // _LEAST_ITEMS)),
+            *(n for n in others if n * _LEAST_ITEMS <= n_items),
+        ]
     kin = metadata_vectors(catalogue.terms, kin_columns) if kin_columns else None
     labels = nested_clusters(catalogue.embeddings, n_segments, seed, kin)
     rows = unit_rows(sp.csr_matrix(catalogue.embeddings, dtype=np.float32))

@@ -23,7 +23,7 @@ from celsa_jax.sparse.tensors import read_tensors, write_tensors
 _VALUES_AT_ONCE = 1 << 18
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class SparseEmbeddings:
     """Item embeddings A, items x factors, with few non-zeros a row; immutable.
 
@@ -49,13 +49,19 @@ class SparseEmbeddings:
     starts: np.ndarray
     arrays: dict[str, np.ndarray]
     metadata: dict[str, object]
-    _encoded_ids: np.ndarray = dataclasses.field(repr=False)  # [n, width] uint8
-    _encoded_factor_ids: np.ndarray | None = dataclasses.field(repr=False)
+    _encoded_ids: np.ndarray  # [n, width] uint8
+    _encoded_factor_ids: np.ndarray | None
 
     def __post_init__(self):
         ids = () if self._encoded_factor_ids is None else (self._encoded_factor_ids,)
         for array in (self.starts, self._encoded_ids, *ids, *self.arrays.values()):
             array.flags.writeable = False
+
+    def __repr__(self) -> str:
+        return (
+            f"SparseEmbeddings({self.n_items:,} items x {self.n_factors:,} factors, "
+            f"{self.nnz:,} non-zeros, {self.format})"
+        )
 
     @classmethod
     def from_dense(

@@ -87,8 +87,8 @@ def _summary(results: Results) -> Iterator[str]:
     yield (
         f"{len(results.runs)} runs: {states['done']} done, {states['failed']} failed, "
         f"{states['']} not run. Seeds {', '.join(map(str, results.sweep.seeds))}. Cells are means "
-        "± standard errors over seeds (no error with one seed); (2 of 3) are runs that are done; "
-        "of the cells with all of their runs the best of a column is bold."
+        "over seeds ± their standard error, where there are several. (2 of 3) says that runs of a "
+        "cell are missing. Of the complete cells the best of a column is bold."
     )
 
 
