@@ -124,6 +124,11 @@ def test_csr_npz_with_and_without_ratings(tmp_path):
         ("user_id,item_id,rating\nu,i,1\nu,i,inf\n", "line 3: the rating 'inf'"),
         ("user_id,item_id,rating\nu,i,1\n\nu,i,\n", "line 4: the rating ''"),
         ("user_id,item_id,rating\n,i,1\n", "line 2: the user id is empty"),
+        (
+            "user_id,item_id,rating\n,i,1\nu,i,1\nu,i,x\nu,i\n",
+            "line 2: the user id is empty; also at fault: lines 4, 5",
+        ),
+        ('user_id,item_id,rating\n,i,1\nu,"i\n', "line 2: the user id is empty"),
         ('user_id,item_id,rating\nu,"",1\n', "line 2: the item id is empty"),
         ('user_id,item_id,rating\nu,"a\nb",1\n', "line 3: the item id has a line break"),
         (b"user_id,item_id,rating\nu,\xff,1\n", "line 2: the item id is not UTF-8"),
