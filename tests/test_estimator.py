@@ -411,17 +411,19 @@ def means_of_the_nearest(rows, likeness, k, n_nearest=20):
     return np.median(np.linalg.norm(rows, axis=1)) * expected
 
 
-def test_an_update_from_a_table_is_that_of_its_matrix(users, fitted):
+def test_an_update_from_a_table_is_that_of_its_matrix(users, fitted, monkeypatch):
+    given = []
+    monkeypatch.setattr(CompressedELSA, "update", lambda self, x, **_: given.append(x))
     new = users[:3].tocoo()
-    who, what = [*new.row.tolist(), 7], [*new.col.tolist(), 99]
-    frame = pa.table({"who": who, "what": what, "stars": [5.0] * len(who)})
-    strange = pa.table({"who": [7, 7], "what": [3, 99], "stars": [1.0, 5.0]})
-    columns = {"user": "who", "item": "what", "rating": "stars", "progress": False}
-    by_table = copied(fitted).update_frame(frame, **columns)
-    by_matrix = copied(fitted).update(users[:3], progress=False)
-    assert (by_table.embeddings_.tocsr() != by_matrix.embeddings_.tocsr()).nnz == 0
+    who, what = [*new.row.tolist(), 7, 2], [*new.col.tolist(), 99, 0]
+    stars = [5.0] * (new.nnz + 1) + [1.0]
+    frame = pa.table({"who": who, "what": what, "stars": stars})
+    columns = {"user": "who", "item": "what", "rating": "stars"}
+    copied(fitted).update_frame(frame, **columns)
+    np.testing.assert_array_equal(given[0][:3].toarray(), users[:3].toarray())
+    assert given[0][3:].nnz == 0  # of whom nothing is known that the model has
     with pytest.raises(InputError, match="no row is of an item of the model"):
-        copied(fitted).update_frame(strange, **columns)
+        copied(fitted).update_frame(frame.slice(new.nnz, 1), **columns)
 
 
 def test_new_items_of_their_users(users):
