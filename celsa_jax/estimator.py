@@ -357,6 +357,8 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
     ) -> CompressedELSA:
         """`update` from a table as of `fit_frame`; items that the model does not know are left out.
 
+        Ids are compared as texts.
+
         Raises: as `fit_frame`; InputError if no row is of an item of the model.
         """
         check_is_fitted(self)

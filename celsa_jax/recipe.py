@@ -28,8 +28,10 @@ _LARGEST_SAMPLED_BATCH = 256  # whose own items are about as many as the negativ
 _GOING_ON = 0.2  # of the rate, where training goes on from learned embeddings
 
 
-def choices(matrix: sp.csr_matrix) -> dict[str, float | str]:
+def choices(matrix: sp.csr_matrix, n_negatives: int | None = None) -> dict[str, float | str]:
     """What the rules choose for users to train on, CSR [n_users, n_items], by field.
+
+    `n_negatives` is that of the configuration, None if it is open.
 
     Items without interactions do not count.
 
@@ -48,8 +50,9 @@ def choices(matrix: sp.csr_matrix) -> dict[str, float | str]:
     """
     n_users, n_items = matrix.shape[0], _n_used_items(matrix)
     length, of_item = matrix.nnz / n_users, matrix.nnz / n_items
-    sampled = n_items > _ALL_SCORED
-    largest = _LARGEST_SAMPLED_BATCH if sampled else _LARGEST_BATCH
+    if n_negatives is None:
+        n_negatives = _NEGATIVES if n_items > _ALL_SCORED else 0
+    largest = _LARGEST_SAMPLED_BATCH if n_negatives else _LARGEST_BATCH
     batch = min(n_users / max(of_item, _MANY), largest)
     batch = max(_LEAST_BATCH, round(batch / 8) * 8)
     small = matrix.nnz < _SMALL
@@ -64,7 +67,7 @@ def choices(matrix: sp.csr_matrix) -> dict[str, float | str]:
         "train.n_epochs": 20 if more else 10,
         "train.n_final_epochs": 10 if more else 5,
         "train.input_dropout": round(dropout, 2),
-        "train.n_negatives": _NEGATIVES if sampled else 0,
+        "train.n_negatives": n_negatives,
     }
 
 
@@ -106,10 +109,10 @@ def filled(config: ConfigDict, matrix: sp.csr_matrix, going_on: bool = False) ->
     sparsity.start_nnz = min(sparsity.start_nnz, model.n_factors)
     if model.n_factors > MOST_FACTORS:
         raise InputError(
-            f"{model.n_factors:,} factors are more than a model may have, {MOST_FACTORS:,}; take "
-            "config.model.start=clusters and fewer as config.model.n_factors"
+            f"{model.n_factors:,} factors are more than a model may have, {MOST_FACTORS:,}; lower "
+            "config.model.n_factors (of neighbours, one an item, take config.model.start=clusters)"
         )
-    values = choices(matrix)
+    values = choices(matrix, filled.train.n_negatives)
     if model.start == "random" and not going_on:
         # As in the paper: ten epochs for each halving from d/2 on.
         n_epochs = max(0, round(10 * math.log2(model.n_factors / sparsity.target_nnz)) - 10)

@@ -8,6 +8,7 @@ Without a network: --config.data.name=synthetic.
 from __future__ import annotations
 
 import pathlib
+import shlex
 
 import pyarrow as pa
 import pyarrow.csv
@@ -100,12 +101,18 @@ def print_recommendations(config: ConfigDict, folder: pathlib.Path) -> None:
 def print_what_next(config: ConfigDict, folder: pathlib.Path) -> None:
     """Commands that go on with what was trained, and the table of items that they want."""
     metadata = load_dataset(config.data, seed_of(config, "split")).metadata
+    print(f"\nThe models are in {folder}.")
+    columns = ",".join(name for name in metadata if name != "item_id")
+    if not columns:
+        return
     items, model = folder / "items.csv", folder / f"nnz_{SHOWN_NNZ}" / "embeddings.npz"
     with atomic_path(items) as temporary:
         pyarrow.csv.write_csv(pa.table({k: v.tolist() for k, v in metadata.items()}), temporary)
-    print(f"\nThe models are in {folder}. Segments of their items, and a page to look at them:")
-    print(f"  python -m experiments.segments --embeddings={model} --metadata={items} \\")
-    print(f"      --text_columns=title,genres --output={folder / 'segments'}")
+    given = {"embeddings": model, "metadata": items, "text_columns": columns}
+    given["output"] = folder / "segments"
+    flags_given = " ".join(f"--{name}={shlex.quote(str(value))}" for name, value in given.items())
+    print("Segments of their items, and a page to look at them:\n")
+    print(f"  python -m experiments.segments {flags_given}")
 
 
 def titles_of(dataset: Dataset) -> dict[str, str]:

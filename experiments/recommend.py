@@ -34,7 +34,7 @@ FLAGS = flags.FLAGS
 inputs.define_embeddings()
 inputs.define_interactions()
 _OUTPUT = flags.DEFINE_string("output", None, "File to write, .parquet or .csv.")
-_K = flags.DEFINE_integer("k", 100, "Items a user.", lower_bound=1)
+_K = flags.DEFINE_integer("k", 10, "Items a user.", lower_bound=1)
 _FILTER_SEEN = flags.DEFINE_boolean("filter_seen", True, "Leave out what is in the history.")
 _ENGINE = flags.DEFINE_enum("engine", "auto", ENGINES, "How scores are computed.")
 _THREADS = flags.DEFINE_integer("threads", 0, "Threads; 0 for all cores.", lower_bound=0)

@@ -71,7 +71,7 @@ inputs.define_metadata()
 inputs.define_users()
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to write.")
 _N_SEGMENTS = flags.DEFINE_list(
-    "n_segments", None, "By level; by default those of 30, 300 and 1500 with three items each."
+    "n_segments", None, "By level; by default those of 30, 300, 1500 that leave three items each."
 )
 _RULE = flags.DEFINE_enum(
     "rule", "clusters", ["clusters", "factors"], "What makes segments: see above."

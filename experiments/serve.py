@@ -44,21 +44,33 @@ def main() -> None:
         import uvicorn
     except ImportError as error:
         raise InputError(f"pip install -e '.[http]' ({error})") from None
-    try:
-        listening = socket.create_server((_HOST.value, _PORT.value), reuse_port=False)
-    except OSError as error:
-        raise InputError(f"--port={_PORT.value}, --host={_HOST.value}: {error.strerror}") from None
-    with listening:
-        if _EMBEDDINGS.value:
-            _log.info("reading %s (the first time Numba compiles for seconds)", _EMBEDDINGS.value)
+    with _address() as address:  # nobody else gets it while the model is read
+        _log.info(
+            "reading %s; the first time compiling may take seconds", _EMBEDDINGS.value or _URI.value
+        )
         index = FileIndex(_EMBEDDINGS.value) if _EMBEDDINGS.value else _database()
-        with contextlib.closing(index):
-            host, port = listening.getsockname()[:2]
+        with contextlib.closing(index), contextlib.suppress(KeyboardInterrupt):
+            host, port = address.getsockname()[:2]
+            host = f"[{host}]" if ":" in host else host
             _log.info("serving version %s on http://%s:%d", index.version, host, port)
             config = uvicorn.Config(
                 create_app(index), log_level="warning", timeout_keep_alive=5, limit_concurrency=200
             )
-            uvicorn.Server(config).run(sockets=[listening])
+            uvicorn.Server(config).run(sockets=[address])
+
+
+def _address() -> socket.socket:
+    """A socket of the host and the port, which does not listen yet."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(
+            _HOST.value, _PORT.value, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        bound = socket.socket(family, kind)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError as error:
+        raise InputError(f"--host={_HOST.value} --port={_PORT.value}: {error.strerror}") from None
+    return bound
 
 
 def _database():

@@ -283,6 +283,8 @@ def test_quickstart_compares_models_of_several_sizes(tmp_path):
         *([f"{nnz} of 100", str(8 * nnz)] for nnz in (32, 16, 8)),
     ]
     assert done.stdout.count("recommends:") == 3
+    assert "--text_columns=title,genres" in done.stdout
+    assert (tmp_path / "items.csv").read_text().startswith('"item_id","title","genres"\n')
     assert " No. " in done.stdout  # titles, not ids
     for name, nnz, n_epochs in (("dense", 256, 0), ("nnz_32", 32, 1), ("nnz_8", 8, 1)):
         config = json.loads((tmp_path / name / "config.json").read_text())

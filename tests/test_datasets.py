@@ -54,7 +54,7 @@ def test_users_and_items_are_left_out_until_nothing_changes(tmp_path):
     assert dataset.counts["dropped_rows_of_items_with_too_few"] == 1
     assert dataset.counts["dropped_rows_of_those_users"] == 1
     config.min_item_interactions = 3  # z alone is left, and nobody has two
-    with pytest.raises(InputError, match="of items that 3 users have"):
+    with pytest.raises(InputError, match="no users with 2 and items with 3 of these"):
         load_dataset(config)
 
 
@@ -91,7 +91,7 @@ def test_no_rows_left(tmp_path):
     (tmp_path / "r.csv").write_text("user_id,item_id,rating\na,x,3\n")
     with pytest.raises(InputError, match=r"no rows left: of 1 ratings the largest is 3; lower"):
         load_dataset(config_for(tmp_path / "r.csv"))
-    few = r"r\.csv: no rows left: 1 read, 1 of them positives, no user with 5 of these; lower"
+    few = r"r\.csv: no rows left: 1 read, 1 of them positives, no users with 5 of these; ask for"
     with pytest.raises(InputError, match=few):
         load_dataset(config_for(tmp_path / "r.csv", min_rating=3.0, min_user_interactions=5))
 

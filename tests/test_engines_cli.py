@@ -99,6 +99,8 @@ def test_serve_answers_and_ends(run):
     assert [item["id"] for item in found["items"]] == wanted.item_ids.tolist()
     taken = program("serve", f"--embeddings={run / 'embeddings.npz'}", f"--port={port}")
     assert_fails(taken, f"--port={port}", "in use")
+    nowhere = program("serve", f"--embeddings={run / 'embeddings.npz'}", "--host=300.0.0.1")
+    assert_fails(nowhere, "--host=300.0.0.1")
     process.send_signal(signal.SIGTERM)
     log = process.communicate()[1]
     assert f"serving version {recommender.embeddings.version} on http://127.0.0.1:{port}" in log

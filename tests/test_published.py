@@ -161,7 +161,7 @@ def test_goodbooks_brings_its_genres(tmp_path):
             "ml-20m",
             "ratings.csv",
             "user,movie\n",
-            ["no column 'userId', 'movieId', 'timestamp' (columns: user, movie)"],
+            ["no column 'userId' and 'movieId' and 'timestamp' (columns: user, movie)"],
         ),
         ("ml-20m", "movies.csv", None, ["no movies.csv"]),
         ("netflix", "combined_data_2.txt", None, ["no combined_data_2.txt"]),

@@ -126,7 +126,11 @@ def test_csr_npz_with_and_without_ratings(tmp_path):
         ("user_id,item_id,rating\n,i,1\n", "line 2: the user id is empty"),
         (
             "user_id,item_id,rating\n,i,1\nu,i,1\nu,i,x\nu,i\n",
-            "line 2: the user id is empty; also at fault: lines 4, 5",
+            "line 2: the user id is empty; also at fault: 4, 5$",
+        ),
+        (
+            "user_id,item_id,rating\n" + ",i,1\n" * 10,
+            "line 2: the user id is empty; also at fault: 3, 4, 5, 6, 7, 8, 9, 10, 11, ...$",
         ),
         ('user_id,item_id,rating\n,i,1\nu,"i\n', "line 2: the user id is empty"),
         ('user_id,item_id,rating\nu,"",1\n', "line 2: the item id is empty"),

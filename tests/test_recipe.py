@@ -53,6 +53,12 @@ def test_of_many_items_some_are_sampled_for_smaller_batches(n_items, n_negatives
     assert found["train.batch_size"] == batch
 
 
+def test_batches_are_smaller_where_outputs_are_sampled_by_hand():
+    few, many = users_of(100_001, 100_000, 1), users_of(100_001, 100_001, 1)
+    assert choices(few, n_negatives=500)["train.batch_size"] == 256
+    assert choices(many, n_negatives=0)["train.batch_size"] == 1024
+
+
 def test_items_without_interactions_do_not_count():
     matrix = users_of(1000, 1250, 20)
     wider = sp.hstack([sp.csr_matrix((1000, 3000)), matrix], format="csr")

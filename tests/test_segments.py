@@ -644,9 +644,14 @@ def test_synthetic_metadata_reads_as_titles_and_genres():
     assert [name.name.split(",")[0] for name in names] == truth.names.tolist()
 
 
-@pytest.mark.parametrize(("n_items", "sizes"), [(7, [3]), (200, [30]), (900, [30, 300])])
-def test_levels_leave_three_items_a_segment(n_items, sizes):
-    rows = sp.csr_matrix(np.random.default_rng(0).normal(size=(n_items, 40)))
+@pytest.mark.parametrize(
+    ("n_items", "n_used", "sizes"),
+    [(2, 2, [1]), (7, 7, [2]), (200, 200, [30]), (900, 900, [30, 300]), (900, 899, [30])],
+)
+def test_levels_leave_three_items_a_segment(n_items, n_used, sizes):
+    dense = np.random.default_rng(0).normal(size=(n_items, 40))
+    dense[n_used:] = 0
+    rows = sp.csr_matrix(dense)
     ids = np.arange(n_items).astype(np.str_)
     tree = find_segments(Catalogue(rows, ids, item_terms({}, n_items=n_items)))
     assert [len(level) for level in tree.levels] == sizes

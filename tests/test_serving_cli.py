@@ -178,7 +178,7 @@ def test_programs_name_what_is_wrong_and_write_nothing(run, name, flags, parts):
             *flags,
         ]
     assert_fails(program(name, *flags), *parts)
-    assert not {"x", "x.parquet", "recs.csv"} & {path.name for path in run.iterdir()}
+    assert not {"x", "x.parquet", "recs.txt"} & {path.name for path in run.iterdir()}
 
 
 def test_outputs_that_must_not_be_written(run):

@@ -171,6 +171,12 @@ def filter_ratings(
       InputError: nothing is left, or a count is below 0.
     """
     positive = _positives(ratings, min_rating, where)
+    if not positive.any() and ratings.ratings is not None and len(positive):
+        raise InputError(
+            f"{where}: no rows left: of {len(positive)} ratings the largest is "
+            f"{ratings.ratings.max():g}; lower min_rating or, if these are no ratings, leave their "
+            "column out"
+        )
     interactions, repeated = Interactions.from_pairs(
         ratings.users[positive],
         ratings.items[positive],
@@ -187,20 +193,12 @@ def filter_ratings(
         if not enough.all():
             kept, of_items = kept.take_entries(enough), of_items + int((~enough).sum())
     kept = kept.drop_unused_items()
-    if not positive.any() and ratings.ratings is not None:
-        raise InputError(
-            f"{where}: no rows left: of {len(positive)} ratings the largest is "
-            f"{ratings.ratings.max():g}; lower min_rating or, if they are no ratings, name no "
-            "rating_column (an empty one)"
-        )
     if not kept.nnz:
-        of_those = (
-            f", of items that {min_item_interactions} users have" if min_item_interactions else ""
-        )
+        limits = [f"users with {min_user_interactions}"] * (min_user_interactions > 1)
+        limits += [f"items with {min_item_interactions}"] * (min_item_interactions > 1)
         raise InputError(
             f"{where}: no rows left: {len(positive)} read, {int(positive.sum())} of them "
-            f"positives, no user with {min_user_interactions} of these{of_those}; lower "
-            "min_rating, min_user_interactions or min_item_interactions"
+            f"positives, no {' and '.join(limits) or 'users'} of these; ask for fewer"
         )
     return kept, {
         "rows": len(positive),

@@ -42,7 +42,7 @@ from celsa_jax.errors import InputError, one_line
 log = logging.getLogger(__name__)
 
 _MOST_FAULTS = 9  # lines that an error names beside the first
-_ROWS_BEHIND_A_FAULT = 1_000_000  # that are looked at for others
+_ROWS_BEHIND_A_FAULT = 100_000  # that are looked at for others
 _MOST_COLUMNS = 1 << 24  # of a matrix: an item each
 _END_OF_TIME = 2.0**63  # seconds that int64 cannot hold
 _IDS = pa.dictionary(pa.int32(), pa.string())
@@ -180,25 +180,22 @@ class _TextFile:
 
     def check(self) -> int:
         """Raises an InputError that names the lines at fault; without one, counts the rows."""
-        n_rows, last, faults = 0, math.inf, {}
+        n_rows, last, faults, cut = 0, math.inf, {}, False
         try:
             for line, row in self._rows():
                 n_rows += 1
                 if problem := self._problem(row):
                     faults[line] = problem
                     last = min(last, n_rows + _ROWS_BEHIND_A_FAULT)
-                if len(faults) > _MOST_FAULTS or n_rows > last:
+                if cut := len(faults) > _MOST_FAULTS or n_rows > last:
                     break
         except InputError:
             if not faults:
                 raise
         if faults:
             (line, problem), *others = faults.items()
-            more = (
-                "; also at fault: lines " + ", ".join(str(line) for line, _ in others)
-                if others
-                else ""
-            )
+            lines = ", ".join([str(at) for at, _ in others] + ["..."] * cut)
+            more = f"; also at fault: {lines}" if others else ""
             raise InputError(f"{self.path}: line {line}: {problem}{more}")
         return n_rows
 

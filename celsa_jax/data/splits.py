@@ -154,8 +154,9 @@ def split_users(
     if n_val + n_test >= n_users:
         raise InputError(
             f"config.data.n_val_users + n_test_users = {n_val} + {n_test}, but the data have "
-            f"{n_users} users and at least one must be left to train; ask for fewer, "
-            f"{n_users // 10} each for instance"
+            f"{n_users} users and at least one must be left to train; ask for fewer"
+            + f", {n_users // 10} each for instance"
+            * (n_users >= 10)
         )
     order = np.random.default_rng(seed).permutation(n_users)
     if trained_on is not None:

@@ -243,8 +243,8 @@ def _table_kind(path: str | AnyPath) -> str:
 def check_columns(path: str | AnyPath, names: list[str], required: list[str]) -> None:
     """InputError unless each of the required columns is once among `names`, those of a file."""
     for problem, n in (("no", 0), ("more than one", 2)):
-        if wrong := [name for name in required if min(names.count(name), 2) == n]:
-            quoted = ", ".join(f"'{name}'" for name in wrong)
+        if wrong := [name for name in dict.fromkeys(required) if min(names.count(name), 2) == n]:
+            quoted = " and ".join(f"'{name}'" for name in wrong)
             raise InputError(
                 f"{path}: {problem} column {quoted} ({shown_columns(names)}); "
                 "say which to read (user_column, id_column and the like)"

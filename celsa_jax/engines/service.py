@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 from celsa_jax.engines.engine import Engine, EngineError
@@ -91,13 +91,13 @@ def create_app(index: Engine | FileIndex) -> FastAPI:
 
     @app.exception_handler(AnyHTTPException)  # also of paths and methods that there are not
     def refused(_: Request, error: AnyHTTPException) -> JSONResponse:
-        return _refusal(error.status_code, str(error.detail))
+        return _refusal(error.status_code, str(error.detail), error.headers)
 
     @app.exception_handler(RequestValidationError)
     def malformed(_: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         if first["type"] == "json_invalid":
-            return _refusal(422, f"body: no JSON, from character {first['loc'][-1]} on")
+            return _refusal(422, f"body: not valid JSON at character {first['loc'][-1] + 1}")
         if first["loc"] == ("body",):
             return _refusal(422, "send a JSON object, with Content-Type: application/json")
         return _refusal(422, f"{'.'.join(map(str, first['loc'][:4]))}: {first['msg']}")
@@ -114,9 +114,9 @@ def _answer(found: Recommendation) -> dict:
     }
 
 
-def _refusal(status: int, problem: str) -> JSONResponse:
+def _refusal(status: int, problem: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
     text = one_line(problem).encode("utf-8", "backslashreplace").decode()
-    return JSONResponse({"error": text}, status)
+    return JSONResponse({"error": text}, status, headers)
 
 
 class _LimitedBodies:

@@ -71,7 +71,7 @@ def find_segments(
     Args:
       catalogue: the items.
       n_segments: of each level, in any order; None for those of 30, 300 and 1,500 that leave three
-        items a segment.
+        items a segment, at least one level.
       kin_columns: of the terms (authors). Items that share some are drawn to each other
         (`celsa_jax.segments.hierarchy.nested_clusters`); other metadata have no say in which items
         are together.
@@ -87,12 +87,10 @@ def find_segments(
       [('Crime', [0, 1]), ('Poetry', [2, 3])]
     """
     if n_segments is None:
-        n_items = catalogue.embeddings.shape[0]
+        n_items = int(np.count_nonzero(np.diff(catalogue.embeddings.tocsr().indptr)))
+        most = n_items // _LEAST_ITEMS
         least, *others = _N_SEGMENTS
-        n_segments = [
-            min(least, -(-n_items // _LEAST_ITEMS)),
-            *(n for n in others if n * _LEAST_ITEMS <= n_items),
-        ]
+        n_segments = [max(1, min(least, most)), *(n for n in others if n <= most)]
     kin = metadata_vectors(catalogue.terms, kin_columns) if kin_columns else None
     labels = nested_clusters(catalogue.embeddings, n_segments, seed, kin)
     rows = unit_rows(sp.csr_matrix(catalogue.embeddings, dtype=np.float32))
