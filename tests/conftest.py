@@ -4,6 +4,7 @@ import atexit
 import importlib.metadata
 import os
 import shutil
+import signal
 import tempfile
 
 # Optimising takes most of the time of compiling, and tests run for milliseconds what they
@@ -18,6 +19,8 @@ os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Threads of scikit-learn that wait for one another on busy cores take a hundred times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells start what is in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 if "PYTEST_XDIST_WORKER" not in os.environ:  # workers and programs share the session's
     compiled = tempfile.mkdtemp(prefix="celsa_jax_compiled_")
     atexit.register(shutil.rmtree, compiled, ignore_errors=True)
