@@ -45,9 +45,8 @@ def main() -> None:
     except ImportError as error:
         raise InputError(f"pip install -e '.[http]' ({error})") from None
     with _address() as address:  # nobody else gets it while the model is read
-        _log.info(
-            "reading %s; the first time compiling may take seconds", _EMBEDDINGS.value or _URI.value
-        )
+        if _EMBEDDINGS.value:  # a URI may hold a password
+            _log.info("reading %s; compiling may take seconds, once", _EMBEDDINGS.value)
         index = FileIndex(_EMBEDDINGS.value) if _EMBEDDINGS.value else _database()
         with contextlib.closing(index), contextlib.suppress(KeyboardInterrupt):
             host, port = address.getsockname()[:2]
