@@ -264,15 +264,12 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
           >>> model.fit_frame(pa.table(rows), user="user", item="film").item_ids_.tolist()
           [7, 8, 9]
         """
-        columns = _columns(user, item, rating)
-
-        def read(table: Any, name: str) -> tuple[Interactions, bool]:
-            ratings, are_integers = ratings_of_frame(table, columns, name)
-            return filter_ratings(ratings, min_rating, min_user_interactions, name)[0], are_integers
-
+        how = user, item, rating, min_rating, min_user_interactions
         with self._whole_or_not():
-            train, self._integer_ids = read(frame, "frame")
-            judged = _nobody(train) if validation is None else read(validation, "validation")[0]
+            train, self._integer_ids = _of_frame(frame, "frame", *how)
+            judged = _nobody(train)
+            if validation is not None:
+                judged, _ = _of_frame(validation, "validation", *how)
             self._fit(train, judged, workdir, callbacks, progress)
         return self
 
@@ -362,8 +359,7 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
         Raises: as `fit_frame`; InputError if no row is of an item of the model.
         """
         check_is_fitted(self)
-        ratings, _ = ratings_of_frame(frame, _columns(user, item, rating), "frame")
-        interactions, _ = filter_ratings(ratings, min_rating, 1, "frame")
+        interactions, _ = _of_frame(frame, "frame", user, item, rating, min_rating)
         users = interactions.onto(self.embeddings_.item_ids)
         if not users.nnz:
             raise InputError("frame: no row is of an item of the model; are these the same ids?")
@@ -709,10 +705,20 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
         return tags
 
 
-def _columns(user: str, item: str, rating: str | None) -> Columns:
+def _of_frame(
+    frame: Any,
+    name: str,
+    user: str,
+    item: str,
+    rating: str | None,
+    min_rating: float,
+    min_user_interactions: int = 1,
+) -> tuple[Interactions, bool]:
+    """The interactions of a table, and whether its item ids are integers; see `fit_frame`."""
     if len({user, item, rating}) < 3:
         raise InputError("user, item and rating are columns of their own")
-    return Columns(user, item, rating or "")
+    ratings, are_integers = ratings_of_frame(frame, Columns(user, item, rating or ""), name)
+    return filter_ratings(ratings, min_rating, min_user_interactions, name)[0], are_integers
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import pathlib
 import shlex
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 from absl import flags
-from ml_collections import ConfigDict
 
 from celsa_jax.config import seed_of
 from celsa_jax.data import Dataset, load_dataset
@@ -64,8 +64,9 @@ def main() -> None:
         results.append(train_and_evaluate(run, folder / name))
     print()
     print_table(results)
-    print_recommendations(config, folder / f"nnz_{SHOWN_NNZ}")
-    print_what_next(config, folder)
+    dataset = load_dataset(config.data, seed_of(config, "split"))
+    print_recommendations(dataset, folder / f"nnz_{SHOWN_NNZ}")
+    print_what_next(dataset.metadata, folder)
 
 
 def print_table(results: list[dict]) -> None:
@@ -80,9 +81,8 @@ def print_table(results: list[dict]) -> None:
     print(cli.metrics_table("model", rows))
 
 
-def print_recommendations(config: ConfigDict, folder: pathlib.Path) -> None:
+def print_recommendations(dataset: Dataset, folder: pathlib.Path) -> None:
     """What some test users liked, and what the exported model recommends, by title."""
-    dataset = load_dataset(config.data, seed_of(config, "split"))
     embeddings, item_ids = load_embeddings(folder / "embeddings.npz", folder / "items.txt")
     users = load_split(folder / "split.npz", dataset.interactions).test
     history = users.onto(item_ids)[:N_USERS]
@@ -98,9 +98,8 @@ def print_recommendations(config: ConfigDict, folder: pathlib.Path) -> None:
             print(f"  {titles[item]}")
 
 
-def print_what_next(config: ConfigDict, folder: pathlib.Path) -> None:
-    """Commands that go on with what was trained, and the table of items that they want."""
-    metadata = load_dataset(config.data, seed_of(config, "split")).metadata
+def print_what_next(metadata: dict[str, np.ndarray], folder: pathlib.Path) -> None:
+    """A command that goes on with what was trained, and the table of items that it wants."""
     print(f"\nThe models are in {folder}.")
     columns = ",".join(name for name in metadata if name != "item_id")
     if not columns:
