@@ -15,6 +15,7 @@ import os
 import pathlib
 import signal
 import sys
+import tempfile
 import time
 from typing import Any
 
@@ -53,6 +54,15 @@ def main() -> None:
     if _DATA.value and not pathlib.Path(_DATA.value).exists():
         raise InputError(f"--data={_DATA.value}: no such file or folder")
     folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as compiled:  # which parts have in common
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", compiled)
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+        report_parts(folder, end)
+    print(folder / "report.md")
+
+
+def report_parts(folder: pathlib.Path, end: float) -> None:
+    """Measures part after part, none beyond `end`, and writes what there is."""
     report: dict[str, Any] = {}
     for name in _PARTS.value:
         limit, measurement, environment = PARTS[name]
@@ -64,7 +74,6 @@ def main() -> None:
         write_json(folder / "report.json", report)
         write_text(folder / "report.md", page(report))
         print(f"{name}: {report[name]['state']}", file=sys.stderr)
-    print(folder / "report.md")
 
 
 def measured(request: tuple, limit: float) -> dict[str, Any]:

@@ -13,9 +13,9 @@ import pytest
 NOTEBOOKS = sorted((pathlib.Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 # The data of a user with a network are larger.
 SMALL = {
-    "quickstart": "N_FACTORS = 32\n",
+    "quickstart": "N_FACTORS = 16\n",
     "segments": "N_SEGMENTS = (3, 8)\n",
-    "schedules": "N_FACTORS, SIZES = 32, (4,)\n",
+    "schedules": "N_FACTORS, SIZES = 16, (4,)\n",
 }
 SHARED = 'DATA = "synthetic"\nN_USERS = N_ITEMS = 160\nN_VAL_USERS, N_TEST_USERS = 16, 32\n'
 
