@@ -1,7 +1,6 @@
 """The page of the demo in headless Chromium."""
 
 import html
-import json
 import os
 import re
 import shutil
@@ -14,7 +13,7 @@ import threading
 import numpy as np
 import pytest
 from playwright.sync_api import expect, sync_playwright
-from test_cli import ROOT, WITHOUT_JAX, assert_fails, program
+from test_cli import ROOT, WITHOUT_JAX
 from test_demo import ODD, segmented  # noqa: F401  (a fixture)
 from test_segments_cli import TITLE, catalogue, flags  # noqa: F401  (a fixture)
 
@@ -388,18 +387,3 @@ def test_foreign_pages_are_refused_and_no_other_host_is_asked(
         assert browser.recv(12).decode() == f"HTTP/1.1 {status}"
     with pytest.raises(BlockingIOError):
         outside.accept()
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH")
-def test_the_benchmark_times_every_action(address):
-    done = program("benchmark_demo", f"--page={address}", "--rounds=1")
-    assert done.returncode == 0, done.stderr
-    times = json.loads(done.stdout.splitlines()[-1])
-    actions = ["choose a user", "search", "add a title", "remove a title", "why", "another k"]
-    actions += ["segments", "choose a segment"]
-    assert list(times) == [*actions, "longest", "load"]
-    assert min(times[action] for action in actions) > 0, times
-
-
-def test_the_benchmark_needs_a_page():
-    assert_fails(program("benchmark_demo", "--page=http://localhost:1"), "nothing answers there")

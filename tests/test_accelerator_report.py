@@ -1,29 +1,9 @@
-"""The programs whose figures the docs quote still run, on next to nothing."""
+"""The report of an accelerator, whose figures the docs quote, is made on next to nothing."""
 
 import json
 
 import pytest
 from launch import program
-
-FIGURES = {
-    "benchmark_data": (
-        ["--form=netflix", "--n_ratings=50000"],
-        lambda report: report["second"]["interactions"],
-    ),
-    "benchmark_segments": (
-        ["--n_items=200", "--n_factors=16", "--nnz=2", "--n_genres=16"],
-        lambda report: report["peak_gb"],
-    ),
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", FIGURES)
-def test_a_benchmark_measures(name):
-    flags, figure = FIGURES[name]
-    done = program(name, *flags)
-    assert done.returncode == 0, done.stderr
-    assert figure(json.loads(done.stdout.splitlines()[-1])) > 0
 
 
 @pytest.mark.slow
