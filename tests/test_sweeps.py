@@ -3,10 +3,12 @@
 import csv
 import itertools
 import json
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from launch import ROOT
 
 from celsa_jax import baselines
 from celsa_jax.baselines import Baseline
@@ -14,7 +16,7 @@ from celsa_jax.config import default_config
 from celsa_jax.errors import InputError
 from celsa_jax.evaluation import evaluate
 from celsa_jax.sparse import load_embeddings, scorer
-from celsa_jax.sweeps import expand, make_sweep, methods, paper, run_sweep, runner
+from celsa_jax.sweeps import expand, figures, make_sweep, methods, paper, run_sweep, runner
 
 
 def tiny_base():
@@ -121,6 +123,29 @@ def test_the_figure_is_written_and_shows_something(trained):
     assert png.startswith(b"\x89PNG")
     assert len(png) > 10_000
     assert svg.count("<path") > 10
+
+
+def test_the_points_of_a_figure_by_hand(tmp_path):
+    path = tmp_path / "results.csv"
+    path.write_text(
+        "row,column,state,bytes_per_item,ndcg@100\n"
+        "ours,64,done,64.0,0.40\nours,64,done,64.0,0.42\nours,64,failed,,\n"
+        "EASE,any size,done,30,0.3\nEASE,any size,done,50,0.5\nEASE,any size,done,40,0.1\n"
+        "ALS,64,done,64.0,0.25\n"
+    )
+    points = figures.read_points(path)
+    assert set(points) == {"ours", "EASE", "ALS"}
+    assert points["ours"] == [pytest.approx((64, 0.41, 0.01))]
+    assert points["EASE"] == [pytest.approx((40, 0.3, 0.2 / 3**0.5))]
+    assert points["ALS"] == [pytest.approx((64, 0.25, 0))]
+
+
+def test_the_figure_of_the_docs_is_that_of_their_table(tmp_path):
+    figures.draw(ROOT / "docs" / "methods.csv", tmp_path / "quality.svg")
+    kept = ROOT / "docs" / "figures" / "quality.svg"
+    drawn = [ElementTree.parse(path) for path in (tmp_path / "quality.svg", kept)]
+    n_paths = [len(of.findall(".//{*}path")) for of in drawn]
+    assert n_paths[0] == n_paths[1] > 50
 
 
 @pytest.fixture

@@ -1,65 +1,78 @@
-"""The figure of a sweep, quality against bytes, as PNG and SVG (needs the extra `figures`)."""
+"""The figure of a sweep, quality against bytes (needs the extra `figures`)."""
 
 from __future__ import annotations
 
+import csv
 import pathlib
 
 import matplotlib
+import numpy as np
 import scipy.stats
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from celsa_jax.files import atomic_path, remove_left_overs
-from celsa_jax.sweeps.grid import ANY_SIZE
-from celsa_jax.sweeps.results import MAIN_METRIC, Results, state
+from celsa_jax.files import atomic_path
+from celsa_jax.sweeps.results import MAIN_METRIC
+
+_OURS = "#0b6e4f"  # of the row that stands out
+_COLOURS = ("#c1440e", "#1f5fa8", "#b8860b", "#7b2d8b", "#8d8d8d", "#d9799b", "#5a3e2b", "#17a2b8")
+_MARKERS = "os^Dv"
 
 
-def draw(out: pathlib.Path, results: Results) -> None:
-    """Writes `quality_bytes.png` and `.svg` into a folder, if there is anything to draw."""
-    out.mkdir(parents=True, exist_ok=True)
-    remove_left_overs(out)
-    if not any(state(result) == "done" for _, result in results.runs):
+def draw(results_csv: str | pathlib.Path, out: str | pathlib.Path, ours: str = "ours") -> None:
+    """Draws the means of a sweep's rows, with standard errors over runs, if there are any.
+
+    Args:
+      results_csv: as a sweep leaves it.
+      out: the figure, .svg or .png.
+      ours: the row that stands out.
+    """
+    points, out = read_points(pathlib.Path(results_csv)), pathlib.Path(out)
+    if not points:
         return
-    figure = Figure(figsize=(7.2, 4.4), layout="constrained")
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
     axes = figure.subplots()
-    axes.set(xlabel="bytes per item", ylabel=MAIN_METRIC)
-    axes.grid(alpha=0.3)
-    _quality(axes, results)
-    figure.legend(loc="outside right upper", fontsize=7)
-    for form in ("png", "svg"):
-        # Neither dates nor random ids: equal results give equal files.
-        metadata = {"Date": None} if form == "svg" else {}
-        with (
-            matplotlib.rc_context({"svg.hashsalt": "celsa_jax"}),
-            atomic_path(out / f"quality_bytes.{form}") as temporary,
-        ):
-            figure.savefig(temporary, format=form, dpi=160, metadata=metadata)
-
-
-def _quality(axes: Axes, results: Results) -> None:
-    palette = matplotlib.color_sequences["tab10" if len(results.rows) <= 10 else "tab20"]
-    colours = {row: palette[at % len(palette)] for at, row in enumerate(results.rows)}
-    for row in results.rows:
-        columns = [c for c in results.columns if results.mean(row, c, MAIN_METRIC) is not None]
-        if not columns:
-            continue
-        cells = [results.values(row, column, MAIN_METRIC) for column in columns]
-        means = [values.mean() for values in cells]
-        if columns == [ANY_SIZE]:
-            size = results.mean(row, ANY_SIZE, "bytes_per_item")
-            label = row if size is None else f"{row} ({size:,.0f} bytes)"
-            axes.axhline(means[0], color=colours[row], linestyle="--", linewidth=1, label=label)
-            continue
+    best_first = sorted(points, key=lambda row: -max(mean for _, mean, _ in points[row]))
+    for at, row in enumerate(best_first):
+        sizes, means, errors = np.transpose(sorted(points[row]))
         axes.errorbar(
-            [results.mean(row, c, "bytes_per_item") or results.n_bytes[c] for c in columns],
+            sizes,
             means,
-            yerr=[scipy.stats.sem(values) if len(values) > 1 else 0.0 for values in cells],
-            color=colours[row],
-            linestyle="--" if results.sweep.rows[row].method == "dense_elsa" else "-",
-            marker="o",
-            markersize=3,
-            capsize=2,
+            errors,
             label=row,
+            color=_OURS if row == ours else _COLOURS[at % len(_COLOURS)],
+            marker=_MARKERS[at % len(_MARKERS)],
+            linewidth=3 if row == ours else 1.2,
+            markersize=7 if row == ours else 4,
+            zorder=3 if row == ours else 2,
+            capsize=2,
         )
+    axes.set(xlabel="bytes per item", ylabel=MAIN_METRIC, ylim=(0, None))
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    legend = figure.legend(
+        loc="outside right center", fontsize=9, labelcolor="linecolor", frameon=False
+    )
+    for text in legend.get_texts():
+        text.set_fontweight("bold" if text.get_text() == ours else "normal")
+    # Neither dates nor random ids: equal results give equal files.
+    undated = {"Date": None} if out.suffix == ".svg" else None
+    with matplotlib.rc_context({"svg.hashsalt": "celsa_jax"}), atomic_path(out) as temporary:
+        figure.savefig(temporary, format=out.suffix[1:], dpi=160, metadata=undated)
+
+
+def read_points(results_csv: pathlib.Path) -> dict[str, list[tuple[float, float, float]]]:
+    """By row: bytes an item, mean of the metric and its standard error, of each column."""
+    cells: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    with results_csv.open(newline="", encoding="utf-8") as lines:
+        for line in csv.DictReader(lines):
+            if line["state"] == "done" and line[MAIN_METRIC]:
+                point = float(line["bytes_per_item"]), float(line[MAIN_METRIC])
+                cells.setdefault((line["row"], line["column"]), []).append(point)
+    points: dict[str, list[tuple[float, float, float]]] = {}
+    for (row, _), values in cells.items():
+        sizes, scores = np.transpose(values)
+        error = float(scipy.stats.sem(scores)) if len(scores) > 1 else 0.0
+        points.setdefault(row, []).append((sizes.mean(), scores.mean(), error))
+    return points

@@ -151,5 +151,9 @@ def _draw(results: Results) -> None:
     except ImportError:
         log.warning('no figures: pip install "celsa_jax[figures]", then run this again')
         return
+    folder = results.folder / "figures"
     with locked(results.folder / "lock"):
-        figures.draw(results.folder / "figures", results)
+        folder.mkdir(exist_ok=True)
+        remove_left_overs(folder)
+        for name in ("quality_bytes.png", "quality_bytes.svg"):
+            figures.draw(results.folder / "results.csv", folder / name, results.sweep.reference)
