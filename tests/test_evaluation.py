@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from celsa_jax.data import Interactions
 from celsa_jax.errors import InputError
-from celsa_jax.evaluation import METRICS, Exposure, evaluate, holdouts, ranking_metrics
+from celsa_jax.evaluation import METRICS, evaluate, holdouts, ranking_metrics
 from celsa_jax.evaluation.protocol import rank_unseen, users_at_once
 from celsa_jax.sparse import top_k
 
@@ -212,67 +212,17 @@ def test_top_k_breaks_ties_by_position(rows, k):
     np.testing.assert_array_equal(top_k(scores, k), expected)
 
 
-def test_exposure_by_hand():
-    """Six items; four lists' first 20 places hold items 0 (twice), 1 and 5."""
-    exposure = Exposure(np.array([9, 4, 4, 1, 0, 0]))
-    assert exposure.summary() == {"coverage@20": None, "popularity@20": None}
-    exposure.add(np.array([[0], [1]]))
-    exposure.add(np.array([[0], [5]]))
-    # Percentiles: item 0 1, items 1 and 2 share 3.5 / 5, items 4 and 5 share 0.5 / 5.
-    assert exposure.summary()["coverage@20"] == pytest.approx(3 / 6)
-    assert exposure.summary()["popularity@20"] == pytest.approx((1 + 0.7 + 1 + 0.1) / 4)
-
-
-def test_exposure_of_users_with_little_left_to_see():
+def test_users_with_little_left_to_see():
     """What they have seen stands in no list, though it fills the 20 places."""
     ids = np.array([f"{i}" for i in range(6)])
     matrix = sp.csr_matrix(np.array([[1, 1, 1, 1, 1, 0]], np.float32))
-    exposure = Exposure(np.arange(6))
     data = Interactions(matrix, np.array(["u"]), ids)
     result = evaluate(
-        lambda history: np.tile(np.arange(6.0), (history.shape[0], 1)),
-        data,
-        ids,
-        seed=0,
-        observe=exposure.add,
+        lambda history: np.tile(np.arange(6.0), (history.shape[0], 1)), data, ids, seed=0
     )
     # In each of five folds the one item held out and item 5 are left to see, and no other.
     assert result.summary()["recall@20"] == 1
     assert result.summary()["ndcg@100"] == pytest.approx(1 / np.log2(3))
-    assert exposure.summary()["coverage@20"] == 1
-    shown = [*range(5), *[5] * 5]
-    assert exposure.summary()["popularity@20"] == pytest.approx(np.mean(shown) / 5)
-
-
-def test_exposure_of_an_evaluation_equals_a_loop_over_its_lists(random_matrix):
-    n_items = 60
-    matrix = random_matrix(25, n_items, seed=3)
-    ids = np.array([f"{i:02d}" for i in range(n_items)])
-    data = Interactions(matrix, np.array([f"u{u:02d}" for u in range(25)]), ids)
-    scores = np.random.default_rng(4).normal(size=n_items)
-    counts = np.random.default_rng(5).integers(0, 9, n_items)
-    exposure = Exposure(counts)
-
-    def score(history):
-        return np.tile(scores, (history.shape[0], 1))
-
-    evaluate(score, data, ids, seed=2, batch_size=7, observe=exposure.add)
-
-    seen_items, percentiles = set(), []
-    for held_out in holdouts(data, "disjoint", 2):
-        for user in range(25):
-            entries = range(matrix.indptr[user], matrix.indptr[user + 1])
-            history = {matrix.indices[e] for e in entries if not held_out[e]}
-            if not history or not any(held_out[e] for e in entries):
-                continue
-            ranked = [i for i in np.argsort(-scores) if i not in history][:20]
-            seen_items.update(ranked)
-            for item in ranked:
-                below, equal = (counts < counts[item]).sum(), (counts == counts[item]).sum()
-                percentiles.append((below + (equal - 1) / 2) / (n_items - 1))
-    summary = exposure.summary()
-    assert summary["coverage@20"] == pytest.approx(len(seen_items) / n_items)
-    assert summary["popularity@20"] == pytest.approx(np.mean(percentiles))
 
 
 def test_memory_is_that_of_a_few_users_whatever_the_catalogue():

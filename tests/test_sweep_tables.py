@@ -177,7 +177,7 @@ def test_published_figures_of_the_paper():
     assert figures["ELSA / Sparse training (ours)"] == ours
     widths = published.figures("goodbooks/initial_width", "ndcg@100")
     assert widths["16 kB (2048 factors)"][128] == "0.459"
-    assert published.figures("goodbooks/main", "coverage@20") == {}
+    assert published.figures("goodbooks/main", "bytes_per_item") == {}
 
 
 @pytest.mark.parametrize("dataset", published.DATA)

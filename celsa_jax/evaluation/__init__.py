@@ -1,16 +1,13 @@
 """The fold-in protocol and its metrics (needs what `celsa_jax.data` does, no JAX)."""
 
-from celsa_jax.evaluation.exposure import EXPOSURE_METRICS, Exposure
 from celsa_jax.evaluation.folds import FOLD_KINDS, holdouts
 from celsa_jax.evaluation.metrics import METRICS, ranking_metrics
 from celsa_jax.evaluation.protocol import Evaluation, evaluate
 
 __all__ = [
-    "EXPOSURE_METRICS",
     "FOLD_KINDS",
     "METRICS",
     "Evaluation",
-    "Exposure",
     "evaluate",
     "holdouts",
     "ranking_metrics",

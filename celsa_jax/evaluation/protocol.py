@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
 import numpy as np
 import scipy.sparse as sp
@@ -64,7 +63,6 @@ def evaluate(
     n_folds: int = N_FOLDS,
     held_out_from: int | None = None,
     batch_size: int | None = None,
-    observe: Callable[[np.ndarray], None] | None = None,
 ) -> Evaluation:
     """Evaluates a scoring function on interactions it was not trained on.
 
@@ -81,7 +79,6 @@ def evaluate(
       n_folds: how many of the five folds to use.
       held_out_from: seconds since 1970; hold out what happened from then on, and no folds.
       batch_size: users scored at once; None for as many as `users_at_once` says.
-      observe: called with the ranked lists of every batch (`rank_unseen`).
 
     Raises:
       InputError: scores that are not finite, or another kind of folds.
@@ -116,10 +113,7 @@ def evaluate(
         n_unknown_history += int((~known & ~held_out).sum())
         for start in range(0, len(usable), batch_size):
             rows = usable[start : start + batch_size]
-            ranked = rank_unseen(score, history[rows])
-            if observe is not None:
-                observe(ranked)
-            hits = _hits(ranked, targets[rows])
+            hits = _hits(rank_unseen(score, history[rows]), targets[rows])
             for name, values in ranking_metrics(hits, n_held_out[rows]).items():
                 sums[name][rows] += values
         n_evaluated[usable] += 1

@@ -26,7 +26,7 @@ from celsa_jax.baselines.choice import choose, validation_value
 from celsa_jax.config import outcome, seed_of, validate
 from celsa_jax.data import Dataset, Split, load_dataset, make_split
 from celsa_jax.errors import InputError
-from celsa_jax.evaluation import Exposure, evaluate
+from celsa_jax.evaluation import evaluate
 from celsa_jax.files import locked
 from celsa_jax.sparse import FORMATS, SparseEmbeddings, scorer
 from celsa_jax.sparse.formats import BYTES_PER_FACTOR, BYTES_PER_NONZERO, row_nonzeros
@@ -165,19 +165,16 @@ def perform(run: Run, models: pathlib.Path) -> tuple[dict[str, object], dict[str
     protocol = {"folds": run.config.eval.folds, "seed": seed_of(run.config, "folds")}
     baseline, seconds, choice = _fit_best(run, source, split, protocol)
     started = time.perf_counter()
-    exposure = Exposure(np.asarray(split.train.matrix.sum(axis=0)).ravel())
     evaluation = evaluate(
         baseline.score,
         split.test,
         split.train.item_ids,
         held_out_from=split.test_from,
-        observe=exposure.add,
         **protocol,
     )
     numbers = {
         "bytes_per_item": baseline.bytes_per_item,
         **evaluation.summary(),
-        **exposure.summary(),
         "n_users": evaluation.counts["n_users"],
         **choice,
         "data": dataset.counts,

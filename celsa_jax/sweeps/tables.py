@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import scipy.stats
 
-from celsa_jax.evaluation import EXPOSURE_METRICS, METRICS
+from celsa_jax.evaluation import METRICS
 from celsa_jax.evaluation.paired import holm, paired_tests
 from celsa_jax.files import write_text
 from celsa_jax.sweeps import published
@@ -24,7 +24,7 @@ _CSV_COLUMNS = [
     *("id", "row", "column", "seed", "training", "method", "options", "n_factors", "target_nnz"),
     *("state", "error", "chosen", "bytes_per_item"),
     *(name for metric in METRICS for name in (metric, f"{metric}_stderr")),
-    *(*EXPOSURE_METRICS, "n_users", "train_seconds", "evaluate_seconds", "model_path"),
+    *("n_users", "train_seconds", "evaluate_seconds", "model_path"),
 ]
 _TESTED = (
     "Mean difference from the reference ± its standard error over users, each with the mean of the "
@@ -75,8 +75,7 @@ def write_markdown(path: pathlib.Path, results: Results) -> None:
     for metric in METRICS:
         if metric != MAIN_METRIC:
             lines += _means(results, metric)
-    for name in (*EXPOSURE_METRICS, "bytes_per_item"):
-        lines += _section(results, name, functools.partial(_plain_cell, results, name))
+    lines += _section(results, "bytes_per_item", functools.partial(_bytes_cell, results))
     write_text(path, "\n".join([*lines, *_failures(results)]) + "\n")
 
 
@@ -159,11 +158,9 @@ def _spread_cell(results: Results, row: str, column: str) -> str:
     return "" if spread is None else f"split {spread[0]:.4f}, training {spread[1]:.4f}"
 
 
-def _plain_cell(results: Results, name: str, row: str, column: str) -> str:
-    mean = results.mean(row, column, name)
-    if mean is None:
-        return ""
-    return f"{mean:,.0f}" if name == "bytes_per_item" else f"{mean:.3f}"
+def _bytes_cell(results: Results, row: str, column: str) -> str:
+    mean = results.mean(row, column, "bytes_per_item")
+    return "" if mean is None else f"{mean:,.0f}"
 
 
 def _chosen(results: Results) -> Iterator[str]:
