@@ -9,9 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from conftest import directions
 from launch import WITHOUT_JAX, program
-from test_cli import assert_fails
 
 from celsa_jax.baselines import BASELINES, COMPRESSIONS, autoencoder, embeddings_baseline
 from celsa_jax.baselines.choice import validation_value
@@ -456,115 +454,44 @@ def test_validation_users_that_nothing_can_be_asked_of(small_config):
         validation_value(score, dataclasses.replace(split, val=nobody), folds="disjoint", seed=0)
 
 
-@pytest.fixture
-def flags(small_config):
-    config = small_config
-    return (
-        "--config=configs/synthetic.py",
-        *(f"--config.data.synthetic.{name}={n}" for name, n in config.data.synthetic.items()),
-        f"--config.data.n_val_users={config.data.n_val_users}",
-        f"--config.data.n_test_users={config.data.n_test_users}",
+def test_the_sweep_judges_baselines_as_an_independent_loop(small_config, tmp_path):
+    data = small_config.data
+    done = program(
+        "sweep",
+        "--config=configs/sweeps/baselines.py:synthetic",
+        f"--workdir={tmp_path}",
+        *(f"--config.base.data.synthetic.{name}={n}" for name, n in data.synthetic.items()),
+        f"--config.base.data.n_val_users={data.n_val_users}",
+        f"--config.base.data.n_test_users={data.n_test_users}",
+        "--config.rows.EDLAE.options.l2=(20.0, 60.0)",
+        "--config.rows.EDLAE.options.dropout=(0.0, 0.5)",
+        code=WITHOUT_IMPLICIT,
     )
-
-
-def test_program_judges_popularity_and_ease_as_an_independent_loop(small_config, flags):
-    given = ("--methods=popularity,ease,pruned_ease", "--bytes=16,32", "--l2=20,60")
-    given += ("--dropout=0,0.5",)
-    done = program("baselines", *flags, *given, code=WITHOUT_IMPLICIT)
     assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout.splitlines()[-1])
-    split = make_split(load_dataset(small_config.data, 0).interactions, small_config.data, 0)
+    results = [json.loads(path.read_text()) for path in tmp_path.glob("runs/*/result.json")]
+    found = {(of["run"]["row"], of["run"]["column"]): of for of in results}
+    split = make_split(load_dataset(data, 0).interactions, data, 0)
     x = split.train.matrix.toarray().astype(np.float64)
-    l2, dropout = report["ease"]["l2"], report["ease"]["dropout"]
-    penalty = l2 + dropout / (1 - dropout) * x.sum(axis=0)
+    chosen = found["EDLAE", "any size"]["chosen"]
+    penalty = chosen["l2"] + chosen["dropout"] / (1 - chosen["dropout"]) * x.sum(axis=0)
     inverse = np.linalg.inv(x.T @ x + np.diag(penalty))
     weights = np.eye(x.shape[1]) - inverse / np.diag(inverse)
     expected = {
         "popularity": metrics_by_loop(lambda history: x.sum(axis=0), split, 0),
-        "ease": metrics_by_loop(lambda history: weights[history].sum(axis=0), split, 0),
+        "EDLAE": metrics_by_loop(lambda history: weights[history].sum(axis=0), split, 0),
     }
-    for method, metrics in expected.items():
+    for row, metrics in expected.items():
         for name, value in metrics.items():
-            assert report[method][name] == pytest.approx(value, abs=1e-6)
-    rows = [(row["method"], row["bytes_per_item"]) for row in report["methods"]]
-    ease_size = 4 * split.train.n_items
-    assert rows == [
-        ("popularity", 4),
-        ("ease", ease_size),
-        ("pruned_ease", 16),
-        ("pruned_ease", 32),
-    ]
-    assert report["methods"][1] == report["ease"]
-    tried = report["ease"]["tried"]
-    assert [(fit["l2"], fit["dropout"]) for fit in tried] == [
-        (20, 0),
-        (20, 0.5),
-        (60, 0),
-        (60, 0.5),
-    ]
+            assert found[row, "any size"][name] == pytest.approx(value, abs=1e-6)
+    tried = found["EDLAE", "any size"]["tried"]
+    combinations = [(fit["l2"], fit["dropout"]) for fit in tried]
+    assert sorted(combinations) == [(20, 0), (20, 0.5), (60, 0), (60, 0.5)]
     best = max(tried, key=lambda fit: fit["ndcg@100"])
-    assert (best["l2"], best["dropout"]) == (l2, dropout)
-    assert report["test_users"] == 40
-
-
-def test_program_judges_all_methods_and_compressions(flags, tmp_path, small_config):
-    split = make_split(load_dataset(small_config.data, 0).interactions, small_config.data, 0)
-    items = split.train.item_ids[::-1]  # another order than the split's
-    dense = np.random.default_rng(0).normal(size=(len(items), 6)).astype(np.float32)
-    np.save(tmp_path / "dense.npy", dense)
-    (tmp_path / "items.txt").write_text("".join(f"{item}\n" for item in items))
-    done = program(
-        "baselines",
-        *flags,
-        f"--methods={','.join(BASELINES)}",
-        "--bytes=16",
-        "--l2=20",
-        f"--dense={tmp_path / 'dense.npy'}",
-    )
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout.splitlines()[-1])
-    rows = {(row["method"], row["bytes_per_item"]): row for row in report["methods"]}
-    assert set(rows) == {
-        ("popularity", 4),
-        ("ease", 4 * len(items)),
-        ("dense", 24),
-        ("user_knn", 4 * split.train.matrix.nnz / len(items)),
-        *((method, 16) for method in (*SIZED, *COMPRESSIONS)),
-    }
-    assert rows["pruned_ease", 16]["l2"] == 20
-    for row in rows.values():
-        assert 0 <= row["ndcg@100"] <= 1
-    dense = dense[::-1]
-    unit = directions(dense)
-    best = metrics_by_loop(lambda history: dense @ unit[history].sum(axis=0), split, 0)
-    assert rows["dense", 24]["ndcg@100"] == pytest.approx(best["ndcg@100"], abs=1e-6)
-    assert any(line.startswith("| pruned_ease, l2 = 20 |") for line in done.stdout.splitlines())
-
-
-@pytest.mark.parametrize(
-    ("flag", "parts"),
-    [
-        ("--methods=popularity,slim", ["no method 'slim'", "pruned_ease", "als"]),
-        ("--methods=top_k", ["'top_k' comes with --dense"]),
-        ("--methods=", ["--methods is empty"]),
-        ("--bytes=64,many", ["--bytes=64,many: not a list of whole numbers"]),
-        ("--bytes=4", ["--bytes=4: give numbers above 7"]),
-        ("--l2=1,x", ["--l2=1,x: not a list of numbers"]),
-        ("--l2=0", ["--l2=0: give numbers above 0"]),
-        ("--dense=nowhere.npz", ["nowhere.npz: no such file"]),
-        ("--methods=als", ["implicit is not installed", "celsa_jax[baselines]"]),
-    ],
-)
-def test_program_names_what_is_wrong_before_it_reads_data(flag, parts):
-    flags = ("--config=configs/file.py", "--config.data.path=no.csv", flag)
-    assert_fails(program("baselines", *flags, code=WITHOUT_IMPLICIT), *parts)
-
-
-def test_program_names_items_without_embeddings(flags, tmp_path):
-    np.save(tmp_path / "dense.npy", np.ones((2, 3), np.float32))
-    (tmp_path / "items.txt").write_text("a\nb\n")
-    done = program("baselines", *flags, f"--dense={tmp_path / 'dense.npy'}", code=WITHOUT_IMPLICIT)
-    assert_fails(done, "items have no embedding")
+    assert (best["l2"], best["dropout"]) == (chosen["l2"], chosen["dropout"])
+    assert found["EASE", "any size"]["bytes_per_item"] == 4 * split.train.n_items
+    assert found["column_pruned_EASE", "64"]["bytes_per_item"] == 64
+    for row in ("item_k_NN", "ALS"):  # of the library that is missing
+        assert "celsa_jax[baselines]" in found[row, "128"]["error"]
 
 
 def test_a_missing_library_is_named(random_matrix, monkeypatch):

@@ -131,18 +131,19 @@ def test_a_run_by_time(timed_config, timed_file, tmp_path):
 
 def test_baselines_by_time(timed_file, tmp_path):
     done = program(
-        "baselines",
-        "--config=configs/file.py",
-        f"--config.data.path={timed_file}",
-        "--config.data.split=temporal",
-        "--config.data.test_from=2020-01-26",
-        "--config.data.val_from=2020-01-21",
-        "--l2=1,10",
+        "sweep",
+        "--config=configs/sweeps/baselines.py:file",
+        f"--workdir={tmp_path}",
+        f"--config.base.data.path={timed_file}",
+        "--config.base.data.split=temporal",
+        "--config.base.data.test_from=2020-01-26",
+        "--config.base.data.val_from=2020-01-21",
+        "--config.rows.EASE.options.l2=(1.0, 10.0)",
         code=WITHOUT_JAX,
     )
     assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout.splitlines()[-1])
-    assert report["ease"]["recall@20"] > 0.8
+    [result] = tmp_path.glob("runs/ease_any-size*/result.json")
+    assert json.loads(result.read_text())["recall@20"] > 0.8
 
 
 def test_prepare_data_reports_what_it_kept(tmp_path):

@@ -123,29 +123,36 @@ def size_columns(sizes: Iterable[int]) -> dict[str, dict]:
 def method_rows(
     dense_width: int, penalties: Iterable[float], dense_train: Mapping[str, float]
 ) -> dict[str, dict]:
-    """Every method; EASE, item k-NN and ALS choose options on validation users.
+    """Every method.
 
     Args:
       dense_width: of the dense model that post-hoc methods start from.
       penalties: l2 of EASE, whole and pruned, to choose from.
       dense_train: `config.train` of that dense model.
     """
+    from_dense = {"config": {"model": random_start(dense_width)["model"], "train": dense_train}}
+    return {
+        **baseline_rows(penalties),
+        f"dense ELSA, {dense_width}": dense_row(dense_width, dense_train),
+        "dense ELSA": {"method": "dense_elsa", "config": {"train": _DENSE}},
+        "top k of dense ELSA": {"method": "top_k", **from_dense},
+        "sparse autoencoder": {"method": "sparse_autoencoder", **from_dense},
+        **format_rows(),
+    }
+
+
+def baseline_rows(penalties: Iterable[float]) -> dict[str, dict]:
+    """Every baseline; their options are chosen on validation users, l2 of EASE from `penalties`."""
     similarity = {"options": {"similarity": SIMILARITIES}}
     neighbours = {"options": {"n_neighbours": (10, 20, 50, 100), "locality": (1.0, 2.0, 4.0)}}
     weight = {"options": {"alpha": (1.0, 3.0, 10.0)}}  # its l2 hardly matters, on the sample
-    from_dense = {"config": {"model": random_start(dense_width)["model"], "train": dense_train}}
     return {
         "popularity": {"method": "popularity", "once": True},
         "user k-NN": {"method": "user_knn", "once": True, **neighbours},
         **closed_form_rows(penalties),
         "pruned EASE": {"method": "pruned_ease", "options": {"l2": tuple(penalties)}},
-        f"dense ELSA, {dense_width}": dense_row(dense_width, dense_train),
         "item k-NN": {"method": "item_knn", **similarity},
         "ALS": {"method": "als", **weight},
-        "dense ELSA": {"method": "dense_elsa", "config": {"train": _DENSE}},
-        "top k of dense ELSA": {"method": "top_k", **from_dense},
-        "sparse autoencoder": {"method": "sparse_autoencoder", **from_dense},
-        **format_rows(),
     }
 
 
