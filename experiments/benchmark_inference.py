@@ -12,11 +12,8 @@ the same users: some of them alone (one thread), then all of --n_users in a batc
 threads. Engines are those of experiments/inference_engines.py; one that is not installed, or too
 large, is reported as skipped.
 
-For each engine: one_user_p50_us, one_user_p99_us (over users and rounds), batched_us_per_user
-(one thread, median over rounds), users_per_s_by_threads, bytes (in memory), load_s (from the file
-or matrix to the first answer, compiled code in the cache), overlap_with_exact (share of
-exact_scipy's k items found). --memory adds `fresh_process`: exact_fast alone in a new process, its
-resident_growth_mb over all that serving does, and load_s with the lists built.
+Times of one user and of the first answer (`load_s`) are of one thread and of compiled code in the
+cache; overlap_with_exact is the share of exact_scipy's k items found.
 
 The last line printed is one JSON object.
 """
@@ -27,7 +24,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import subprocess
 import sys
 import tempfile
 import time
@@ -60,34 +56,9 @@ _N_ITEMS = flags.DEFINE_integer("n_items", 10_000, "Random: items.", lower_bound
 _N_FACTORS = flags.DEFINE_integer("n_factors", 4096, "Random: width d.", lower_bound=20)
 _NNZ = flags.DEFINE_integer("nnz", 16, "Random: non-zeros a row.", lower_bound=1)
 _HISTORY = flags.DEFINE_integer("history", 77, "Random: items of a history.", lower_bound=1)
-_QUERY_FACTORS = flags.DEFINE_integer(
-    "query_factors", 256, "Factors of a user in approximate retrieval.", lower_bound=1
-)
-_MEMORY = flags.DEFINE_boolean("memory", False, "Also measure the memory of exact_fast.")
 
 _N_SINGLE = 32  # users timed alone
 _SETTLE_S = 0.1  # after the number of threads was set
-_MEMORY_PROGRAM = """
-import json, os, sys, time
-import scipy.sparse as sp
-from celsa_jax.sparse import Recommender, SparseEmbeddings
-
-def resident():
-    with open("/proc/self/statm") as stream:
-        return int(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-folder, k = sys.argv[1], int(sys.argv[2])
-histories = sp.load_npz(f"{folder}/histories.npz")
-Recommender(SparseEmbeddings.load(f"{folder}/small")).warm_up()
-before, started = resident(), time.perf_counter()
-recommender = Recommender(SparseEmbeddings.load(f"{folder}/embeddings"))
-recommender.warm_up()
-seconds = time.perf_counter() - started
-recommender.recommend(histories[:1], k)
-recommender.recommend(histories, k)
-grown = (resident() - before) / 1e6
-print(json.dumps({"resident_growth_mb": round(grown, 1), "load_s": round(seconds, 4)}))
-"""
 
 
 def main() -> None:
@@ -115,15 +86,9 @@ def main() -> None:
             "cores": n_cores(),
         }
         del embeddings  # what the engines hold is all that should be in memory
-        catalogue = Catalogue(path, _QUERY_FACTORS.value)
-        engines, loaded = make_engines(catalogue, Catalogue(small, 1), histories)
+        engines, loaded = make_engines(Catalogue(path), Catalogue(small), histories)
         timed = time_engines(engines, histories)
         report["engines"] = {name: loaded[name] | timed.get(name, {}) for name in loaded}
-        if _MEMORY.value:
-            sp.save_npz(f"{folder}/histories.npz", histories, compressed=False)
-            command = [sys.executable, "-c", _MEMORY_PROGRAM, folder, str(_K.value)]
-            fresh = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            report["fresh_process"] = json.loads(fresh)
     print(json.dumps(report))
 
 
@@ -190,7 +155,7 @@ def time_engines(engines: dict, histories: sp.csr_matrix) -> dict[str, dict]:
     for name, engine in engines.items():
         per_user = {n: float(np.median(batch[name][n])) / histories.shape[0] for n in counts}
         overlap = None
-        if "exact_scipy" in answers and name != "dense_same_accuracy":
+        if "exact_scipy" in answers:
             overlap = _overlap(answers[name], answers["exact_scipy"])
         results[name] = {
             "one_user_p50_us": round(1e6 * float(np.quantile(single[name], 0.5)), 1),

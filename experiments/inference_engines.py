@@ -20,7 +20,7 @@ from celsa_jax.sparse.rows import unit_rows
 
 _SCORES_AT_ONCE = 1 << 24
 _MAX_DENSE_BYTES = 2e9
-_DENSE_WIDTH = 2048  # of the random dense vectors
+_QUERY_FACTORS = 256  # a user's, of the approximate engine
 
 
 class Skipped(Exception):
@@ -29,15 +29,9 @@ class Skipped(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Catalogue:
-    """What engines are made of.
-
-    Attributes:
-      path: the saved `SparseEmbeddings`.
-      query_factors: of the approximate engine.
-    """
+    """What engines are made of: saved `SparseEmbeddings`."""
 
     path: pathlib.Path
-    query_factors: int
 
     @functools.cached_property
     def rows(self) -> sp.csr_matrix:
@@ -49,13 +43,10 @@ class Catalogue:
         return unit_rows(self.rows)
 
     def dense(self) -> np.ndarray:
-        self.check_dense(self.rows.shape[1])
-        return self.rows.toarray()
-
-    def check_dense(self, width: int) -> None:
-        size = 4 * self.rows.shape[0] * width
+        size = 4 * self.rows.shape[0] * self.rows.shape[1]
         if size > _MAX_DENSE_BYTES:
             raise Skipped(f"{size / 1e9:.1f} GB in dense form")
+        return self.rows.toarray()
 
 
 class ExactFast:
@@ -79,7 +70,7 @@ class Approximate(ExactFast):
     """The same, with candidates ranked by a user's strongest factors."""
 
     def __init__(self, catalogue: Catalogue):
-        super().__init__(catalogue, catalogue.query_factors)
+        super().__init__(catalogue, _QUERY_FACTORS)
 
 
 class ExactScipy:
@@ -111,17 +102,6 @@ class Dense:
 
     def serve(self, histories: sp.csr_matrix, k: int) -> np.ndarray:
         return _rank_in_blocks(lambda x: (x @ self.directions) @ self.vectors.T, histories, k)
-
-
-class DenseOfWidth(Dense):
-    """The same on random vectors of another width: times alone mean something."""
-
-    def __init__(self, catalogue: Catalogue):
-        catalogue.check_dense(_DENSE_WIDTH)
-        rng = np.random.default_rng(0)
-        shape = (catalogue.rows.shape[0], _DENSE_WIDTH)
-        self.vectors = self.directions = rng.standard_normal(shape, np.float32)
-        self.n_bytes = self.vectors.nbytes
 
 
 class SparseDotTopn:
@@ -211,7 +191,6 @@ ENGINES = {
     "exact_fast": ExactFast,
     "approximate": Approximate,
     "dense_same_d": Dense,
-    "dense_same_accuracy": DenseOfWidth,
     "sparse_dot_topn": SparseDotTopn,
     "faiss_flat": FaissFlat,
     "faiss_hnsw": FaissHnsw,
