@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 
-from celsa_jax.data.interactions import Interactions, lookup
+from celsa_jax.data.interactions import Interactions
 from celsa_jax.evaluation.folds import holdouts
+from celsa_jax.evaluation.protocol import user_folds
 from celsa_jax.segments import Row, SegmentRecommender
 from celsa_jax.segments.groups import membership
 from celsa_jax.sparse.rows import unit_rows
@@ -52,7 +52,8 @@ def page_figures(
     found = dict.fromkeys(("flat", "rows", "page", "popular", "genres"), 0)
     n_held_out = n_histories = 0
     full: list[Row] = []
-    for history, targets, n_held in _folds(product, users, seed):
+    masks = holdouts(users, "disjoint", seed)
+    for _, history, targets, n_held in user_folds(users, product.segments.item_ids, masks):
         n_held_out, n_histories = n_held_out + int(n_held.sum()), n_histories + len(n_held)
         rows = product.homepage(history, n_rows, n_items, members_only=members_only, for_you=False)
         pages = product.homepage(history, n_rows, n_items, members_only=members_only)
@@ -76,25 +77,6 @@ def page_figures(
         "member_cosine": member_cosine,
         "n_histories": n_histories,
     }
-
-
-def _folds(
-    product: SegmentRecommender, users: Interactions, seed: int
-) -> Iterator[tuple[sp.csr_matrix, sp.csr_matrix, np.ndarray]]:
-    """By fold, for users with both: history, what is held out, how much that is in all."""
-    item_ids = product.segments.item_ids
-    columns = lookup(item_ids, users.item_ids)[users.matrix.indices]
-    of_user = np.repeat(np.arange(users.n_users), np.diff(users.matrix.indptr))
-    known = columns >= 0
-    shape = (users.n_users, len(item_ids))
-    for held_out in holdouts(users, "disjoint", seed):
-        history, targets = (
-            sp.csr_matrix((np.ones(part.sum(), np.float32), (of_user[part], columns[part])), shape)
-            for part in (known & ~held_out, known & held_out)
-        )
-        n_held = np.bincount(of_user[held_out], minlength=users.n_users)
-        usable = np.flatnonzero((n_held > 0) & (history.getnnz(axis=1) > 0))
-        yield history[usable], targets[usable], n_held[usable]
 
 
 def _items(page: list[Row]) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 import scipy.sparse as sp
@@ -92,31 +93,21 @@ def evaluate(
       (1.0, 6)
     """
     batch_size = batch_size or users_at_once(len(item_ids))
-    column = lookup(item_ids, data.item_ids)[data.matrix.indices]
-    users = np.repeat(np.arange(data.n_users), np.diff(data.matrix.indptr))
-    known = column >= 0
-    shape = (data.n_users, len(item_ids))
+    unknown = lookup(item_ids, data.item_ids)[data.matrix.indices] < 0
     sums = {name: np.zeros(data.n_users) for name in METRICS}
     n_evaluated = np.zeros(data.n_users, np.int64)
-    n_unknown_held_out = n_unknown_history = 0
 
     if held_out_from is None:
         masks = holdouts(data, folds, seed)[:n_folds]
     else:
         masks = data.since(held_out_from)[None]
-    for held_out in masks:
-        history = _matrix(users, column, known & ~held_out, shape)
-        targets = _matrix(users, column, known & held_out, shape)
-        n_held_out = np.bincount(users[held_out], minlength=data.n_users)
-        usable = np.flatnonzero((n_held_out > 0) & (history.getnnz(axis=1) > 0))
-        n_unknown_held_out += int((~known & held_out).sum())
-        n_unknown_history += int((~known & ~held_out).sum())
-        for start in range(0, len(usable), batch_size):
-            rows = usable[start : start + batch_size]
-            hits = _hits(rank_unseen(score, history[rows]), targets[rows])
-            for name, values in ranking_metrics(hits, n_held_out[rows]).items():
-                sums[name][rows] += values
-        n_evaluated[usable] += 1
+    for users, history, targets, n_held_out in user_folds(data, item_ids, masks):
+        for start in range(0, len(users), batch_size):
+            batch = slice(start, start + batch_size)
+            hits = _hits(rank_unseen(score, history[batch]), targets[batch])
+            for name, values in ranking_metrics(hits, n_held_out[batch]).items():
+                sums[name][users[batch]] += values
+        n_evaluated[users] += 1
 
     with np.errstate(invalid="ignore"):
         per_user = {name: total / n_evaluated for name, total in sums.items()}
@@ -125,10 +116,36 @@ def evaluate(
         "n_users_skipped": int((n_evaluated == 0).sum()),
         "n_user_folds": int(n_evaluated.sum()),
         "n_user_folds_skipped": int(len(masks) * data.n_users - n_evaluated.sum()),
-        "n_unknown_in_histories": n_unknown_history,
-        "n_unknown_held_out": n_unknown_held_out,
+        "n_unknown_in_histories": int((unknown & ~masks).sum()),
+        "n_unknown_held_out": int((unknown & masks).sum()),
     }
     return Evaluation(per_user, data.user_ids, counts)
+
+
+def user_folds(
+    data: Interactions, item_ids: np.ndarray, masks: np.ndarray
+) -> Iterator[tuple[np.ndarray, sp.csr_matrix, sp.csr_matrix, np.ndarray]]:
+    """For each mask the users who have a history and something held out.
+
+    Args:
+      data: interactions, over any items.
+      item_ids: [n_items] the catalogue.
+      masks: [n_folds, nnz] bool, what is held out (`holdouts`).
+
+    Yields:
+      Their rows in `data`; CSR [n, n_items] of their histories and of what is held out, in the
+      catalogue; how much is held out in all.
+    """
+    column = lookup(item_ids, data.item_ids)[data.matrix.indices]
+    users = np.repeat(np.arange(data.n_users), np.diff(data.matrix.indptr))
+    known = column >= 0
+    shape = (data.n_users, len(item_ids))
+    for held_out in masks:
+        history = _matrix(users, column, known & ~held_out, shape)
+        targets = _matrix(users, column, known & held_out, shape)
+        n_held_out = np.bincount(users[held_out], minlength=data.n_users)
+        usable = np.flatnonzero((n_held_out > 0) & (history.getnnz(axis=1) > 0))
+        yield usable, history[usable], targets[usable], n_held_out[usable]
 
 
 def users_at_once(n_items: int) -> int:
