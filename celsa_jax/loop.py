@@ -20,6 +20,7 @@ from celsa_jax.checkpoint import Checkpoints
 from celsa_jax.config import seed_of
 from celsa_jax.data import Split
 from celsa_jax.errors import InputError
+from celsa_jax.evaluation import evaluate
 from celsa_jax.feed import Feed
 from celsa_jax.memory import device_bytes
 from celsa_jax.plan import Epoch, nested_sizes, plan
@@ -33,7 +34,7 @@ from celsa_jax.products import (
 )
 from celsa_jax.progress import Progress
 from celsa_jax.sampling import n_columns
-from celsa_jax.scoring import device_scorer, evaluate_model
+from celsa_jax.scoring import device_scorer
 from celsa_jax.sharding import (
     ITEM,
     Placement,
@@ -314,9 +315,15 @@ class TrainingLoop:
         if ends_here:
             state = jax.tree.map(jnp.copy, state)
             state = self._pruned(state, now.nnz, chosen_each_step=True)
-        scorer, item_ids = self.scorer(state, now.nnz), self.split.train.item_ids
-        held_out_from = self.split.val_from
-        judged = evaluate_model(self.config, scorer, self.val, item_ids, held_out_from, n_folds=1)
+        judged = evaluate(
+            self.scorer(state, now.nnz),
+            self.val,
+            self.split.train.item_ids,
+            folds=self.config.eval.folds,
+            seed=seed_of(self.config, "folds"),
+            n_folds=1,
+            held_out_from=self.split.val_from,
+        )
         if ends_here:
             self.layout = None  # was that of the copy
         return judged.summary()

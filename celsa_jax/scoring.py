@@ -9,13 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.sparse as sp
 from jax.sharding import PartitionSpec
-from ml_collections import ConfigDict
 
-from celsa_jax.config import seed_of
-from celsa_jax.data import Interactions
 from celsa_jax.data.batches import Batch
-from celsa_jax.evaluation import Evaluation, evaluate
-from celsa_jax.evaluation.folds import N_FOLDS
 from celsa_jax.evaluation.protocol import users_at_once
 from celsa_jax.model import ELSA
 from celsa_jax.products import Layout
@@ -81,23 +76,3 @@ def _serving_scores(
         specs = form.placement.specs(state), PartitionSpec(ITEM), PartitionSpec()
         score = form.placement.on_devices(score, specs, PartitionSpec(ITEM))
     return score(state, layout, items)
-
-
-def evaluate_model(
-    config: ConfigDict,
-    scorer: Scorer,
-    users: Interactions,
-    item_ids: np.ndarray,
-    held_out_from: int | None,
-    n_folds: int = N_FOLDS,
-) -> Evaluation:
-    """The protocol of `config.eval` with a scorer of this module."""
-    return evaluate(
-        scorer,
-        users,
-        item_ids,
-        folds=config.eval.folds,
-        seed=seed_of(config, "folds"),
-        n_folds=n_folds,
-        held_out_from=held_out_from,
-    )

@@ -6,23 +6,22 @@ r"""Scores item embeddings on interactions; every user in the file is a test use
 
 Embeddings are a file of experiments.export (but parquet), or any SciPy sparse .npz or NumPy .npy,
 items x factors, rows in the order of the items file, taken as given unless --normalize. Every row
-of the interactions is a positive unless --min_rating is given. With --reference the
-same users and folds judge a second file over the same items, and `loss` holds what is lost
-against it, relative to its mean, with the standard error of the paired difference. The last line
-printed is one JSON object. JAX is not needed.
+of the interactions is a positive unless --min_rating is given. With --reference the same users and
+folds judge a second file over the same items, and `loss` holds, by metric, what experiments.compare
+gives of this file (a) and that one (b). The last line printed is one JSON object. No JAX.
 """
 
 from __future__ import annotations
 
 import json
-import math
 
 import numpy as np
 import scipy.sparse as sp
 from absl import flags
 
 from celsa_jax.errors import InputError
-from celsa_jax.evaluation import FOLD_KINDS, Evaluation, evaluate
+from celsa_jax.evaluation import FOLD_KINDS, evaluate
+from celsa_jax.evaluation.paired import compare
 from celsa_jax.sparse import scorer
 from celsa_jax.sparse.rows import unit_rows
 from experiments import cli, inputs
@@ -55,20 +54,11 @@ def main() -> None:
             raise InputError(f"--reference={_REFERENCE.value}: other items, or in another order")
         if _NORMALIZE.value:
             other = normalize_rows(other)
-        report["loss"] = loss(result, evaluate(scorer(other), users, item_ids, **settings))
+        reference = evaluate(scorer(other), users, item_ids, **settings)
+        report["loss"] = {
+            name: compare(result, reference, name, _SEED.value) for name in result.per_user
+        }
     print(json.dumps(report, allow_nan=False))
-
-
-def loss(result: Evaluation, reference: Evaluation) -> dict[str, float | None]:
-    """Relative loss of each metric's mean, and the standard error of the paired difference."""
-    losses = {}
-    for name, values in reference.per_user.items():
-        differences = (values - result.per_user[name])[~np.isnan(values)]
-        mean, n = np.nanmean(values), len(differences)
-        losses[name] = float(differences.mean() / mean) if mean else None
-        stderr = differences.std(ddof=1) / math.sqrt(n) / mean if mean and n > 1 else None
-        losses[f"{name}_stderr"] = stderr if stderr is None else float(stderr)
-    return losses
 
 
 def normalize_rows(embeddings: sp.spmatrix | np.ndarray) -> sp.spmatrix | np.ndarray:
