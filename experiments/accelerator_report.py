@@ -117,15 +117,15 @@ def compared(report: dict[str, Any]) -> list[dict[str, Any]]:
 
 def page(report: dict[str, Any]) -> str:
     """A table in Markdown for every part."""
-    lines = ["# What was measured"]
+    text = "# What was measured\n"
     for name, part in report.items():
-        lines += ["", f"## {name}", "", part["state"], ""]
+        text += f"\n## {name}\n\n{part['state']}\n"
         columns = list(dict.fromkeys(column for row in part["rows"] for column in row))
         columns = [column for column in columns if column != "values"]
-        table = [columns, ["---"] * len(columns)] if columns else []
-        table += [[str(row.get(column, "")) for column in columns] for row in part["rows"]]
-        lines += [f"| {' | '.join(cells)} |" for cells in table]
-    return "\n".join(lines) + "\n"
+        if columns:
+            rows = ([row.get(column, "") for column in columns] for row in part["rows"])
+            text += f"\n{cli.markdown(columns, rows)}\n"
+    return text
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What programs share: one-line errors, readable logs, tables of metrics."""
+"""What programs share: one-line errors, readable logs, tables."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pathlib
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -75,23 +75,10 @@ def run(
     app.run(guarded, flags_parser=parse)
 
 
-def metrics_table(what: str, rows: Iterable[tuple[str, float | None, dict]]) -> str:
-    """A Markdown table of names, bytes an item, and metrics with their standard errors.
-
-    Args:
-      what: the names are of.
-      rows: name, bytes, and metrics by name (`Evaluation.summary`).
-    """
-    from celsa_jax.evaluation import METRICS  # with scipy.stats, which takes time to import
-
-    lines = [f"| {what} | bytes per item | {' | '.join(METRICS)} |"]
-    lines.append("|---|---:|" + "---:|" * len(METRICS))
-    for name, size, metrics in rows:
-        cells = [name, "" if size is None else f"{size:,.0f}"]
-        for metric in METRICS:
-            values = metrics[metric], metrics[f"{metric}_stderr"]
-            cells.append(" ± ".join("-" if v is None else f"{v:.3f}" for v in values))
-        lines.append(f"| {' | '.join(cells)} |")
+def markdown(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table, the first column to the left, the others to the right."""
+    lines = [f"| {' | '.join(map(str, cells))} |" for cells in (header, *rows)]
+    lines.insert(1, f"|---{'|---:' * (len(header) - 1)}|")
     return "\n".join(lines)
 
 

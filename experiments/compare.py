@@ -1,6 +1,6 @@
 r"""Two runs, user by user: is one better, and by how much?
 
-    python -m experiments.compare RUN_A RUN_B [--data=PATH] [--data_dir=DIR] [--seed=0]
+    python -m experiments.compare RUN_A RUN_B [--data=PATH] [--seed=0]
 
 Both are judged on the same held-out interactions of the same users: those that are test users of
 both runs and, split by user, that neither was trained on, itself or through train.init_from. The
@@ -29,7 +29,6 @@ from celsa_jax.workdir import Workdir
 from experiments import cli
 
 _DATA = flags.DEFINE_string("data", None, "Where the interactions are now, config.data.path.")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where data are kept now, config.data.data_dir.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the folds and of the bootstrap.", lower_bound=0)
 
 
@@ -49,15 +48,13 @@ def main(first: str, second: str) -> None:
         for run in runs
     ]
     report = {name: compare(*results, name, _SEED.value) for name in results[0].per_user}
-    print(
-        f"{'':10}  {'A':>7}  {'B':>7}  {'B - A':>8}  {'95 % interval':^18}  {'t-test':>8}  Wilcoxon"
-    )
-    for name, row in report.items():
-        low, high = row["interval"]
-        print(
-            f"{name:10}  {row['a']:7.4f}  {row['b']:7.4f}  {row['difference']:+8.4f}  "
-            f" {low:+8.4f} {high:+8.4f}   {row['p_t']:9.2g}  {row['p_wilcoxon']:8.2g}"
-        )
+    rows = []
+    for name, of in report.items():
+        interval = " to ".join(f"{bound:+.4f}" for bound in of["interval"])
+        means = [f"{of['a']:.4f}", f"{of['b']:.4f}", f"{of['difference']:+.4f}"]
+        rows.append([name, *means, interval, f"{of['p_t']:.2g}", f"{of['p_wilcoxon']:.2g}"])
+    header = ["metric", "A", "B", "B - A", "95 % interval", "p, t-test", "p, Wilcoxon"]
+    print(cli.markdown(header, rows))
     print(json.dumps({"runs": [first, second], "n_users": report["ndcg@100"]["n_users"], **report}))
 
 
@@ -80,8 +77,6 @@ def _test_users(runs: list[_Run]) -> tuple[Interactions, int | None]:
     data = config.data
     if _DATA.value is not None:
         data.path = _DATA.value
-    if _DATA_DIR.value is not None:
-        data.data_dir = _DATA_DIR.value
     fields = ("name", "split", "test_from")
     for field in fields:
         if runs[1].config.data[field] != data[field]:

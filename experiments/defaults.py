@@ -108,10 +108,11 @@ def main() -> None:
             )
             rows.setdefault(copy, []).append((record["ours"], record["ease"]))
             print(json.dumps(record), flush=True)
-    print(f"\n| copy | seeds | {_METRIC} | EASE | ratio |\n|---|---:|---:|---:|---:|")
+    table = []
     for copy, pairs in rows.items():
         ours, ease = np.mean(pairs, axis=0)
-        print(f"| {copy} | {len(pairs)} | {ours:.4f} | {ease:.4f} | {ours / ease:.3f} |")
+        table.append([copy, len(pairs), f"{ours:.4f}", f"{ease:.4f}", f"{ours / ease:.3f}"])
+    print(cli.markdown(["copy", "seeds", _METRIC, "EASE", "ratio"], table))
 
 
 if __name__ == "__main__":

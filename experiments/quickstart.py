@@ -20,6 +20,7 @@ from celsa_jax.data import Dataset, load_dataset
 from celsa_jax.data.metadata import printable
 from celsa_jax.data.splits import load_split
 from celsa_jax.errors import InputError
+from celsa_jax.evaluation import METRICS
 from celsa_jax.evaluation.protocol import rank_unseen
 from celsa_jax.files import atomic_path
 from celsa_jax.sparse import load_embeddings, scorer
@@ -77,8 +78,10 @@ def print_table(results: list[dict]) -> None:
         name, size = f"{nnz} of {width:,}", BYTES_PER_NONZERO * nnz
         if nnz == width:  # which needs no indices
             name, size = f"dense, {width}", BYTES_PER_FACTOR * width
-        rows.append((name, size, result["test"]))
-    print(cli.metrics_table("model", rows))
+        pairs = ((result["test"][m], result["test"][f"{m}_stderr"]) for m in METRICS)
+        cells = (" ± ".join("-" if v is None else f"{v:.3f}" for v in pair) for pair in pairs)
+        rows.append([name, f"{size:,}", *cells])
+    print(cli.markdown(["model", "bytes per item", *METRICS], rows))
 
 
 def print_recommendations(dataset: Dataset, folder: pathlib.Path) -> None:

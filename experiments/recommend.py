@@ -27,7 +27,6 @@ from absl import flags
 from celsa_jax.errors import InputError
 from celsa_jax.files import atomic_path
 from celsa_jax.sparse import Recommender
-from celsa_jax.sparse.recommender import ENGINES
 from experiments import cli, inputs
 
 FLAGS = flags.FLAGS
@@ -36,7 +35,6 @@ inputs.define_interactions()
 _OUTPUT = flags.DEFINE_string("output", None, "File to write, .parquet or .csv.")
 _K = flags.DEFINE_integer("k", 10, "Items a user.", lower_bound=1)
 _FILTER_SEEN = flags.DEFINE_boolean("filter_seen", True, "Leave out what is in the history.")
-_ENGINE = flags.DEFINE_enum("engine", "auto", ENGINES, "How scores are computed.")
 _THREADS = flags.DEFINE_integer("threads", 0, "Threads; 0 for all cores.", lower_bound=0)
 _QUERY_FACTORS = flags.DEFINE_integer(
     "query_factors", None, "Approximate: a user's strongest factors alone find candidates."
@@ -56,7 +54,6 @@ def main() -> None:
     embeddings = inputs.read_sparse(FLAGS.embeddings, FLAGS.items)
     recommender = Recommender(
         embeddings,
-        engine=_ENGINE.value,
         n_threads=_THREADS.value,
         query_factors=_QUERY_FACTORS.value,
     )

@@ -79,7 +79,7 @@ def test_compare_judges_both_runs_on_the_shared_users(small_config, small_run, t
     untrained(small_config, tmp_path)
     done = program("compare", str(small_run), str(tmp_path))
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[0].split()[:2] == ["A", "B"]
+    assert done.stdout.splitlines()[0].split()[:6] == "| metric | A | B".split()
     report = json.loads(done.stdout.splitlines()[-1])
     split = make_split(load_dataset(small_config.data).interactions, small_config.data, 0)
     for column, folder in (("a", small_run), ("b", tmp_path)):
