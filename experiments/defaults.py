@@ -25,7 +25,7 @@ from celsa_jax.baselines.ease import fit_ease
 from celsa_jax.config import seed_of, validate
 from celsa_jax.data import Interactions, Split, load_dataset, make_split
 from celsa_jax.errors import InputError
-from celsa_jax.evaluation import evaluate
+from celsa_jax.evaluation import MAIN_METRIC, evaluate
 from celsa_jax.workdir import Workdir
 from experiments import cli, inputs
 
@@ -34,7 +34,6 @@ inputs.define_run()
 _COPIES = flags.DEFINE_list("copies", ["whole"], "whole, tenth, 5 or all5 (`thinned`).")
 _SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds, each of split, folds and training.")
 _PENALTIES = (10.0, 25.0, 50.0, 100.0, 200.0, 400.0, 1000.0)
-_METRIC = "ndcg@100"
 
 
 def thinned(split: Split, copy: str, seed: int) -> Split:
@@ -80,7 +79,7 @@ def ease_of(split: Split, folds: str, seed: int) -> tuple[float, float]:
         lambda fit: validation_value(fit.score, split, folds=folds, seed=seed),
     )
     judged = evaluate(fitted.score, split.test, split.train.item_ids, folds=folds, seed=seed)
-    return chosen["l2"], judged.summary()[_METRIC]
+    return chosen["l2"], judged.summary()[MAIN_METRIC]
 
 
 def main() -> None:
@@ -102,7 +101,7 @@ def main() -> None:
                 with folder.locked():
                     results = train_split(config, split, folder, dataset.counts)
             record = {"copy": copy, "seed": seed, "recipe": results["recipe"]}
-            record |= {"seconds": results["wall_seconds"], "ours": results["test"][_METRIC]}
+            record |= {"seconds": results["wall_seconds"], "ours": results["test"][MAIN_METRIC]}
             record["l2"], record["ease"] = ease_of(
                 split, config.eval.folds, seed_of(config, "folds")
             )
@@ -112,7 +111,7 @@ def main() -> None:
     for copy, pairs in rows.items():
         ours, ease = np.mean(pairs, axis=0)
         table.append([copy, len(pairs), f"{ours:.4f}", f"{ease:.4f}", f"{ours / ease:.3f}"])
-    print(cli.markdown(["copy", "seeds", _METRIC, "EASE", "ratio"], table))
+    print(cli.markdown(["copy", "seeds", MAIN_METRIC, "EASE", "ratio"], table))
 
 
 if __name__ == "__main__":

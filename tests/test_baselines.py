@@ -13,7 +13,8 @@ from launch import WITHOUT_JAX, program
 
 from celsa_jax.baselines import BASELINES, COMPRESSIONS, autoencoder, embeddings_baseline
 from celsa_jax.baselines.choice import validation_value
-from celsa_jax.baselines.ease import ease, fit_ease, fit_popularity
+from celsa_jax.baselines.ease import ease, fit_ease
+from celsa_jax.baselines.popularity import fit_popularity
 from celsa_jax.data import load_dataset, make_split
 from celsa_jax.errors import InputError
 from celsa_jax.evaluation import evaluate, holdouts

@@ -13,12 +13,13 @@ from test_cli import assert_fails
 from test_sweeps import WIDTH_32, read_csv, stable
 
 SMALL = """
-from celsa_jax.sweeps import make_sweep, paper
+from celsa_jax.sweeps import make_sweep
+from celsa_jax.sweeps.rows import size_columns
 from test_sweeps import tiny_base
 
 def get_config():
     return make_sweep(
-        base=tiny_base(), rows=ROWS, columns=paper.size_columns((32, 16)), seeds=SEEDS,
+        base=tiny_base(), rows=ROWS, columns=size_columns((32, 16)), seeds=SEEDS,
         reference="a",
     )
 """

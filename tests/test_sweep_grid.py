@@ -9,6 +9,7 @@ from test_sweeps import WIDTH_32, cheap_sweep, tiny_base
 
 from celsa_jax.errors import InputError
 from celsa_jax.sweeps import expand, paper, run_sweep
+from celsa_jax.sweeps.rows import method_rows
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs" / "sweeps").glob("*.py"))
@@ -252,7 +253,7 @@ def test_the_sweeps_of_the_repository_expand(path):
 
 
 def test_penalties_of_ease_are_those_given_and_nothing_of_ours_is_chosen():
-    rows = paper.method_rows(16, (7.0, 8.0), {"n_final_epochs": 5})
+    rows = method_rows(16, (7.0, 8.0), {"n_final_epochs": 5})
     chosen = {name: row.get("options", {}) for name, row in rows.items()}
     for name in ("EASE", "pruned EASE", "column-pruned EASE"):
         assert chosen.pop(name) == {"l2": (7.0, 8.0)}

@@ -9,6 +9,7 @@ from celsa_jax.errors import InputError
 from celsa_jax.files import write_json
 from celsa_jax.sweeps import expand, paper, published, tables
 from celsa_jax.sweeps.results import Results
+from celsa_jax.sweeps.rows import size_columns
 
 
 def fabricate(workdir, sweep, values, users=None, chosen=None):
@@ -144,13 +145,13 @@ def test_p_values_are_corrected_for_their_number(tmp_path):
 def test_spread_of_splits_and_of_trainings(tmp_path):
     """By hand: within a split 0.14^2 / 2, between the means 0.1 and 0.5 0.4^2 / 2 - 0.14^2 / 4."""
     rows = {"ours": {"method": "elsa"}, "EASE": {"method": "ease", "once": True}}
-    sweep = cheap_sweep(rows=rows, columns=paper.size_columns((32,)), trainings=2, reference="ours")
+    sweep = cheap_sweep(rows=rows, columns=size_columns((32,)), trainings=2, reference="ours")
     runs = expand(sweep)
     assert [(run.row, run.seed, run.training) for run in runs] == [
         *(("ours", seed, training) for seed in (0, 1) for training in (0, 1)),
         *(("EASE", seed, 0) for seed in (0, 1)),
     ]
-    once = cheap_sweep(rows=rows, columns=paper.size_columns((32,)), reference="ours")
+    once = cheap_sweep(rows=rows, columns=size_columns((32,)), reference="ours")
     assert runs[0].id == expand(once)[0].id
     for training in (0, 1):
         seeds = [runs[training].config.seeds[part] for part in ("split", "folds")]
@@ -194,7 +195,7 @@ def test_published_figures_in_a_table_with_what_differs(tmp_path):
     rows = {"Constant": {"method": "elsa"}, "EASE": {"method": "ease", "once": True}}
     sweep = cheap_sweep(
         rows=rows,
-        columns=paper.size_columns((128, 64, 32)),
+        columns=size_columns((128, 64, 32)),
         reference="Constant",
         published="goodbooks/schedule",
     )

@@ -16,7 +16,8 @@ from celsa_jax.config import default_config
 from celsa_jax.errors import InputError
 from celsa_jax.evaluation import evaluate
 from celsa_jax.sparse import load_embeddings, scorer
-from celsa_jax.sweeps import expand, figures, make_sweep, methods, paper, run_sweep, runner
+from celsa_jax.sweeps import expand, figures, make_sweep, methods, run_sweep, runner
+from celsa_jax.sweeps.rows import size_columns
 
 
 def tiny_base():
@@ -29,7 +30,7 @@ def tiny_base():
 
 
 WIDTH_32 = {"model": {"start": "random", "n_factors": 32}}
-COLUMNS = paper.size_columns((32, 16))
+COLUMNS = size_columns((32, 16))
 
 
 def cheap_sweep(**changes):
@@ -74,7 +75,7 @@ def trained(tmp_path_factory):
     sweep = make_sweep(
         base=tiny_base(),
         rows=rows,
-        columns=paper.size_columns((32,)),
+        columns=size_columns((32,)),
         seeds=(1,),
         reference="ours",
     )

@@ -29,10 +29,10 @@ from celsa_jax.baselines.compressions import fit_sparse_autoencoder, fit_top_k
 from celsa_jax.baselines.ease import (
     fit_column_pruned_ease,
     fit_ease,
-    fit_popularity,
     fit_pruned_ease,
 )
 from celsa_jax.baselines.neighbours import fit_item_knn, fit_user_knn
+from celsa_jax.baselines.popularity import fit_popularity
 
 BASELINES: dict[str, Callable[..., Baseline]] = {
     "popularity": fit_popularity,

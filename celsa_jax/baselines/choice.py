@@ -8,10 +8,9 @@ from typing import TypeVar
 
 from celsa_jax.data import Split
 from celsa_jax.errors import InputError
-from celsa_jax.evaluation import evaluate
+from celsa_jax.evaluation import MAIN_METRIC, evaluate
 from celsa_jax.sparse.scores import Scorer
 
-CHOSEN_BY = "ndcg@100"
 Fit = TypeVar("Fit")
 
 
@@ -26,14 +25,14 @@ def choose(
       value: of a fit, the higher the better (`validation_value`).
 
     Returns:
-      The fit, its options, and all combinations, each with its value as CHOSEN_BY.
+      The fit, its options, and all combinations, each with its value as MAIN_METRIC.
     """
     tried: list[dict[str, object]] = []
 
     def value_of(pair: tuple[dict[str, object], Fit]) -> float:
         options, fitted = pair
         judged = value(fitted)
-        tried.append({**options, CHOSEN_BY: judged})
+        tried.append({**options, MAIN_METRIC: judged})
         return judged
 
     combinations = (
@@ -61,7 +60,7 @@ def validation_value(score: Scorer, split: Split, *, folds: str, seed: int) -> f
         folds=folds,
         seed=seed,
         held_out_from=split.val_from,
-    ).summary()[CHOSEN_BY]
+    ).summary()[MAIN_METRIC]
     if value is None:
         raise InputError(
             "options are chosen on validation users, and none of them has both a history and "

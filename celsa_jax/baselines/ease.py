@@ -1,4 +1,4 @@
-"""EASE, the closed-form item-item model (Steck, WWW 2019, equation 8), pruned EASE, popularity."""
+"""EASE, the closed-form item-item model (Steck, WWW 2019, equation 8), pruned EASE."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import scipy.sparse as sp
 
 from celsa_jax.baselines.baseline import Baseline, numbers_within, weights_baseline
 from celsa_jax.errors import InputError
-from celsa_jax.sparse.formats import BYTES_PER_FACTOR, BYTES_PER_NONZERO
+from celsa_jax.sparse.formats import BYTES_PER_NONZERO
 from celsa_jax.sparse.rows import keep_largest
 
 L2 = 100.0
@@ -91,12 +91,6 @@ def _cholesky(gram: np.ndarray) -> np.ndarray:
     if info:
         raise np.linalg.LinAlgError  # not positive definite
     return factor
-
-
-def fit_popularity(train: sp.csr_matrix, *, n_bytes: int = 0, seed: int = 0) -> Baseline:
-    """The order of the training counts for every user: one count an item, whatever `n_bytes` is."""
-    counts = np.asarray(train.sum(axis=0), np.float32).ravel()
-    return Baseline(lambda history: np.tile(counts, (history.shape[0], 1)), float(BYTES_PER_FACTOR))
 
 
 def fit_ease(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 METRICS = ("recall@20", "recall@50", "ndcg@100")
+MAIN_METRIC = "ndcg@100"  # which options are chosen by, and rows are tested by
 DEPTH = 100
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import scipy.stats
 from matplotlib.figure import Figure
 
+from celsa_jax.evaluation import MAIN_METRIC
 from celsa_jax.files import atomic_path
-from celsa_jax.sweeps.results import MAIN_METRIC
 
 _OURS = "#0b6e4f"  # of the row that stands out
 _COLOURS = ("#c1440e", "#1f5fa8", "#b8860b", "#7b2d8b", "#8d8d8d", "#d9799b", "#5a3e2b", "#17a2b8")

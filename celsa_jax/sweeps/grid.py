@@ -49,9 +49,10 @@ def make_sweep(
 
     Example:
       >>> from celsa_jax.config import default_config
-      >>> from celsa_jax.sweeps import expand, make_sweep, paper
+      >>> from celsa_jax.sweeps import expand, make_sweep
+      >>> from celsa_jax.sweeps.rows import size_columns
       >>> rows = {"ours": {"method": "elsa"}, "EASE": {"method": "ease", "once": True}}
-      >>> columns = paper.size_columns([128, 64])
+      >>> columns = size_columns([128, 64])
       >>> sweep = make_sweep(base=default_config(), rows=rows, columns=columns, reference="ours")
       >>> [(run.row, run.column) for run in expand(sweep)]
       [('ours', '128'), ('ours', '64'), ('EASE', 'any size')]

@@ -8,13 +8,11 @@ import pathlib
 import numpy as np
 from ml_collections import ConfigDict
 
-from celsa_jax.baselines.choice import CHOSEN_BY
 from celsa_jax.errors import InputError
+from celsa_jax.evaluation import MAIN_METRIC
 from celsa_jax.files import read_json
 from celsa_jax.sweeps.grid import ANY_SIZE
 from celsa_jax.sweeps.methods import Run
-
-MAIN_METRIC = CHOSEN_BY  # which is tested and drawn, too
 
 
 def read_result(folder: pathlib.Path, run: Run) -> dict:

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import scipy.stats
 
-from celsa_jax.evaluation import METRICS
+from celsa_jax.evaluation import MAIN_METRIC, METRICS
 from celsa_jax.evaluation.paired import holm, paired_tests
 from celsa_jax.files import write_text
 from celsa_jax.sweeps import published
 from celsa_jax.sweeps.grid import ANY_SIZE
-from celsa_jax.sweeps.results import MAIN_METRIC, Results, state
+from celsa_jax.sweeps.results import Results, state
 
 _CSV_COLUMNS = [
     *("id", "row", "column", "seed", "training", "method", "options", "n_factors", "target_nnz"),

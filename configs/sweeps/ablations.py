@@ -12,7 +12,7 @@ the sweeps that report, as a recipe may be chosen here.
 from ml_collections import ConfigDict
 
 from celsa_jax.schedules import SCHEDULES
-from celsa_jax.sweeps import make_sweep, paper
+from celsa_jax.sweeps import make_sweep, rows
 
 _CHANGES = {
     **{
@@ -20,8 +20,8 @@ _CHANGES = {
         for d in (1024, 2048, 4096)
     },
     **{name: {"sparsity": {"schedule": name}} for name in SCHEDULES if name != "cubic"},
-    **{f"random start, {name}": paper.random_start(1024, schedule=name) for name in SCHEDULES},
-    "random start, no rewinding": paper.random_start(1024, rewind=False),
+    **{f"random start, {name}": rows.random_start(1024, schedule=name) for name in SCHEDULES},
+    "random start, no rewinding": rows.random_start(1024, rewind=False),
     "32 factors at the start": {"sparsity": {"start_nnz": 32}},
     "128 factors at the start": {"sparsity": {"start_nnz": 128}},
     "unit length": {"model": {"norms": "unit"}},
@@ -42,9 +42,9 @@ _CHANGES = {
 
 def get_config() -> ConfigDict:
     return make_sweep(
-        base=paper.sample_base(),
-        rows={"as it is": paper.elsa()} | {name: paper.elsa(v) for name, v in _CHANGES.items()},
-        columns=paper.size_columns((128,)),
+        base=rows.sample_base(),
+        rows={"as it is": rows.elsa()} | {name: rows.elsa(v) for name, v in _CHANGES.items()},
+        columns=rows.size_columns((128,)),
         seeds=(7, 8, 9),
         reference="as it is",
     )

@@ -13,15 +13,15 @@ import runpy
 
 from ml_collections import ConfigDict
 
-from celsa_jax.sweeps import make_sweep, paper
+from celsa_jax.sweeps import make_sweep, rows
 
 
 def get_config(data: str = "quickstart") -> ConfigDict:
     path = pathlib.Path(__file__).parent.parent / f"{data}.py"
-    rows = paper.baseline_rows((25.0, 50.0, 100.0, 200.0, 400.0))
+    methods = rows.baseline_rows((25.0, 50.0, 100.0, 200.0, 400.0))
     return make_sweep(
         base=runpy.run_path(str(path))["get_config"](),
-        rows={re.sub("[ -]", "_", name): row for name, row in rows.items()},  # names for flags
-        columns=paper.size_columns((256, 128, 64)),
+        rows={re.sub("[ -]", "_", name): row for name, row in methods.items()},  # names for flags
+        columns=rows.size_columns((256, 128, 64)),
         reference="EASE",
     )

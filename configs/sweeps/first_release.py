@@ -11,7 +11,7 @@ the others.
 from ml_collections import ConfigDict
 
 from celsa_jax.config import default_config
-from celsa_jax.sweeps import make_sweep, paper
+from celsa_jax.sweeps import make_sweep, rows
 
 _PENALTIES = (50.0, 100.0, 200.0)
 
@@ -20,22 +20,22 @@ def get_config() -> ConfigDict:
     base = default_config()
     base.data.name = "goodbooks"
     dense = {
-        f"dense ELSA, {width}, dropout {rate:.0%}": paper.dense_row(
+        f"dense ELSA, {width}, dropout {rate:.0%}": rows.dense_row(
             width, {"n_final_epochs": 10, "learning_rate": 0.003, "input_dropout": rate}
         )
         for width in (1024, 2048, 4096)
         for rate in (0.0, 0.5)
     }
-    at_random = paper.elsa(paper.random_start(4096, batch_size=1024)) | {"once": True}
+    at_random = rows.elsa(rows.random_start(4096, batch_size=1024)) | {"once": True}
     return make_sweep(
         base=base,
         rows={
-            **paper.format_rows(),
-            **paper.closed_form_rows(_PENALTIES),
+            **rows.format_rows(),
+            **rows.closed_form_rows(_PENALTIES),
             **dense,
             "random start, 128 bytes": at_random,
         },
-        columns=paper.size_columns((128, 64, 32)),
-        seeds=paper.SEEDS,
+        columns=rows.size_columns((128, 64, 32)),
+        seeds=rows.SEEDS,
         reference="ours",
     )

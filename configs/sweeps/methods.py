@@ -11,20 +11,20 @@ k-NN and ALS choose options on validation users.
 
 from ml_collections import ConfigDict
 
-from celsa_jax.sweeps import make_sweep, paper
+from celsa_jax.sweeps import make_sweep, rows
 
 
 def get_config() -> ConfigDict:
-    rows = paper.method_rows(1024, paper.SAMPLE_PENALTIES, paper.SAMPLE_DENSE)
-    rows["dense ELSA, 4096"] = paper.dense_row(4096, paper.SAMPLE_DENSE)
+    methods = rows.method_rows(1024, rows.SAMPLE_PENALTIES, rows.SAMPLE_DENSE)
+    methods["dense ELSA, 4096"] = rows.dense_row(4096, rows.SAMPLE_DENSE)
     for size in (512, 1024):
-        columns = paper.size_columns((size,))
-        rows[f"ours, {size:,} bytes"] = paper.elsa(columns[str(size)]["config"]) | {"once": True}
-    rows["random start, 4096 factors"] = paper.elsa(paper.random_start(4096))
+        columns = rows.size_columns((size,))
+        methods[f"ours, {size:,} bytes"] = rows.elsa(columns[str(size)]["config"]) | {"once": True}
+    methods["random start, 4096 factors"] = rows.elsa(rows.random_start(4096))
     return make_sweep(
-        base=paper.sample_base(),
-        rows=rows,
-        columns=paper.size_columns((256, 128, 64)),
-        seeds=paper.SEEDS,
+        base=rows.sample_base(),
+        rows=methods,
+        columns=rows.size_columns((256, 128, 64)),
+        seeds=rows.SEEDS,
         reference="ours",
     )

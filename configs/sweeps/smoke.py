@@ -9,7 +9,7 @@ penalty on validation users. The figures mean nothing.
 from ml_collections import ConfigDict
 
 from celsa_jax.config import default_config
-from celsa_jax.sweeps import make_sweep, paper
+from celsa_jax.sweeps import make_sweep, rows
 
 
 def get_config() -> ConfigDict:
@@ -30,10 +30,10 @@ def get_config() -> ConfigDict:
                 "method": "top_k",
                 "config": {"model": {"start": "random", "n_factors": 64}},
             },
-            "ours": paper.elsa(),
-            "ours, linear": paper.elsa({"sparsity": {"schedule": "linear"}}),
+            "ours": rows.elsa(),
+            "ours, linear": rows.elsa({"sparsity": {"schedule": "linear"}}),
         },
-        columns=paper.size_columns((64, 32)),
+        columns=rows.size_columns((64, 32)),
         seeds=(0, 1),
         reference="ours",
     )

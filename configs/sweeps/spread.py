@@ -8,15 +8,15 @@ For a sample of Goodbooks-10k's current release (user_id,book_id,rating).
 
 from ml_collections import ConfigDict
 
-from celsa_jax.sweeps import make_sweep, paper
+from celsa_jax.sweeps import make_sweep, rows
 
 
 def get_config() -> ConfigDict:
     return make_sweep(
-        base=paper.sample_base(),
-        rows={"ours": paper.elsa()},
-        columns=paper.size_columns((128, 64)),
-        seeds=paper.SEEDS,
+        base=rows.sample_base(),
+        rows={"ours": rows.elsa()},
+        columns=rows.size_columns((128, 64)),
+        seeds=rows.SEEDS,
         trainings=3,
         reference="ours",
     )
