@@ -5,17 +5,12 @@ r"""Times engines that answer "the k best unseen items for this history", all in
     python -m experiments.benchmark_inference --n_items=1000000 --n_factors=4096 --nnz=16 \
         --history=77 --engines=exact_scipy,exact_fast,approximate
 
-With embeddings (a run's `embeddings.npz` or a file of experiments.export) the users of
---interactions ask; otherwise embeddings and histories are random, with list lengths that fall by
-a power law from ten times the mean. --format converts first. Every round times each engine once on
-the same users: some of them alone (one thread), then all of --n_users in a batch, with 1, 2, ...
-threads. Engines are those of experiments/inference_engines.py; one that is not installed, or too
-large, is reported as skipped.
-
-Times of one user and of the first answer (`load_s`) are of one thread and of compiled code in the
-cache; overlap_with_exact is the share of exact_scipy's k items found.
-
-The last line printed is one JSON object.
+The users of --interactions ask; without, embeddings and histories are random, with list lengths
+that fall by a power law from ten times the mean. Every round times each engine of
+experiments/inference_engines.py once on the same users: some of them alone (one thread), then all
+of --n_users in a batch, with 1, 2, ... threads. `load_s` is up to the first answer, with compiled
+code in the cache; `overlap_with_exact` the share of exact_scipy's k items found. The last line
+printed is one JSON object.
 """
 
 from __future__ import annotations

@@ -5,10 +5,9 @@ r"""Scores item embeddings on interactions; every user in the file is a test use
         [--split=split.npz] [--reference=other.npz]
 
 Embeddings are a file of experiments.export (but parquet), or any SciPy sparse .npz or NumPy .npy,
-items x factors, rows in the order of the items file, taken as given unless --normalize. Every row
-of the interactions is a positive unless --min_rating is given. With --reference the same users and
-folds judge a second file over the same items, and `loss` holds, by metric, what experiments.compare
-gives of this file (a) and that one (b). The last line printed is one JSON object. No JAX.
+items x factors, rows in the order of the items file. Every row of the interactions is a positive
+unless --min_rating is given. `loss` holds, by metric, what experiments.compare gives of the file
+(a) and of --reference (b). The last line printed is one JSON object. No JAX.
 """
 
 from __future__ import annotations

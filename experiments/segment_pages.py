@@ -40,10 +40,9 @@ def page_figures(
       seed: of the folds.
 
     Returns:
-      found: the share of what was held out that is in: the `flat` list of n_rows * n_items
-        items; `rows`, of segments alone; `page`, "Recommended for you" and one such row less;
-        `popular`, the flat list by popularity; `genres`, rows of the genres that the
-        history has most of (by TF-IDF), each ranked by the user's scores.
+      found: the share of what was held out that is in the `flat` list of n_rows * n_items items;
+        `rows` of segments alone; a `page` of "Recommended for you" and one such row less; the
+        most `popular`; rows of the `genres` that a history has most of (by TF-IDF).
       rows_full: rows of segments with all their items, of n_rows a user.
       row_cosine, member_cosine: the mean cosine with the mean genres of the row's segment: of
         the row's items, and of the segment's members.

@@ -6,11 +6,8 @@ r"""Serves recommendations over HTTP, from a file or from a database.
     curl localhost:8000/recommend -H 'Content-Type: application/json' \
         -d '{"history": ["17", "42"], "k": 10}'
 
-POST /recommend takes history, k, filter_seen, candidates and, with a database that has metadata,
-where: [["year", ">=", 2000]]; POST /similar item_id, k and where. The answer has items (id, score),
-unknown and version. GET /health tells the version. A file that is replaced is read again within
-seconds; a database serves what `experiments.index` has made current. --host=0.0.0.0 lets others in:
-there is no authentication. Several processes: start several, on --port of their own.
+docs/engines.md has what can be asked. --host=0.0.0.0 lets others in: there is no authentication.
+Several processes: start several, on --port of their own.
 """
 
 from __future__ import annotations

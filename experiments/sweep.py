@@ -3,11 +3,8 @@ r"""Runs a sweep: a grid of methods, sizes and seeds, with tables and figures.
     python -m experiments.sweep --config=configs/sweeps/NAME.py --workdir=runs/NAME \
         [--config.base.data.path=FILE] [--shard=i/n] [--retry_failed]
 
-Started again it runs what is missing, so it may be killed at any moment, and several processes
-may work on one folder, or on one part of it each with --shard (of machines, too: they need the
-same paths of data; bring the folders `runs` together and start it once more). A run that fails is
-recorded with its error and does not stop the others. After every run --workdir has
-results.csv (one row a run) and table.md, in the end figures/. The last line printed is one JSON
+docs/sweeps.md has what it leaves. Machines that share it by --shard need the same paths of data;
+bring their folders `runs` together and start it once more. The last line printed is one JSON
 object.
 """
 

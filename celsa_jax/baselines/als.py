@@ -22,14 +22,9 @@ def fit_als(
 
     A new user's vector solves the users' half of the problem for the history alone,
     (Y^T Y + (alpha - 1) sum_i y_i y_i^T + l2 I) u = alpha sum_i y_i over the items i of the
-    history, with Y the items' factors; scores are Y u. The defaults of l2 and alpha are the best on
-    validation users of a sample of Goodbooks-10k, of 1, 10, 30, 100 and of 1, 3, 10, 40.
-
-    Args:
-      train, n_bytes, seed: see `celsa_jax.baselines`; n_bytes // 4 factors an item.
-      l2: the ridge penalty on every vector.
-      alpha: the weight of an interaction, where what is missing has weight 1.
-      n_iterations: rounds of solving for users, then for items.
+    history, with Y the items' n_bytes // 4 factors each; scores are Y u. An interaction has the
+    weight alpha, and what is missing 1. The defaults of l2 and alpha are the best on validation
+    users of a sample of Goodbooks-10k, of 1, 10, 30, 100 and of 1, 3, 10, 40.
     """
     n_factors = numbers_within(n_bytes, BYTES_PER_FACTOR)
     models = implicit("cpu.als")

@@ -26,18 +26,11 @@ def fit_sparse_autoencoder(
     n_epochs: int = 10,
     batch_size: int = 256,
 ) -> sp.csr_matrix:
-    """The codes of a sparse autoencoder (CompresSAE: Kasalicky et al., RecSys 2025).
+    """The codes, n_hidden wide, of a sparse autoencoder (`celsa_jax.baselines.autoencoder`).
 
-    Codes are scored by their own inner products, the paper's fast mode and the one that Compressed
-    ELSA is compared with. n_hidden and n_epochs are that comparison's; learning_rate and batch_size
-    did better on a sample of Goodbooks-10k than its 0.001 and 1024.
-
-    Args:
-      dense, n_bytes, seed: see `celsa_jax.baselines`.
-      n_hidden: width of the codes, of which n_bytes // 8 are not zero.
-      learning_rate: of Adam.
-      n_epochs: passes over the items.
-      batch_size: items in a step.
+    They are scored by their own inner products, the paper's fast mode and the one that Compressed
+    ELSA is compared with. n_hidden and n_epochs are that comparison's; learning_rate (of Adam) and
+    batch_size did better on a sample of Goodbooks-10k than its 0.001 and 1024.
     """
     k = numbers_within(n_bytes, BYTES_PER_NONZERO)
     if k > n_hidden:
