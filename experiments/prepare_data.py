@@ -5,11 +5,8 @@ r"""Prepares a data set once, so that every run on it starts at once.
     python -m experiments.train --config=configs/ml_20m.py --config.data.data_dir=data \
         --workdir=runs/ml-20m
 
-Of the configuration `data` alone is used. Its path is the publisher's folder, the archive as
-downloaded, or your own interactions; without one the publisher's files are downloaded into
-data_dir/NAME. What is left after the filters is written to data_dir/prepared and mapped into memory
-by every run with the same source and filters. The last line printed is one JSON object. JAX is not
-needed.
+Of the configuration `data` alone is used; docs/data.md says where its files may be. The last line
+printed is one JSON object. JAX is not needed.
 """
 
 from __future__ import annotations
@@ -38,13 +35,9 @@ def main() -> None:
     dataset = load_dataset(config)
     if dataset.folder is None:
         raise InputError(f"config.data.data_dir={config.data_dir}: cannot be written to")
-    counts = dict(dataset.counts)
-    report = {name: counts.pop(name) for name in ("users", "items", "interactions")}
-    dropped = {n.removeprefix("dropped_"): c for n, c in counts.items() if n.startswith("dropped_")}
     described = np.isin(dataset.interactions.item_ids, dataset.metadata.get("item_id", []))
-    report |= {
-        "dropped": dropped,
-        "rows": counts["rows"],
+    report = {
+        **dataset.counts,
         "items_with_metadata": int(described.sum()),
         "times": dataset.interactions.times is not None,
         "folder": str(dataset.folder),
