@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import json
 import os
 import pathlib
+import resource
 import subprocess
 import sys
 import tempfile
@@ -25,7 +27,6 @@ from celsa_jax.products import capacity, dense_pays, make_layout, operand_dtype,
 from celsa_jax.runtime import peak_memory, versions
 from celsa_jax.state import Form, Numbers, prune, random_state
 from celsa_jax.step import train_steps
-from experiments.cli import measured
 from experiments.random_data import random_users
 
 Rows = Iterator[dict[str, Any]]
@@ -207,9 +208,15 @@ def _run(config: str, path: str, *fields: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         fields = (f"data.path={path}", f"data.data_dir={folder}/data", *fields)
         given = [f"--workdir={folder}/run", *(f"--config.{field}" for field in fields)]
-        done = measured("train", f"--config=configs/{config}.py", *given)
-    seconds = {name: value for name, value in done.items() if name.endswith("_seconds")}
-    return {"ndcg@100": done["test"]["ndcg@100"], **seconds, "peak_gb": done["peak_gb"]}
+        command = [sys.executable, "-m", "experiments.train", f"--config=configs/{config}.py"]
+        started = time.perf_counter()
+        done = subprocess.run([*command, *given], stdout=subprocess.PIPE, text=True, check=True)
+        spent = time.perf_counter() - started
+    results = json.loads(done.stdout.splitlines()[-1])
+    seconds = {name: value for name, value in results.items() if name.endswith("_seconds")}
+    seconds["wall_seconds"] = round(spent, 2)  # loading, and starting Python, included
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6  # kB on Linux
+    return {"ndcg@100": results["test"]["ndcg@100"], **seconds, "peak_gb": round(peak, 2)}
 
 
 def _median(call: Callable[[], object]) -> float:

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import io
-import json
 import logging
-import os
 import pathlib
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterable, Sequence
 
 from absl import app, flags
@@ -80,25 +76,6 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     lines = [f"| {' | '.join(map(str, cells))} |" for cells in (header, *rows)]
     lines.insert(1, f"|---{'|---:' * (len(header) - 1)}|")
     return "\n".join(lines)
-
-
-def measured(program: str, *arguments: str) -> dict:
-    """Runs another program in a process of its own, as a user would.
-
-    Returns:
-      The JSON object that it prints last, with its `wall_seconds` and its largest resident set,
-      `peak_gb`.
-    """
-    command = [sys.executable, "-m", f"experiments.{program}", *arguments]
-    started = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        output = process.stdout.read()
-        _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise InputError(f"experiments.{program} failed: {' '.join(command)}")
-    seconds = {"wall_seconds": round(time.perf_counter() - started, 2)}
-    peak = {"peak_gb": round(usage.ru_maxrss / 1e6, 2)}  # kB on Linux
-    return {**json.loads(output.splitlines()[-1]), **seconds, **peak}
 
 
 def _show_log() -> None:

@@ -6,9 +6,9 @@ r"""Judges what a model makes of data that came after training: new items, and n
 
 A model is trained without some items (`CompressedELSA.fit`), which then get embeddings from their
 users or their texts (`add_items`). Only they are ranked for users that nobody trained on:
-recall@20, beside that of a random order and of the popularity of the known item with the nearest
-text. Then one is trained on half of the users, and goes on with the others or with all (`update`):
-nDCG@100 over the whole catalogue. Prints one JSON object.
+recall@20, beside chance and the popularity of the known item with the nearest text. Then one is
+trained on half of the users, and goes on with the others or with all (`update`): nDCG@100 over the
+whole catalogue. Prints one JSON object.
 """
 
 from __future__ import annotations
@@ -52,8 +52,7 @@ def of_items(config: ConfigDict, split: Split) -> dict:
     if _HIDDEN.value > len(item_ids) // 2:
         raise InputError(f"--n_hidden={_HIDDEN.value}: there are {len(item_ids)} items")
     texts = texts_of(item_ids)
-    seed = seed_of(config, "split")
-    order = np.random.default_rng(seed).permutation(len(item_ids))
+    order = np.random.default_rng(seed_of(config, "split")).permutation(len(item_ids))
     hidden, known = np.sort(order[: _HIDDEN.value]), np.sort(order[_HIDDEN.value :])
     first = CompressedELSA.from_config(config)
     ended(first.fit(train[:, known], item_ids=item_ids[known], progress=False))
@@ -62,7 +61,7 @@ def of_items(config: ConfigDict, split: Split) -> dict:
         "texts": {"texts": texts[hidden], "known_texts": texts[known]},
         "users": {"user_items": train[:, np.concatenate([known, hidden])]},
     }
-    scores = {"random": at_random(seed), "nearest": nearest(texts, known, hidden, train)}
+    scores = {"nearest": nearest(texts, known, hidden, train)}
     for name, arguments in given.items():
         model = copy.deepcopy(first).add_items(item_ids[hidden], **arguments)
         score = scorer(model.embeddings_.tocsr())
@@ -114,11 +113,6 @@ def widened(history: sp.csr_matrix) -> sp.csr_matrix:
     """With empty columns for the hidden items."""
     empty = sp.csr_matrix((history.shape[0], _HIDDEN.value), dtype=np.float32)
     return sp.hstack([history, empty], format="csr")
-
-
-def at_random(seed: int) -> Callable[[sp.csr_matrix], np.ndarray]:
-    rng = np.random.default_rng(seed)
-    return lambda history: rng.random((history.shape[0], _HIDDEN.value))
 
 
 def nearest(

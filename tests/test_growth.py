@@ -49,5 +49,5 @@ def test_growth(tmp_path):
     report = json.loads(done.stdout)
     assert report["new_items"]["n_known"] == 45
     found = {name: r["recall@20"] for name, r in report["new_items"]["test"].items()}
-    assert found["users"] > found["random"] + 0.1
+    assert found["users"] > report["new_items"]["chance"] + 0.1
     assert set(report["new_users"]["test"]) > {"half", "half, then others", "all"}
