@@ -20,6 +20,7 @@ from celsa_jax.checkpoint import Checkpoints
 from celsa_jax.config import seed_of
 from celsa_jax.data import Split
 from celsa_jax.errors import InputError
+from celsa_jax.evaluation import evaluate
 from celsa_jax.feed import Feed
 from celsa_jax.memory import device_bytes
 from celsa_jax.plan import Epoch, nested_sizes, plan
@@ -33,7 +34,6 @@ from celsa_jax.products import (
 )
 from celsa_jax.progress import Progress
 from celsa_jax.sampling import n_columns
-from celsa_jax.scoring import device_scorer, evaluate_model
 from celsa_jax.sharding import (
     ITEM,
     Placement,
@@ -42,7 +42,7 @@ from celsa_jax.sharding import (
     shaped,
     to_host,
 )
-from celsa_jax.sparse.scores import Scorer
+from celsa_jax.sparse import scorer
 from celsa_jax.starts import Start
 from celsa_jax.state import (
     Form,
@@ -50,6 +50,7 @@ from celsa_jax.state import (
     TrainState,
     embeddings_of,
     is_finite,
+    largest,
     nnz_per_row,
     prune,
     random_state,
@@ -171,11 +172,6 @@ class TrainingLoop:
         form = self._form(self.config.sparsity.target_nnz)
         return embeddings_of(state, self.split.train.n_items, form)
 
-    def scorer(self, state: TrainState, kept: int) -> Scorer:
-        """Serving scores of a state with so many weights an item."""
-        form = self._form(kept)
-        return device_scorer(state, form, self._layout_of(state, form))
-
     def seconds_by_part(self) -> dict[str, float]:
         return {f"{part}_seconds": round(spent, 2) for part, spent in self.seconds.items()}
 
@@ -295,31 +291,32 @@ class TrainingLoop:
     def _prune(
         self, state: TrainState, k: int, rewind: bool = False, chosen_each_step: bool = False
     ) -> TrainState:
-        with self._timed("mask"):
-            return jax.block_until_ready(self._pruned(state, k, rewind, chosen_each_step))
-
-    def _pruned(
-        self, state: TrainState, k: int, rewind: bool = False, chosen_each_step: bool = False
-    ) -> TrainState:
         self.layout = None
         form, places = self._form(k, chosen_each_step), self._places(k)
-        return prune(state, k, self.start_key, form=form, places=places, rewind=rewind)
+        with self._timed("mask"):
+            pruned = prune(state, k, self.start_key, form=form, places=places, rewind=rewind)
+            return jax.block_until_ready(pruned)
 
     def _at_target(self, state: TrainState, now: Epoch) -> TrainState:
         target = self.config.sparsity.target_nnz
         return self._prune(state, target, chosen_each_step=now.kept > now.nnz)
 
     def _validate(self, state: TrainState, now: Epoch) -> dict[str, float | None]:
-        ends_here = now.kept > now.nnz  # the mask as it would be then
-        if ends_here:
-            state = jax.tree.map(jnp.copy, state)
-            state = self._pruned(state, now.nnz, chosen_each_step=True)
-        scorer, item_ids = self.scorer(state, now.nnz), self.split.train.item_ids
-        held_out_from = self.split.val_from
-        judged = evaluate_model(self.config, scorer, self.val, item_ids, held_out_from, n_folds=1)
-        if ends_here:
-            self.layout = None  # was that of the copy
-        return judged.summary()
+        """On the host, in every process, with the scores that are served."""
+        if now.kept > now.nnz:  # the mask as it would be, if training ended here
+            mask = largest(state, jnp.int32(now.nnz), form=self._form(now.nnz, True))
+            state = state._replace(weights=jnp.where(mask, state.weights, 0))
+        embeddings = self.embeddings(state)
+        nearly_dense = 4 * embeddings.nnz > embeddings.shape[0] * embeddings.shape[1]
+        return evaluate(
+            scorer(embeddings.toarray() if nearly_dense else embeddings),  # there BLAS is faster
+            self.val,
+            self.split.train.item_ids,
+            folds=self.config.eval.folds,
+            seed=seed_of(self.config, "folds"),
+            n_folds=1,
+            held_out_from=self.split.val_from,
+        ).summary()
 
     def _check_finite(self, epoch: int, state: TrainState, losses: np.ndarray) -> None:
         """InputError if a step of the epoch has diverged, before anything of it is saved."""
