@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from celsa_jax import runtime, stopping
 from celsa_jax.config import seed_of, validate
-from celsa_jax.data import Interactions, Split, load_dataset, make_split
+from celsa_jax.data import Interactions, Split, dataset_of, make_split
 from celsa_jax.data.splits import check_data, load_split, read_split
 from celsa_jax.estimator import CompressedELSA
 from celsa_jax.sharding import is_first_process
@@ -68,7 +68,7 @@ def _run(config: ConfigDict, folder: Workdir) -> dict:
     log.info("versions: %s", ", ".join(f"{n} {v}" for n, v in runtime.versions().items()))
     log.info("config: SHA-256 %s", hashlib.sha256(config.to_json().encode()).hexdigest())
     started = time.perf_counter()
-    dataset = load_dataset(config.data, seed_of(config, "split"))
+    dataset = dataset_of(config.data, seed_of(config, "split"))
     log.info("data: %s", dataset.counts)
     split = _split(config, dataset.interactions, folder)
     log.info("data: SHA-256 %s", split.digest or dataset.interactions.digest())

@@ -36,7 +36,7 @@ from celsa_jax.baselines import BASELINES, COMPRESSIONS, Baseline, embeddings_ba
 from celsa_jax.baselines.baseline import implicit
 from celsa_jax.baselines.choice import choose, validation_value
 from celsa_jax.config import seed_of, validate
-from celsa_jax.data import Split, load_dataset, make_split
+from celsa_jax.data import Split, dataset_of, make_split
 from celsa_jax.data.interactions import lookup
 from celsa_jax.data.splits import load_split
 from celsa_jax.errors import InputError
@@ -150,7 +150,7 @@ def _name(row: dict) -> str:
 
 def _split(config: ConfigDict) -> Split:
     seed = seed_of(config, "split")
-    dataset = load_dataset(config.data, seed)
+    dataset = dataset_of(config.data, seed)
     if FLAGS.workdir and config.data.split == "users":
         return load_split(pathlib.Path(FLAGS.workdir) / "split.npz", dataset.interactions)
     return make_split(dataset.interactions, config.data, seed)

@@ -21,7 +21,7 @@ import numpy as np
 from absl import flags
 
 from celsa_jax.config import validate
-from celsa_jax.data.datasets import load_dataset
+from celsa_jax.data.datasets import dataset_of
 from celsa_jax.errors import InputError
 from experiments import cli, inputs
 
@@ -35,7 +35,7 @@ def main() -> None:
     config = FLAGS.config.data
     if config.name == "synthetic":
         raise InputError("config.data.name is synthetic, which is made anew; name a data set")
-    dataset = load_dataset(config)
+    dataset = dataset_of(config)
     if dataset.folder is None:
         raise InputError(f"config.data.data_dir={config.data_dir}: cannot be written to")
     counts = dict(dataset.counts)

@@ -16,7 +16,7 @@ from test_cli import assert_fails
 from celsa_jax.baselines import BASELINES, COMPRESSIONS, autoencoder, embeddings_baseline
 from celsa_jax.baselines.choice import validation_value
 from celsa_jax.baselines.ease import ease, fit_ease, fit_popularity
-from celsa_jax.data import load_dataset, make_split
+from celsa_jax.data import dataset_of, make_split
 from celsa_jax.errors import InputError
 from celsa_jax.evaluation import evaluate, holdouts
 from celsa_jax.sparse.rows import keep_largest, unit_rows
@@ -428,7 +428,7 @@ def metrics_by_loop(scores_of, split, seed, folds="disjoint"):
 
 @pytest.mark.parametrize("folds", ["disjoint", "independent"])
 def test_validation_is_the_protocol_on_validation_users(small_config, folds):
-    split = make_split(load_dataset(small_config.data, 0).interactions, small_config.data, 0)
+    split = make_split(dataset_of(small_config.data, 0).interactions, small_config.data, 0)
     counts = np.asarray(split.train.matrix.sum(axis=0)).ravel()
     swapped = dataclasses.replace(split, test=split.val)
     wanted = metrics_by_loop(lambda history: counts, swapped, 3, folds)["ndcg@100"]
@@ -437,7 +437,7 @@ def test_validation_is_the_protocol_on_validation_users(small_config, folds):
 
 
 def test_validation_by_time_holds_out_what_came_later(timed_config):
-    split = make_split(load_dataset(timed_config.data, 0).interactions, timed_config.data, 0)
+    split = make_split(dataset_of(timed_config.data, 0).interactions, timed_config.data, 0)
     score = fit_popularity(split.train.matrix).score
     value = validation_value(score, split, folds="disjoint", seed=0)
     data, late = split.val, split.val.times >= split.val_from
@@ -449,7 +449,7 @@ def test_validation_by_time_holds_out_what_came_later(timed_config):
 
 
 def test_validation_users_that_nothing_can_be_asked_of(small_config):
-    split = make_split(load_dataset(small_config.data, 0).interactions, small_config.data, 0)
+    split = make_split(dataset_of(small_config.data, 0).interactions, small_config.data, 0)
     nobody = split.val.take_users(np.arange(0))
     score = fit_popularity(split.train.matrix).score
     with pytest.raises(InputError, match=r"none of them has both .*\(n_val_users\)"):
@@ -473,7 +473,7 @@ def test_program_judges_popularity_and_ease_as_an_independent_loop(small_config,
     done = program("baselines", *flags, *given, code=WITHOUT_IMPLICIT)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
-    split = make_split(load_dataset(small_config.data, 0).interactions, small_config.data, 0)
+    split = make_split(dataset_of(small_config.data, 0).interactions, small_config.data, 0)
     x = split.train.matrix.toarray().astype(np.float64)
     l2, dropout = report["ease"]["l2"], report["ease"]["dropout"]
     penalty = l2 + dropout / (1 - dropout) * x.sum(axis=0)
@@ -508,7 +508,7 @@ def test_program_judges_popularity_and_ease_as_an_independent_loop(small_config,
 
 
 def test_program_judges_all_methods_and_compressions(flags, tmp_path, small_config):
-    split = make_split(load_dataset(small_config.data, 0).interactions, small_config.data, 0)
+    split = make_split(dataset_of(small_config.data, 0).interactions, small_config.data, 0)
     items = split.train.item_ids[::-1]  # another order than the split's
     dense = np.random.default_rng(0).normal(size=(len(items), 6)).astype(np.float32)
     np.save(tmp_path / "dense.npy", dense)

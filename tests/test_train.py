@@ -14,7 +14,7 @@ from launch import program
 from celsa_jax import runtime, starts
 from celsa_jax.checkpoint import sums
 from celsa_jax.config import outcome
-from celsa_jax.data import load_dataset
+from celsa_jax.data import dataset_of
 from celsa_jax.data.splits import load_split
 from celsa_jax.errors import InputError
 from celsa_jax.evaluation import evaluate
@@ -34,7 +34,7 @@ def embeddings_of(workdir):
 
 
 def split_of(config, workdir):
-    return load_split(workdir / "split.npz", load_dataset(config.data).interactions)
+    return load_split(workdir / "split.npz", dataset_of(config.data).interactions)
 
 
 def at_random(config):
