@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import pathlib
+import signal
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -296,7 +297,7 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
 
         config = self.config()
         history: list[dict] = []
-        with contextlib.nullcontext(stop) if stop else stopping.interrupts() as asked:
+        with contextlib.nullcontext(stop) if stop else stopping.noticing(signal.SIGINT) as asked:
             fitted = fit(
                 config,
                 split,

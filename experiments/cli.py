@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import time
@@ -58,10 +59,10 @@ def run(
         _show_log()
         if isinstance(sys.stdout, io.TextIOWrapper):  # titles on a terminal that has ASCII alone
             sys.stdout.reconfigure(errors="backslashreplace")
-        if resumable:
-            stopping.install()
+        heeded = (signal.SIGTERM, signal.SIGINT) if resumable else ()
         try:
-            main(*values)
+            with stopping.noticing(*heeded):
+                main(*values)
         except InputError as error:
             _fail(str(error))
         except OSError as error:  # a full disk, no permission
