@@ -33,7 +33,6 @@ from celsa_jax.products import (
     users_in_block,
 )
 from celsa_jax.progress import Progress
-from celsa_jax.sampling import n_columns
 from celsa_jax.sharding import (
     ITEM,
     Placement,
@@ -153,9 +152,8 @@ class TrainingLoop:
                 for callback in callbacks:
                     callback(record)
                 stopped = in_any_process(stop())
-                due = self._due(epoch, self.config.checkpoint.every_epochs)
-                if due or stopped or "ndcg@100" in record:
-                    self._save(state, record, before + time.perf_counter() - started)
+                if stopped or self._due(epoch, self.config.checkpoint.every_epochs):
+                    self._save(state, epoch + 1, before + time.perf_counter() - started)
                 self.progress.end_epoch(record)
                 epoch += 1
         return Reached(state, epoch, before + time.perf_counter() - started, stopped)
@@ -211,19 +209,17 @@ class TrainingLoop:
             state = without_rows_of_no_item(state, self._form(self._kept_after(notes["epoch"])))
         return Reached(state, notes["epoch"], notes["elapsed"])
 
-    def _save(self, state: TrainState, record: dict, elapsed: float) -> None:
+    def _save(self, state: TrainState, epoch: int, elapsed: float) -> None:
         if self.checkpoints is None:
             return
-        at_target = record["k"] == self.config.sparsity.target_nnz
-        score = record.get("ndcg@100") if at_target else None
         notes = {
             "layout": _CHECKPOINT_VERSION,
-            "epoch": record["epoch"],
+            "epoch": epoch,
             "seconds": self.seconds,
             "elapsed": elapsed,
         }
         with self._timed("checkpoint"):
-            self.checkpoints.save(int(state.step), state, notes, score)
+            self.checkpoints.save(int(state.step), state, notes)
 
     def _kept_after(self, epoch: int) -> int:
         """Weights of an item after so many epochs."""
@@ -371,7 +367,7 @@ class TrainingLoop:
         if not self.config.train.n_negatives:
             return 0
         n_items, negatives = self.n_rows // self.n_shards, self.config.train.n_negatives
-        sampled = n_columns(n_items, self.feed.most_items(), -(-negatives // self.n_shards))
+        sampled = self.feed.most_items() + -(-negatives // self.n_shards)
         if sampled < n_items:
             return sampled
         log.info("a batch and train.n_negatives cover the catalogue: nothing is sampled")
@@ -388,7 +384,7 @@ class TrainingLoop:
             if self.placement is None:
                 self.layout = jax.device_put(whole)
             else:
-                self.layout = Layout(*map(self.placement.put_rows, whole))
+                self.layout = Layout(*(self.placement.put(leaf, ITEM) for leaf in whole))
         return self.layout
 
     # What is written beside the state.

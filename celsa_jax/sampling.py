@@ -15,17 +15,6 @@ import jax
 import jax.numpy as jnp
 
 
-def n_columns(n_items: int, n_own: int, n_negatives: int) -> int:
-    """Items that a step scores: as many as any batch can have of its own, and the others.
-
-    Args:
-      n_items: of the catalogue.
-      n_own: different items that any batch may have.
-      n_negatives: others that are drawn at least; a batch with fewer items of its own has more.
-    """
-    return min(n_items, n_own + n_negatives)
-
-
 def draw_items(
     key: jax.Array, own: jax.Array, n_items: jax.Array | int, size: int
 ) -> tuple[jax.Array, jax.Array]:

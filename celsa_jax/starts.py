@@ -77,11 +77,8 @@ def neighbours(matrix: sp.csr_matrix, k0: int, alpha: float, seed: int) -> Start
       alpha: exponent of the counts: 0.7 would compare those of many interactions by cosines; less
         favours popular neighbours.
       seed: of the factors drawn at random.
-
-    Raises:
-      InputError: k0 or alpha is out of range, or there are no interactions.
     """
-    counts = _check(matrix, k0, alpha)
+    counts = np.bincount(matrix.indices, minlength=matrix.shape[1])
     own, weights = np.arange(len(counts)), _weights(counts, alpha)
     return _start(matrix, matrix, own, weights, weights, k0, seed)
 
@@ -103,9 +100,9 @@ def clusters(matrix: sp.csr_matrix, n_factors: int, k0: int, alpha: float, seed:
       alpha, seed: as in `neighbours`.
 
     Raises:
-      InputError: n_factors, k0 or alpha is out of range, or there are no interactions.
+      InputError: n_factors is out of range.
     """
-    counts = _check(matrix, k0, alpha)
+    counts = np.bincount(matrix.indices, minlength=matrix.shape[1])
     used = np.flatnonzero(counts)
     if not 1 <= n_factors <= len(used):
         raise InputError(f"n_factors is {n_factors}; choose 1 to {len(used)}, the items' number")
@@ -115,18 +112,6 @@ def clusters(matrix: sp.csr_matrix, n_factors: int, k0: int, alpha: float, seed:
     by_cluster = matrix.astype(np.float32) @ _membership(own)
     weights = _weights(of_cluster, alpha + 0.5)
     return _start(matrix, by_cluster, own, _weights(counts, alpha), weights, k0, seed)
-
-
-def _check(matrix: sp.csr_matrix, k0: int, alpha: float) -> np.ndarray:
-    """The interactions of every item, [n_items]."""
-    if k0 < 1:
-        raise InputError(f"k0 is {k0}; an item begins with at least 1 factor")
-    if not 0 <= alpha < np.inf:
-        raise InputError(f"alpha is {alpha}; give a finite number from 0 on, 0.5 if in doubt")
-    counts = np.bincount(matrix.indices, minlength=matrix.shape[1])
-    if not counts.any():
-        raise InputError("there are no interactions to begin with")
-    return counts
 
 
 def _start(

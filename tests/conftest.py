@@ -1,6 +1,7 @@
 """Several virtual CPU devices, code compiled quickly and once, no silent broadcasting of ranks."""
 
 import atexit
+import contextlib
 import importlib.metadata
 import os
 import shutil
@@ -29,6 +30,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # workers and programs share the se
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import hypothesis
+import jax
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -179,3 +181,19 @@ def planted_segments(metadata):
     firsts = [title.rpartition(" No. ")[0] for title in metadata["title"]]
     names, first = np.unique(firsts, return_inverse=True)
     return names, np.array([np.isin(names, g.split(",")) for g in metadata["genres"]]), first
+
+
+@contextlib.contextmanager
+def compilations():
+    """The seconds that each compilation inside takes, as they come."""
+    seconds = []
+
+    def listen(event, duration_secs, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            seconds.append(duration_secs)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield seconds
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)

@@ -167,7 +167,6 @@ def test_the_log_says_once_what_was_run_and_what_it_took(runs):
         "versions: ",
         "config: SHA-256 ",
         "data: SHA-256 ",
-        "compiled: ",
         "peak memory: host ",
     ):
         assert runs.log.count(once) == 1

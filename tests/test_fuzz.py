@@ -245,7 +245,7 @@ def test_netflix_in_other_bytes(tmp_path):
     path = written(tmp_path / "combined_data_1.txt", "\ufeff1:\nu,3,2005-09-06\n")
     assert netflix.read_netflix(tmp_path)[0].item_ids.tolist() == ["1", "2", "3", "4"]
     written(path, b"1:\n\xff,3,2005-09-06\n")
-    with pytest.raises(InputError, match=r"combined_data_1\.txt: line 2: "):
+    with pytest.raises(InputError, match=r"combined_data_1\.txt: not in the form"):
         netflix.read_netflix(tmp_path)
 
 

@@ -12,7 +12,6 @@ from celsa_jax import memory
 from celsa_jax.data.batches import Chunk
 from celsa_jax.errors import InputError
 from celsa_jax.products import capacity, dense_pays, make_layout, users_in_block
-from celsa_jax.sampling import n_columns
 from celsa_jax.state import Form, Numbers, state_shape
 from celsa_jax.step import train_steps
 from celsa_jax.train import train_and_evaluate
@@ -24,7 +23,7 @@ def planned_bytes(n_items, n_factors, k, batch_size, n_negatives):
     """What the compiler plans for a training step, arguments included."""
     n_batches, columns = 4, n_items
     if n_negatives:
-        columns = n_columns(n_items, batch_size * HISTORY, n_negatives)
+        columns = min(n_items, batch_size * HISTORY + n_negatives)
     dense = dense_pays(columns, n_factors, k, memory.device_bytes())
     places, block = capacity(k, n_factors, dense), min(batch_size, users_in_block(columns, dense))
     form = Form(

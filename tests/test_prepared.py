@@ -73,16 +73,6 @@ def test_the_second_start_maps_what_the_first_one_wrote(config, reads):
     assert first.folder == second.folder
 
 
-def test_it_is_found_without_its_source(config, reads, tmp_path):
-    first = dataset_of(config)
-    shutil.rmtree(tmp_path / "source")
-    config.path = ""
-    assert_same(first, dataset_of(config))
-    config.min_user_interactions = 6
-    with pytest.raises(InputError, match="get it"):
-        dataset_of(config)
-
-
 @pytest.mark.parametrize(
     "change", ["min_rating", "min_user_interactions", "content", "time", "metadata"]
 )

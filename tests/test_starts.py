@@ -246,25 +246,6 @@ def test_items_without_interactions_are_in_nobodys_way(make):
     assert scores[:, unused].max() < 0.01 * scores[:, used].max(axis=1).min()
 
 
-@pytest.mark.parametrize(
-    ("change", "parts"),
-    [
-        ({"k0": 0}, ["k0 is 0", "at least 1"]),
-        ({"alpha": float("nan")}, ["alpha is nan", "finite"]),
-        ({"alpha": float("inf")}, ["alpha is inf"]),
-        ({"alpha": -0.5}, ["alpha is -0.5"]),
-        ({"matrix": sp.csr_matrix((3, 4))}, ["no interactions"]),
-    ],
-)
-def test_errors_name_the_argument(change, parts):
-    arguments = {"matrix": islands(), "k0": 3, "alpha": 0.5, "seed": 0} | change
-    for make in (neighbours, functools.partial(clusters, n_factors=2)):
-        with pytest.raises(InputError) as error:
-            make(**arguments)
-        for part in parts:
-            assert part in str(error.value)
-
-
 @pytest.mark.parametrize("n_factors", [0, 13])
 def test_clusters_are_as_many_as_items_at_most(n_factors):
     with pytest.raises(InputError, match=f"n_factors is {n_factors}; choose 1 to 12"):

@@ -335,7 +335,7 @@ def _prepared(rng: np.random.Generator, folder: pathlib.Path) -> None:
     config.name = "synthetic"
     made = dataset_of(config)
     place = folder / f"file-{'0' * 16}"
-    prepared.save(place, made.interactions, {"item_id": np.array(["a"])}, made.counts, {})
+    prepared.save(place, made.interactions, {"item_id": np.array(["a"])}, made.counts)
     files = sorted(place.iterdir())
     changed = files[rng.integers(len(files))]
     content = changed.read_bytes()
