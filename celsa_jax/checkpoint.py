@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 from celsa_jax.errors import InputError, one_line
 from celsa_jax.files import (
     TEMPORARY,
-    check_space,
+    probe_space,
     remove_left_overs,
     sync_folder,
     temporary_beside,
@@ -37,13 +37,11 @@ class Checkpoints:
     """The newest checkpoints of a run; a context manager.
 
     With several processes all of them call what is here; the first writes the folders, which all
-    must see. A state may have other numbers of rows of zeros at the end of its matrices than the
-    one that was saved, as other numbers of devices bring with them.
+    must see. A state that is restored may have other numbers of rows of zeros at its end.
 
-    A checkpoint is a folder named by its step: `state` (orbax), `notes.json`, and `SHA256SUMS` of
-    all their files, as `sha256sum -c` reads it. It is written under a temporary name and renamed
-    when it is whole. Orbax does not notice a flipped bit, so the sums are compared before it reads
-    anything.
+    A checkpoint is a folder named by its step, renamed to that when it is whole: `state` (orbax),
+    `notes.json`, and `SHA256SUMS` of all their files for `sha256sum -c`, compared before orbax,
+    which does not notice a flipped bit, reads anything.
     """
 
     # Not `ocp.CheckpointManager`: one damaged score and it does not start, it removes a checkpoint
@@ -85,7 +83,7 @@ class Checkpoints:
             if self._writes:
                 temporary.mkdir(parents=True)
                 # Where writes fail half-way, tensorstore's threads print tracebacks of their own.
-                check_space(temporary, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
+                probe_space(temporary, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
             wait_for_all("checkpoint begun")
             if jax.process_count() == 1:
                 # For arrays of JAX it does so, too, at every save.

@@ -49,7 +49,7 @@ from celsa_jax.state import (
     TrainState,
     embeddings_of,
     is_finite,
-    largest,
+    largest_mask,
     nnz_per_row,
     prune,
     random_state,
@@ -300,7 +300,7 @@ class TrainingLoop:
     def _validate(self, state: TrainState, now: Epoch) -> dict[str, float | None]:
         """On the host, in every process, with the scores that are served."""
         if now.kept > now.nnz:  # the mask as it would be, if training ended here
-            mask = largest(state, jnp.int32(now.nnz), form=self._form(now.nnz, True))
+            mask = largest_mask(state, jnp.int32(now.nnz), form=self._form(now.nnz, True))
             state = state._replace(weights=jnp.where(mask, state.weights, 0))
         embeddings = self.embeddings(state)
         nearly_dense = 4 * embeddings.nnz > embeddings.shape[0] * embeddings.shape[1]
