@@ -340,7 +340,6 @@ def _prepared(rng: np.random.Generator, folder: pathlib.Path) -> None:
     changed = files[rng.integers(len(files))]
     content = changed.read_bytes()
     changed.write_bytes(mutate(rng, content, int(rng.integers(1, 4))))
-    prepared.find(folder, "file", {})
     if stored := prepared.load(place):
         interactions = stored[0]
         if interactions.nnz != made.interactions.nnz:
