@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 from celsa_jax.errors import InputError, one_line
 from celsa_jax.files import (
     TEMPORARY,
-    check_space,
+    probe_space,
     remove_left_overs,
     sync_folder,
     temporary_beside,
@@ -34,16 +34,14 @@ SUMS = "SHA256SUMS"
 
 
 class Checkpoints:
-    """The newest checkpoints of a run, and the best; a context manager.
+    """The newest checkpoints of a run; a context manager.
 
     With several processes all of them call what is here; the first writes the folders, which all
-    must see. A state may have other numbers of rows of zeros at the end of its matrices than the
-    one that was saved, as other numbers of devices bring with them.
+    must see. A state that is restored may have other numbers of rows of zeros at its end.
 
-    A checkpoint is a folder named by its step: `state` (orbax), `notes.json`, and `SHA256SUMS` of
-    all their files, as `sha256sum -c` reads it. It is written under a temporary name and renamed
-    when it is whole. Orbax does not notice a flipped bit, so the sums are compared before it reads
-    anything.
+    A checkpoint is a folder named by its step, renamed to that when it is whole: `state` (orbax),
+    `notes.json`, and `SHA256SUMS` of all their files for `sha256sum -c`, compared before orbax,
+    which does not notice a flipped bit, reads anything.
     """
 
     # Not `ocp.CheckpointManager`: one damaged score and it does not start, it removes a checkpoint
@@ -54,7 +52,7 @@ class Checkpoints:
 
         Args:
           folder: where the checkpoints are; it need not exist.
-          keep: how many of the newest are kept, beside the best.
+          keep: how many are kept.
         """
         self.folder = folder.absolute()
         self._keep = keep
@@ -74,8 +72,8 @@ class Checkpoints:
         """The steps that were saved, sound or not, ascending."""
         return steps_in(self.folder)
 
-    def save(self, step: int, state: State, notes: dict, score: float | None = None) -> None:
-        """Saves the state, JSON notes, and the score by which the best is kept.
+    def save(self, step: int, state: State, notes: dict) -> None:
+        """Saves the state and JSON notes.
 
         Raises:
           InputError: it cannot be written; those before it are still there.
@@ -85,7 +83,7 @@ class Checkpoints:
             if self._writes:
                 temporary.mkdir(parents=True)
                 # Where writes fail half-way, tensorstore's threads print tracebacks of their own.
-                check_space(temporary, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
+                probe_space(temporary, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
             wait_for_all("checkpoint begun")
             if jax.process_count() == 1:
                 # For arrays of JAX it does so, too, at every save.
@@ -93,7 +91,7 @@ class Checkpoints:
             with _quiet():
                 self._orbax.save(temporary / "state", args=ocp.args.StandardSave(state))
             if self._writes:
-                write_json(temporary / "notes.json", {"notes": notes, "score": score})
+                write_json(temporary / "notes.json", notes)
                 write_text(temporary / SUMS, sums(temporary, flush=True))
                 for folder in (path for path in temporary.rglob("*") if path.is_dir()):
                     sync_folder(folder)
@@ -111,7 +109,8 @@ class Checkpoints:
                 shutil.rmtree(temporary, ignore_errors=True)
         log.info("checkpoint saved: step %d", step)
         if self._writes:
-            self._remove_old()
+            for old in self.steps()[: -self._keep]:
+                self._remove(old)
 
     def restore_latest(self, like: Callable[[dict], State]) -> tuple[int, State, dict] | None:
         """Step, state and notes of the newest sound checkpoint; None where there is none at all.
@@ -132,7 +131,7 @@ class Checkpoints:
                 )
             return None
         folder = self.folder / str(step)
-        notes = json.loads((folder / "notes.json").read_bytes())["notes"]
+        notes = json.loads((folder / "notes.json").read_bytes())
         shapes = ocp.args.StandardRestore(like(notes), strict=False)
         state = self._orbax.restore(folder / "state", args=shapes)
         if self._writes:
@@ -149,21 +148,6 @@ class Checkpoints:
             except (OSError, ValueError) as error:
                 log.warning("checkpoint %d is damaged (%s); trying an older one", step, error)
         return -1
-
-    def _remove_old(self) -> None:
-        steps = self.steps()
-        # Steps without a score (dense ones, say) are not kept for being the best.
-        scores = {step: score for step in steps if (score := self._score(step)) is not None}
-        best = max(scores, key=scores.__getitem__, default=None)
-        for step in steps[: -self._keep]:
-            if step != best:
-                self._remove(step)
-
-    def _score(self, step: int) -> float | None:
-        try:
-            return json.loads((self.folder / str(step) / "notes.json").read_bytes())["score"]
-        except (OSError, ValueError, KeyError, TypeError):  # damaged
-            return None
 
     def _remove(self, step: int) -> None:
         """Under a temporary name, so that a checkpoint is never there in part."""

@@ -182,7 +182,7 @@ FIELDS: dict[str, Any] = {
     "mesh": {"data": Field(1, _whole(1)), "item": Field(0, _whole(0))},
     "checkpoint": {
         "every_epochs": Field(5, _whole(1)),
-        # How many of the newest are kept, beside the best.
+        # How many of the newest are kept.
         "keep": Field(2, _whole(1)),
     },
     "eval": {

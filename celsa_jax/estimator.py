@@ -5,23 +5,22 @@ from __future__ import annotations
 import contextlib
 import functools
 import pathlib
+import signal
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
 from ml_collections import ConfigDict
 from sklearn.base import BaseEstimator, TransformerMixin, clone
-from sklearn.utils.validation import check_is_fitted, check_non_negative, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 import celsa_jax
 from celsa_jax import stopping
 from celsa_jax.arrays import check_sparse
 from celsa_jax.config import by_name, default_config, seed_of, validate
 from celsa_jax.data import Interactions, Split
-from celsa_jax.data.datasets import filter_ratings
-from celsa_jax.data.readers import Columns, id_fault, ratings_of_frame
 from celsa_jax.data.splits import check_data
 from celsa_jax.errors import InputError, one_line
 from celsa_jax.evaluation import Evaluation, evaluate
@@ -33,12 +32,19 @@ from celsa_jax.sparse import (
     SparseEmbeddings,
     scorer,
 )
-from celsa_jax.sparse.npz import check_ids
 from celsa_jax.sparse.recommender import as_history, as_texts
+from celsa_jax.user_items import (
+    Matrix,
+    ids_as_text,
+    interactions_of,
+    interactions_of_frame,
+    nobody,
+    positives,
+)
 from celsa_jax.workdir import Workdir
 
 if TYPE_CHECKING:
-    from celsa_jax.fitting import Callback, Fitted
+    from celsa_jax.fitting import Callback
     from celsa_jax.segments import SegmentTree
 
 _VERSION = 1  # of what `save` writes beside the embeddings
@@ -63,8 +69,6 @@ _FIELDS = {
     "n_negatives": "train.n_negatives",
     "seed": "seed",
 }
-
-Matrix: TypeAlias = "sp.spmatrix | sp.sparray | np.ndarray"
 
 
 class CompressedELSA(TransformerMixin, BaseEstimator):
@@ -115,6 +119,8 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
       (10, 5)
     """
 
+    history_: list[dict]
+    stopped_: bool
     _integer_ids = False  # whether ids go out as numbers
 
     def __init__(
@@ -221,12 +227,12 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
             users = self._checked(user_items, reset=True)
             n_items = users.shape[1]
             ids = np.arange(n_items) if item_ids is None else item_ids
-            text, self._integer_ids = _as_text(ids, "item_ids", n_items)
-            train = _interactions(users, text)
+            text, self._integer_ids = ids_as_text(ids, "item_ids", n_items)
+            train = interactions_of(users, text)
             if not train.nnz:
                 raise ValueError("user_items has no interaction: no value is above 0")
             judged = users[:0] if validation is None else self._checked(validation, reset=False)
-            self._fit(train, _interactions(judged, text), workdir, callbacks, progress)
+            self._fit(train, interactions_of(judged, text), workdir, callbacks, progress)
         return self
 
     def fit_frame(
@@ -266,49 +272,12 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
         """
         how = user, item, rating, min_rating, min_user_interactions
         with self._whole_or_not():
-            train, self._integer_ids = _of_frame(frame, "frame", *how)
-            judged = _nobody(train)
+            train, self._integer_ids = interactions_of_frame(frame, "frame", *how)
+            judged = nobody(train)
             if validation is not None:
-                judged, _ = _of_frame(validation, "validation", *how)
+                judged, _ = interactions_of_frame(validation, "validation", *how)
             self._fit(train, judged, workdir, callbacks, progress)
         return self
-
-    def fit_split(
-        self,
-        split: Split,
-        folder: Workdir | None = None,
-        *,
-        earlier: SparseEmbeddings | None = None,
-        callbacks: Sequence[Callback] = (),
-        stop: Callable[[], bool] | None = None,
-        progress: bool = True,
-    ) -> Fitted:
-        """What `fit` does, and programs: trains on the users of a split.
-
-        Args:
-          split: users to train on and to validate with.
-          folder: of a run, which no other process has; None to train in memory.
-          earlier: embeddings to begin at.
-          callbacks, progress: as of `fit`.
-          stop: asked after every epoch whether it is to be the last; Ctrl-C says so if None.
-        """
-        from celsa_jax.fitting import fit  # with JAX
-
-        config = self.config()
-        history: list[dict] = []
-        with contextlib.nullcontext(stop) if stop else stopping.interrupts() as asked:
-            fitted = fit(
-                config,
-                split,
-                folder,
-                earlier=earlier,
-                callbacks=(lambda record: history.append(dict(record)), *callbacks),
-                stop=asked,
-                show_bar=progress,
-            )
-        self._learn(fitted.embeddings, split.train.item_ids, fitted.factor_ids)
-        self.history_, self.recipe_, self.stopped_ = history, fitted.recipe, fitted.stopped
-        return fitted
 
     def update(
         self,
@@ -329,16 +298,15 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
         Raises: as `fit`.
         """
         users, earlier = self._histories(user_items), self.embeddings_
-        train = _interactions(users, earlier.item_ids)
+        train = interactions_of(users, earlier.item_ids)
         if not train.nnz:
             raise ValueError("user_items has no interaction: no value is above 0")
-        going_on, split = self._going_on(), Split(train, _nobody(train), _nobody(train))
+        going_on, split = self._going_on(), Split(train, nobody(train), nobody(train))
         with self._whole_or_not():
-            fitted = going_on.fit_split(
-                split, earlier=earlier, callbacks=callbacks, progress=progress
-            )
-            self.history_, self.stopped_ = self.history_ + going_on.history_, fitted.stopped
-            self._learn(fitted.embeddings, earlier.item_ids, fitted.factor_ids)
+            going_on._train(split, None, callbacks, progress, earlier)
+            self.history_ = self.history_ + going_on.history_
+            self.stopped_ = going_on.stopped_
+            self._set(going_on.embeddings_)
         return self
 
     def update_frame(
@@ -359,7 +327,7 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
         Raises: as `fit_frame`; InputError if no row is of an item of the model.
         """
         check_is_fitted(self)
-        interactions, _ = _of_frame(frame, "frame", user, item, rating, min_rating)
+        interactions, _ = interactions_of_frame(frame, "frame", user, item, rating, min_rating)
         users = interactions.onto(self.embeddings_.item_ids)
         if not users.nnz:
             raise InputError("frame: no row is of an item of the model; are these the same ids?")
@@ -389,7 +357,7 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self)
         known = self.embeddings_
-        text, are_integers = _as_text(item_ids, "item_ids", len(item_ids))
+        text, are_integers = ids_as_text(item_ids, "item_ids", len(item_ids))
         if not len(text):
             return self
         if are_integers != self._integer_ids:
@@ -399,7 +367,7 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
             raise InputError("add_items takes user_items, or texts with known_texts")
         matrix = known.tocsr()
         if texts is None:
-            users = _positive(user_items)
+            users = positives(user_items)
             if users.shape[1] != known.n_items + len(text):
                 raise InputError(
                     f"user_items has {users.shape[1]} columns; give the {known.n_items} items of "
@@ -517,7 +485,7 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
             folds.
         """
         if not isinstance(users, Interactions):
-            users = _interactions(self._histories(users), self.embeddings_.item_ids)
+            users = interactions_of(self._histories(users), self.embeddings_.item_ids)
         check_is_fitted(self)
         with self._whole_or_not():
             config = self.config()
@@ -632,19 +600,43 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
         callbacks: Sequence[Callback],
         progress: bool,
     ) -> None:
-        split = Split(train, judged, _nobody(train), digest=train.digest())
+        split = Split(train, judged, nobody(train), digest=train.digest())
         if workdir is None:
-            self.fit_split(split, callbacks=callbacks, progress=progress)
+            self._train(split, None, callbacks, progress)
             return
         folder = Workdir(workdir)
         folder.check(self.config())
         with folder.locked():
             if folder.split.exists():
                 check_data(folder.split, train)
-            self.fit_split(split, folder, callbacks=callbacks, progress=progress)
+            self._train(split, folder, callbacks, progress)
             self.history_ = folder.metrics()  # of earlier processes, too
             if not self.stopped_:
                 self.save(folder.path / _MODEL)
+
+    def _train(
+        self,
+        split: Split,
+        folder: Workdir | None,
+        callbacks: Sequence[Callback],
+        progress: bool,
+        earlier: SparseEmbeddings | None = None,
+    ) -> None:
+        from celsa_jax.fitting import fit  # with JAX
+
+        history: list[dict] = []
+        with stopping.noticing(signal.SIGINT) as asked:
+            fitted = fit(
+                self.config(),
+                split,
+                folder,
+                earlier=earlier,
+                callbacks=(lambda record: history.append(dict(record)), *callbacks),
+                stop=asked,
+                show_bar=progress,
+            )
+        self._learn(fitted.embeddings, split.train.item_ids, fitted.factor_ids)
+        self.history_, self.recipe_, self.stopped_ = history, fitted.recipe, fitted.stopped
 
     def _going_on(self) -> CompressedELSA:
         """Of the same kind, for embeddings that were learned."""
@@ -676,7 +668,7 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
         checked = validate_data(
             self, user_items, accept_sparse="csr", ensure_min_samples=int(reset), reset=reset
         )
-        return _positive(checked)
+        return positives(checked)
 
     def _typed(self, item_ids: np.ndarray) -> np.ndarray:
         """Ids as they were given."""
@@ -705,72 +697,6 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
         return tags
 
 
-def _of_frame(
-    frame: Any,
-    name: str,
-    user: str,
-    item: str,
-    rating: str | None,
-    min_rating: float,
-    min_user_interactions: int = 1,
-) -> tuple[Interactions, bool]:
-    """The interactions of a table, and whether its item ids are integers; see `fit_frame`."""
-    if len({user, item, rating}) < 3:
-        raise InputError("user, item and rating are columns of their own")
-    ratings, are_integers = ratings_of_frame(frame, Columns(user, item, rating or ""), name)
-    return filter_ratings(ratings, min_rating, min_user_interactions, name)[0], are_integers
-
-
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
     """Python's numbers for NumPy's, which a search over parameters may give."""
     return {name: v.item() if isinstance(v, np.generic) else v for name, v in values.items()}
-
-
-def _positive(user_items: Matrix) -> sp.csr_matrix:
-    if sp.issparse(user_items):
-        check_sparse(user_items)
-    matrix = sp.csr_matrix(user_items, copy=True)
-    if not np.isfinite(matrix.data).all():
-        raise ValueError("user_items contains NaN or infinity")
-    check_non_negative(matrix, "CompressedELSA")
-    matrix.sum_duplicates()
-    matrix.eliminate_zeros()
-    return sp.csr_matrix(
-        (np.ones(matrix.nnz, np.float32), matrix.indices, matrix.indptr), matrix.shape
-    )
-
-
-def _interactions(users: sp.csr_matrix, item_ids: np.ndarray) -> Interactions:
-    """Those of the users who have any, known by their rows."""
-    rows = np.flatnonzero(np.diff(users.indptr))
-    return Interactions(users[rows], rows.astype(np.str_), item_ids, fixed_items=True)
-
-
-def _nobody(users: Interactions) -> Interactions:
-    return users.take_users(np.arange(0))
-
-
-def _as_text(item_ids: Sequence | np.ndarray, name: str, n: int) -> tuple[np.ndarray, bool]:
-    """Ids as texts, and whether they were integers; InputError for what is no id."""
-    if isinstance(item_ids, str | bytes) or not hasattr(item_ids, "__len__"):
-        raise InputError(f"{name}: give a list of ids")
-    ids = np.asarray(item_ids)
-    if ids.shape != (n,):
-        raise InputError(f"{name}: {len(ids)} ids for {n} items")
-    are_integers = ids.dtype.kind in "iu"
-    if not are_integers:
-        # Not of NumPy's text, which drops what ends in NUL.
-        values = item_ids.tolist() if hasattr(item_ids, "tolist") else list(item_ids)
-        are_integers = bool(values) and all(_is_integer(value) for value in values)
-        for value in () if are_integers else values:
-            if not isinstance(value, str):
-                raise InputError(f"{name}: {value!r} is no text; ids are all texts or all integers")
-            if fault := id_fault(value):
-                raise InputError(f"{name}: the id {value!r} {fault}")
-    text = ids.astype(np.str_)
-    check_ids(text, n, name, "items")
-    return text, are_integers
-
-
-def _is_integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

@@ -136,4 +136,4 @@ def put_chunk(shares: list[Chunk], placement: Placement | None) -> Chunk:
     if placement is None:
         return jax.device_put(shares[0])
     arrays = map(np.concatenate, zip(*shares, strict=True))
-    return Chunk(*map(placement.put_rows, arrays))
+    return Chunk(*(placement.put(array, ITEM) for array in arrays))

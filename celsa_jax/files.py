@@ -120,7 +120,7 @@ def locked(path: pathlib.Path, *, wait: bool = True) -> Iterator[bool]:
         lock.release()
 
 
-def check_space(folder: pathlib.Path, n_bytes: int) -> None:
+def probe_space(folder: pathlib.Path, n_bytes: int) -> None:
     """OSError where a folder has no room for that many bytes: a full disk, or a quota.
 
     They are taken and given back, where system and file system can do so at once.

@@ -19,7 +19,6 @@ from celsa_jax.data import Interactions, Split
 from celsa_jax.data.interactions import lookup
 from celsa_jax.loop import Reached, TrainingLoop
 from celsa_jax.memory import check_memory, training_bytes
-from celsa_jax.sampling import n_columns
 from celsa_jax.sharding import DATA, ITEM, Placement, is_first_process, make_placement, wait_for_all
 from celsa_jax.sparse import SparseEmbeddings
 from celsa_jax.starts import Start, clusters, neighbours
@@ -204,7 +203,7 @@ def _needed(config: ConfigDict, users: Interactions, placement: Placement | None
     if config.train.n_negatives:
         # Batches of the mean length; how long they are is known when they are drawn.
         n_own = batch_size * users.matrix.nnz // users.n_users
-        columns = n_columns(here, n_own, -(-config.train.n_negatives // items))
+        columns = min(here, n_own + -(-config.train.n_negatives // items))
     return training_bytes(
         here,
         config.model.n_factors,

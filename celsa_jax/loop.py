@@ -33,8 +33,6 @@ from celsa_jax.products import (
     users_in_block,
 )
 from celsa_jax.progress import Progress
-from celsa_jax.sampling import n_columns
-from celsa_jax.scoring import device_scorer
 from celsa_jax.sharding import (
     ITEM,
     Placement,
@@ -43,7 +41,7 @@ from celsa_jax.sharding import (
     shaped,
     to_host,
 )
-from celsa_jax.sparse.scores import Scorer
+from celsa_jax.sparse import scorer
 from celsa_jax.starts import Start
 from celsa_jax.state import (
     Form,
@@ -51,6 +49,7 @@ from celsa_jax.state import (
     TrainState,
     embeddings_of,
     is_finite,
+    largest_mask,
     nnz_per_row,
     prune,
     random_state,
@@ -153,9 +152,8 @@ class TrainingLoop:
                 for callback in callbacks:
                     callback(record)
                 stopped = in_any_process(stop())
-                due = self._due(epoch, self.config.checkpoint.every_epochs)
-                if due or stopped or "ndcg@100" in record:
-                    self._save(state, record, before + time.perf_counter() - started)
+                if stopped or self._due(epoch, self.config.checkpoint.every_epochs):
+                    self._save(state, epoch + 1, before + time.perf_counter() - started)
                 self.progress.end_epoch(record)
                 epoch += 1
         return Reached(state, epoch, before + time.perf_counter() - started, stopped)
@@ -171,11 +169,6 @@ class TrainingLoop:
         """Those of a trained state, CSC float32 [n_items, n_factors]."""
         form = self._form(self.config.sparsity.target_nnz)
         return embeddings_of(state, self.split.train.n_items, form)
-
-    def scorer(self, state: TrainState, kept: int) -> Scorer:
-        """Serving scores of a state with so many weights an item."""
-        form = self._form(kept)
-        return device_scorer(state, form, self._layout_of(state, form))
 
     def seconds_by_part(self) -> dict[str, float]:
         return {f"{part}_seconds": round(spent, 2) for part, spent in self.seconds.items()}
@@ -216,19 +209,17 @@ class TrainingLoop:
             state = without_rows_of_no_item(state, self._form(self._kept_after(notes["epoch"])))
         return Reached(state, notes["epoch"], notes["elapsed"])
 
-    def _save(self, state: TrainState, record: dict, elapsed: float) -> None:
+    def _save(self, state: TrainState, epoch: int, elapsed: float) -> None:
         if self.checkpoints is None:
             return
-        at_target = record["k"] == self.config.sparsity.target_nnz
-        score = record.get("ndcg@100") if at_target else None
         notes = {
             "layout": _CHECKPOINT_VERSION,
-            "epoch": record["epoch"],
+            "epoch": epoch,
             "seconds": self.seconds,
             "elapsed": elapsed,
         }
         with self._timed("checkpoint"):
-            self.checkpoints.save(int(state.step), state, notes, score)
+            self.checkpoints.save(int(state.step), state, notes)
 
     def _kept_after(self, epoch: int) -> int:
         """Weights of an item after so many epochs."""
@@ -296,37 +287,32 @@ class TrainingLoop:
     def _prune(
         self, state: TrainState, k: int, rewind: bool = False, chosen_each_step: bool = False
     ) -> TrainState:
-        with self._timed("mask"):
-            return jax.block_until_ready(self._pruned(state, k, rewind, chosen_each_step))
-
-    def _pruned(
-        self, state: TrainState, k: int, rewind: bool = False, chosen_each_step: bool = False
-    ) -> TrainState:
         self.layout = None
         form, places = self._form(k, chosen_each_step), self._places(k)
-        return prune(state, k, self.start_key, form=form, places=places, rewind=rewind)
+        with self._timed("mask"):
+            pruned = prune(state, k, self.start_key, form=form, places=places, rewind=rewind)
+            return jax.block_until_ready(pruned)
 
     def _at_target(self, state: TrainState, now: Epoch) -> TrainState:
         target = self.config.sparsity.target_nnz
         return self._prune(state, target, chosen_each_step=now.kept > now.nnz)
 
     def _validate(self, state: TrainState, now: Epoch) -> dict[str, float | None]:
-        ends_here = now.kept > now.nnz  # the mask as it would be then
-        if ends_here:
-            state = jax.tree.map(jnp.copy, state)
-            state = self._pruned(state, now.nnz, chosen_each_step=True)
-        judged = evaluate(
-            self.scorer(state, now.nnz),
+        """On the host, in every process, with the scores that are served."""
+        if now.kept > now.nnz:  # the mask as it would be, if training ended here
+            mask = largest_mask(state, jnp.int32(now.nnz), form=self._form(now.nnz, True))
+            state = state._replace(weights=jnp.where(mask, state.weights, 0))
+        embeddings = self.embeddings(state)
+        nearly_dense = 4 * embeddings.nnz > embeddings.shape[0] * embeddings.shape[1]
+        return evaluate(
+            scorer(embeddings.toarray() if nearly_dense else embeddings),  # there BLAS is faster
             self.val,
             self.split.train.item_ids,
             folds=self.config.eval.folds,
             seed=seed_of(self.config, "folds"),
             n_folds=1,
             held_out_from=self.split.val_from,
-        )
-        if ends_here:
-            self.layout = None  # was that of the copy
-        return judged.summary()
+        ).summary()
 
     def _check_finite(self, epoch: int, state: TrainState, losses: np.ndarray) -> None:
         """InputError if a step of the epoch has diverged, before anything of it is saved."""
@@ -381,7 +367,7 @@ class TrainingLoop:
         if not self.config.train.n_negatives:
             return 0
         n_items, negatives = self.n_rows // self.n_shards, self.config.train.n_negatives
-        sampled = n_columns(n_items, self.feed.most_items(), -(-negatives // self.n_shards))
+        sampled = self.feed.most_items() + -(-negatives // self.n_shards)
         if sampled < n_items:
             return sampled
         log.info("a batch and train.n_negatives cover the catalogue: nothing is sampled")
@@ -398,7 +384,7 @@ class TrainingLoop:
             if self.placement is None:
                 self.layout = jax.device_put(whole)
             else:
-                self.layout = Layout(*map(self.placement.put_rows, whole))
+                self.layout = Layout(*(self.placement.put(leaf, ITEM) for leaf in whole))
         return self.layout
 
     # What is written beside the state.

@@ -10,7 +10,6 @@ import pathlib
 import jax
 
 from celsa_jax.errors import InputError
-from celsa_jax.evaluation.protocol import users_at_once
 from celsa_jax.products import capacity, dense_pays, users_in_block
 
 log = logging.getLogger(__name__)
@@ -30,7 +29,7 @@ def training_bytes(
     n_users: int,
     n_interactions: int,
 ) -> int:
-    """About what a device holds at once in a training step, or in validation, users included.
+    """About what a device holds at once in a training step, users included.
 
     Args:
       n_items: rows of the state on the device.
@@ -47,9 +46,7 @@ def training_bytes(
     step = (_SCORES * n_columns + 2 * 4 * n_factors) * users
     if dense:
         step += 3 * 4 * n_columns * n_factors
-    judged = users_at_once(n_items)
-    validation = (2 * _SCORES * n_items + 4 * n_factors) * judged
-    return int(state + max(step, validation)) + 4 * (n_users + n_interactions)
+    return state + step + 4 * (n_users + n_interactions)
 
 
 def device_bytes() -> int:

@@ -2,11 +2,10 @@
 
 Vancura et al., "Scalable Linear Shallow Autoencoder for Collaborative Filtering" (RecSys 2022);
 with pruned rows, "Efficient Learning of Sparse Representations from Interactions" (WWW 2026, arXiv
-2602.09935). Both have rows of unit length, A = rownorm(M * W), and scores relu(x A A^T - x), where
-the last x keeps an item from recommending itself. Here the length of a row may be learned as well,
-A = M * W. It says how readily an item is recommended, not what it says of those who have it: a
-history is encoded with the rows U at unit length, U = rownorm(A). What an item says of itself is
-then its length, and scores are relu(x U A^T - x diag(U A^T)), which at unit length is the same.
+2602.09935). Both have rows of unit length, A = rownorm(M * W), and scores relu(x A A^T - x). Here
+the length of a row may be learned as well, A = M * W: it says how readily an item is recommended,
+and a history is encoded with U = rownorm(A). Scores are relu(x U A^T - x diag(U A^T)), at unit
+length the same; what is subtracted keeps an item from recommending itself.
 
 A row holds its factors and its weights at them alone, so M is which factors it has.
 """
@@ -106,10 +105,6 @@ class ELSA(nnx.Module):
         itself = jnp.sum(self.directions(embeddings) * embeddings, axis=1, keepdims=True)
         scores = jax.nn.relu(self.products(embeddings, batch) - itself * x)
         return scores if self.cap is None else jnp.minimum(scores, self.cap)
-
-    def __call__(self, batch: Batch) -> jax.Array:
-        """The training scores of a batch."""
-        return self.scores(self.embeddings(), batch)
 
 
 def _dense_product(a: jax.Array, b: jax.Array, contracted: int, dtype: str) -> jax.Array:

@@ -2,7 +2,7 @@
 
 Embeddings A, [n_items, n_factors], are held as ELL: an item's factors and its values at them,
 `columns` and `values`, both [n_items, capacity]. Users stand side by side in memory, [.., n_users].
-A step takes three products that cost users x items x non-zeros, and the two of the sparse x:
+A step takes these products:
 
   H = A^T x     `encode`, forward: each interaction adds the row of its item
   A H           `decode`, forward: an item adds up the latent vectors of its factors
@@ -10,13 +10,10 @@ A step takes three products that cost users x items x non-zeros, and the two of 
   G H^T         `decode`, backward: at an item's own factors alone
   x G^T         `encode`, backward: each interaction again
 
-All of them gather whole rows of a few users, contiguous in memory, which is what XLA makes fast
-code of: in loops over `_TURN` places of all items, where the inner loop runs along the users. For
-G H^T, whose sum runs along the users, `_LANES` partial sums are kept, because XLA does not
-vectorise a sum along the last axis.
-
-With `expand` and plain dense products the same scores come from an array of items x factors, which
-accelerators multiply faster where it fits (`dense_pays`).
+All of them gather whole rows of a few users, contiguous in memory, in loops over `_TURN` places of
+all items whose inner loop runs along the users: XLA makes fast code of that. For G H^T, whose sum
+runs along the users, `_LANES` partial sums are kept, because XLA does not vectorise a sum along the
+last axis. Where it pays (`dense_pays`), A is expanded and products are dense.
 """
 
 from __future__ import annotations

@@ -15,10 +15,8 @@ _CPU_BLOCK_ENTRIES = 1 << 14
 def top_k_mask(scores: jax.Array, k: jax.Array | int, among: jax.Array | None = None) -> jax.Array:
     """Marks the k entries of largest magnitude in every row; ties go to the lower index.
 
-    The bits of |x|, read as an integer, order like |x| itself, so the k-th largest magnitude is
-    found by bisection on its 31 bits, and the last index to keep among its ties by bisection on
-    the index. That costs a bounded number of counting passes, no sort, and compiles once for
-    every k.
+    The bits of |x|, read as an integer, order like |x|: the k-th largest is found by bisection on
+    its 31 bits, and the last of its ties to keep by bisection on the index.
 
     Args:
       scores: [n_items, n_factors] float32; only magnitudes count, and -0 equals 0.

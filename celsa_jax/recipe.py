@@ -35,18 +35,11 @@ def choices(matrix: sp.csr_matrix, n_negatives: int | None = None) -> dict[str, 
 
     Items without interactions do not count.
 
-    - A batch has as many users as bring every item one interaction in the mean, at least 24,
-      and at most a sixteenth of all, so that an epoch has steps enough.
-    - Where that is fewer than bring one each, as items have few interactions or the batch is at its
-      most, the rate is lower in proportion, so that an epoch goes as far for each interaction.
-    - The lengths of embeddings are learned, unless both items and users have few interactions:
-      what is popular in short histories says little of longer ones then.
-    - Half of a history is left out of the input, 1 - length / 25 of those below 12.5.
-    - Small data overfit: 0.8 is left out where histories have 15 to 50 interactions; where items
-      have many, at least 0.7, and they are trained on for more epochs.
-    - Of more than 100,000 items the loss samples some (`sampling`): a step that scores all of a
-      million would take minutes. Batches are smaller then, as each user is scored for the items
-      of all others in the batch.
+    The rules are in docs/training.md. Their reasons: a batch is to bring every item about one
+    interaction, in an epoch of steps enough; where it brings less, a lower rate goes as far for
+    each interaction. What is popular in short histories says little of longer ones. Small data
+    overfit. A step that scores a million items would take minutes, and with sampled ones each user
+    is scored for the items of all others in the batch.
     """
     n_users, n_items = matrix.shape[0], _n_used_items(matrix)
     length, of_item = matrix.nnz / n_users, matrix.nnz / n_items

@@ -1,13 +1,11 @@
-"""What a run runs on: versions, devices, compilation, memory."""
+"""What a run runs on: versions, devices, memory."""
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import os
 import platform
 import sys
-from collections.abc import Iterator
 
 if sys.platform != "win32":
     import resource
@@ -18,8 +16,6 @@ import celsa_jax
 from celsa_jax.config import DETERMINISTIC
 from celsa_jax.errors import InputError
 
-_COMPILED = "/jax/core/compile/backend_compile_duration"
-
 
 def check_deterministic() -> None:
     """InputError on a GPU without what makes it give the same bits again; CPUs do so anyway."""
@@ -29,22 +25,6 @@ def check_deterministic() -> None:
             "config.train.deterministic: on a GPU, set the environment variable "
             f"XLA_FLAGS={DETERMINISTIC} before Python starts"
         )
-
-
-@contextlib.contextmanager
-def compilations() -> Iterator[list[float]]:
-    """The seconds that each compilation inside takes, as they come."""
-    seconds: list[float] = []
-
-    def listen(event: str, duration_secs: float, **_: str | int) -> None:
-        if event == _COMPILED:
-            seconds.append(duration_secs)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        yield seconds
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def peak_memory() -> dict[str, int]:

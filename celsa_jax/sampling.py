@@ -1,29 +1,17 @@
 """The loss on a part of the catalogue: a batch's own items, and others drawn for each batch.
 
-The terms x.y and |x| of the loss need the batch's own items alone. |y|^2 is estimated: with n
-others of N drawn without replacement each counts N / n times, so its expectation is the sum over
-the whole catalogue, and so is that of its gradient. The loss divides by the root of it, which no
-estimate that is drawn once makes unbiased; the bias falls with the variance of |y|^2.
+The terms x.y and |x| of the loss need the batch's own items alone. |y|^2 is estimated without bias:
+of n others of N drawn without replacement each counts N / n times. The loss divides by its root,
+whose bias falls with the variance of |y|^2.
 
-The optimizer changes the rows of these items alone: others have no gradient, and their moments stay
-as they are until they are drawn. On several devices each draws among its own items.
+The optimizer changes the rows and moments of these items alone. On several devices each draws among
+its own items.
 """
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-
-
-def n_columns(n_items: int, n_own: int, n_negatives: int) -> int:
-    """Items that a step scores: as many as any batch can have of its own, and the others.
-
-    Args:
-      n_items: of the catalogue.
-      n_own: different items that any batch may have.
-      n_negatives: others that are drawn at least; a batch with fewer items of its own has more.
-    """
-    return min(n_items, n_own + n_negatives)
 
 
 def draw_items(

@@ -52,10 +52,6 @@ class Placement:
         sharding = NamedSharding(self.mesh, PartitionSpec(*axes))
         return jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
 
-    def put_rows(self, matrix: np.ndarray | jax.Array) -> jax.Array:
-        """An array whose first axis lies along `item`."""
-        return self.put(matrix, ITEM)
-
     def on_devices(self, function: Any, in_specs: Any, out_specs: Any) -> Any:
         """A function of what one device has, for all of them (`jax.shard_map`)."""
         return jax.shard_map(

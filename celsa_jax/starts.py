@@ -4,9 +4,8 @@ Factors stand for items (`neighbours`) or clusters of items (`clusters`), and an
 its own and the most similar others. Cosines of co-occurrence as item similarities: Sarwar et al.,
 "Item-based Collaborative Filtering Recommendation Algorithms" (WWW 2001); the exponent alpha as a
 weight of popularity: Deshpande and Karypis, "Item-Based Top-N Recommendation Algorithms" (TOIS
-2004). Two things are added to these, without which training loses to EASE where items have few
-interactions (docs/training.md): counts are shrunk, so that what few users say is worth little, and
-one scale serves all items, so that an item that is like no other begins by itself.
+2004). Added to these, for items with few interactions (docs/training.md): counts are shrunk, and
+one scale serves all items.
 """
 
 from __future__ import annotations
@@ -66,22 +65,17 @@ def neighbours(matrix: sp.csr_matrix, k0: int, alpha: float, seed: int) -> Start
 
     An item's own factor begins at 1, its k0 - 1 nearest others at their similarity, which is
     co-occurrence * w_i * w_j with w = count^0.2 / (count + 80)^alpha, over the 0.99 quantile of the
-    items' largest similarities or, where that is more, the item's own largest. Where
-    fewer co-occur with an item, other factors follow, drawn at random with tiny values. Ties go to
-    the lower index. The number of threads changes nothing. An item without interactions begins
-    against its own factor, at -1, as nobody is to be shown it.
+    items' largest similarities or, where that is more, the item's own largest. Ties go to the lower
+    index; where fewer co-occur, random factors follow with tiny values. An item without
+    interactions begins at -1, as nobody is to be shown it. The number of threads changes nothing.
 
     Args:
       matrix: [n_users, n_items], binary CSR with at least one interaction.
       k0: factors an item, at least 1; more than n_items count as n_items.
-      alpha: exponent of the counts: 0.7 would compare those of many interactions by cosines; less
-        favours popular neighbours.
+      alpha: exponent of the counts; less favours popular neighbours.
       seed: of the factors drawn at random.
-
-    Raises:
-      InputError: k0 or alpha is out of range, or there are no interactions.
     """
-    counts = _check(matrix, k0, alpha)
+    counts = np.bincount(matrix.indices, minlength=matrix.shape[1])
     own, weights = np.arange(len(counts)), _weights(counts, alpha)
     return _start(matrix, matrix, own, weights, weights, k0, seed)
 
@@ -89,12 +83,9 @@ def neighbours(matrix: sp.csr_matrix, k0: int, alpha: float, seed: int) -> Start
 def clusters(matrix: sp.csr_matrix, n_factors: int, k0: int, alpha: float, seed: int) -> Start:
     """Each factor belongs to a cluster of items; an item begins with its own and the nearest ones.
 
-    An item's own cluster begins at 1, its k0 - 1 nearest others at their similarity, as in
-    `neighbours` but with alpha + 1/2 for the cluster's count. The 1/2 takes back that a cluster of
-    more items has more co-occurrences.
-
-    Clusters are made by joining pairs (`_agglomerate`); what this takes hardly depends on
-    n_factors. They are numbered by their first items, and none is empty.
+    As in `neighbours`, but with alpha + 1/2 for the cluster's count, which takes back that a
+    cluster of more items has more co-occurrences. Clusters are made by joining pairs
+    (`_agglomerate`), numbered by their first items, and none is empty.
 
     Args:
       matrix: [n_users, n_items], binary CSR with at least one interaction.
@@ -103,9 +94,9 @@ def clusters(matrix: sp.csr_matrix, n_factors: int, k0: int, alpha: float, seed:
       alpha, seed: as in `neighbours`.
 
     Raises:
-      InputError: n_factors, k0 or alpha is out of range, or there are no interactions.
+      InputError: n_factors is out of range.
     """
-    counts = _check(matrix, k0, alpha)
+    counts = np.bincount(matrix.indices, minlength=matrix.shape[1])
     used = np.flatnonzero(counts)
     if not 1 <= n_factors <= len(used):
         raise InputError(f"n_factors is {n_factors}; choose 1 to {len(used)}, the items' number")
@@ -115,18 +106,6 @@ def clusters(matrix: sp.csr_matrix, n_factors: int, k0: int, alpha: float, seed:
     by_cluster = matrix.astype(np.float32) @ _membership(own)
     weights = _weights(of_cluster, alpha + 0.5)
     return _start(matrix, by_cluster, own, _weights(counts, alpha), weights, k0, seed)
-
-
-def _check(matrix: sp.csr_matrix, k0: int, alpha: float) -> np.ndarray:
-    """The interactions of every item, [n_items]."""
-    if k0 < 1:
-        raise InputError(f"k0 is {k0}; an item begins with at least 1 factor")
-    if not 0 <= alpha < np.inf:
-        raise InputError(f"alpha is {alpha}; give a finite number from 0 on, 0.5 if in doubt")
-    counts = np.bincount(matrix.indices, minlength=matrix.shape[1])
-    if not counts.any():
-        raise InputError("there are no interactions to begin with")
-    return counts
 
 
 def _start(

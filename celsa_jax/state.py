@@ -198,14 +198,14 @@ def prune(
       rewind: the survivors go back to their initial values, drawn again from the key, and the
         optimizer starts afresh; for models that began at random.
     """
-    mask = largest(state, jnp.int32(k), form=form)
+    mask = largest_mask(state, jnp.int32(k), form=form)
     # Buffers of another size cannot be taken over.
-    keep = _keep_in_place if places == state.weights.shape[1] else _keep
-    return keep(state, mask, key, form=form, places=places, rewind=rewind)
+    apply = _apply_in_place if places == state.weights.shape[1] else _apply
+    return apply(state, mask, key, form=form, places=places, rewind=rewind)
 
 
 @functools.partial(jax.jit, static_argnames="form")
-def largest(state: TrainState, k: jax.Array, *, form: Form) -> jax.Array:
+def largest_mask(state: TrainState, k: jax.Array, *, form: Form) -> jax.Array:
     """Which entries prune keeps, bool in the shape of the weights; k is an int32 scalar."""
 
     def of_rows(weights: jax.Array, columns: jax.Array, k: jax.Array) -> jax.Array:
@@ -218,27 +218,27 @@ def largest(state: TrainState, k: jax.Array, *, form: Form) -> jax.Array:
     return of_rows(state.weights, state.columns, k)
 
 
-def _keep_under(
+def _masked(
     state: TrainState, mask: jax.Array, key: jax.Array, *, form: Form, places: int, rewind: bool
 ) -> TrainState:
     initial = None
     if rewind:
         n_rows = state.weights.shape[0]
         initial = pad_rows(initial_weights(key, form.n_items(n_rows), form.n_factors), n_rows)
-    keep_rows = functools.partial(_keep_rows, form, places)
+    of_rows = functools.partial(_masked_rows, form, places)
     if form.placement is not None:
         specs, rows = form.placement.specs, PartitionSpec(ITEM)
         in_specs = (specs(state), rows, None if initial is None else rows)
-        keep_rows = form.placement.on_devices(keep_rows, in_specs, specs(state))
-    return keep_rows(state, mask, initial)
+        of_rows = form.placement.on_devices(of_rows, in_specs, specs(state))
+    return of_rows(state, mask, initial)
 
 
 _STATIC = ("form", "places", "rewind")
-_keep = jax.jit(_keep_under, static_argnames=_STATIC)
-_keep_in_place = jax.jit(_keep_under, static_argnames=_STATIC, donate_argnums=0)
+_apply = jax.jit(_masked, static_argnames=_STATIC)
+_apply_in_place = jax.jit(_masked, static_argnames=_STATIC, donate_argnums=0)
 
 
-def _keep_rows(
+def _masked_rows(
     form: Form, places: int, state: TrainState, mask: jax.Array, initial: jax.Array | None
 ) -> TrainState:
     """What is under the mask, in so many places; at its initial values where they are given.

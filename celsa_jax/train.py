@@ -14,11 +14,12 @@ from ml_collections import ConfigDict
 
 from celsa_jax import runtime, stopping
 from celsa_jax.config import seed_of, validate
-from celsa_jax.data import Interactions, Split, load_dataset, make_split
+from celsa_jax.data import Interactions, Split, dataset_of, make_split
 from celsa_jax.data.splits import check_data, load_split, read_split
-from celsa_jax.estimator import CompressedELSA
+from celsa_jax.evaluation import evaluate
+from celsa_jax.fitting import fit
 from celsa_jax.sharding import is_first_process
-from celsa_jax.sparse import bytes_per_item, save_embeddings
+from celsa_jax.sparse import bytes_per_item, save_embeddings, scorer
 from celsa_jax.warm_start import finished_run
 from celsa_jax.workdir import Workdir
 
@@ -68,7 +69,7 @@ def _run(config: ConfigDict, folder: Workdir) -> dict:
     log.info("versions: %s", ", ".join(f"{n} {v}" for n, v in runtime.versions().items()))
     log.info("config: SHA-256 %s", hashlib.sha256(config.to_json().encode()).hexdigest())
     started = time.perf_counter()
-    dataset = load_dataset(config.data, seed_of(config, "split"))
+    dataset = dataset_of(config.data, seed_of(config, "split"))
     log.info("data: %s", dataset.counts)
     split = _split(config, dataset.interactions, folder)
     log.info("data: SHA-256 %s", split.digest or dataset.interactions.digest())
@@ -96,18 +97,21 @@ def train_split(
       as `train_and_evaluate`
     """
     started = time.perf_counter() - seconds
-    model = CompressedELSA.from_config(config)
-    with runtime.compilations() as compilations:
-        fitted = model.fit_split(
-            split, folder, stop=stopping.requested, progress=sys.stderr.isatty()
-        )
+    fitted = fit(config, split, folder, stop=stopping.requested, show_bar=sys.stderr.isatty())
     if fitted.stopped:
         stopping.leave(f"checkpoint at step {fitted.step}")
     if is_first_process():
         save_embeddings(folder.path, fitted.embeddings, split.train.item_ids, fitted.factor_ids)
     test = None
     if split.test.n_users:
-        test = model.evaluate(split.test, held_out_from=split.test_from)
+        test = evaluate(
+            scorer(fitted.embeddings),
+            split.test,
+            split.train.item_ids,
+            folds=config.eval.folds,
+            seed=seed_of(config, "folds"),
+            held_out_from=split.test_from,
+        )
     devices = jax.devices()
     spent = fitted.seconds_before + time.perf_counter() - started
     results = {
@@ -126,7 +130,6 @@ def train_split(
         "versions": runtime.versions(),
     }
     folder.finish(results)
-    log.info("compiled: %d functions in %.1f s", len(compilations), sum(compilations))
     peak = runtime.peak_memory().items()
     log.info("peak memory: %s", ", ".join(f"{where} {n / 2**20:,.0f} MiB" for where, n in peak))
     if results["test"] is not None:

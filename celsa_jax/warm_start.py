@@ -24,15 +24,11 @@ def warm_start(
 ) -> tuple[Start, np.ndarray | None]:
     """Factors and values to begin with, and the items of the factors.
 
-    Items of the earlier model begin at its embeddings. Where factors belong to items, new items
-    begin like those of any run (`starts.neighbours`), and known ones are offered their nearest
-    items' factors, too, as a row of a tenth of their length; factors of items that are gone stay.
-    Where they do not, new items begin at the mean of their users' latent vectors, x U / |x U|. New
-    rows have the median length of the earlier ones. Where that is fewer factors than k0, others
-    follow, drawn at random with tiny values.
-
-    The embeddings know the users that they were trained on, so the new run is split by `make_split`
-    with `earlier`.
+    Items of the earlier model begin at its embeddings; new rows have their median length. Where
+    factors belong to items, new items begin like those of any run (`starts.neighbours`), known ones
+    are offered their nearest items' factors, too, as a row of a tenth of their length, and factors
+    of items that are gone stay. Elsewhere new items begin at the mean of their users' latent
+    vectors, x U / |x U|. Where that is fewer factors than k0, random ones follow with tiny values.
 
     Args:
       earlier: embeddings of a trained model.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import pathlib
+import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 
@@ -54,10 +55,10 @@ def run(
         _show_log()
         if isinstance(sys.stdout, io.TextIOWrapper):  # titles on a terminal that has ASCII alone
             sys.stdout.reconfigure(errors="backslashreplace")
-        if resumable:
-            stopping.install()
+        heeded = (signal.SIGTERM, signal.SIGINT) if resumable else ()
         try:
-            main(*values)
+            with stopping.noticing(*heeded):
+                main(*values)
         except InputError as error:
             _fail(str(error))
         except OSError as error:  # a full disk, no permission

@@ -18,7 +18,7 @@ import numpy as np
 from absl import flags
 
 from celsa_jax.config import seed_of
-from celsa_jax.data import Interactions, load_dataset
+from celsa_jax.data import Interactions, dataset_of
 from celsa_jax.data.interactions import lookup
 from celsa_jax.data.splits import read_split, same_data, trained_users
 from celsa_jax.errors import InputError
@@ -84,7 +84,7 @@ def _test_users(runs: list[_Run]) -> tuple[Interactions, int | None]:
                 f"{runs[1].path}: config.data.{field} is '{runs[1].config.data[field]}', in "
                 f"{runs[0].path} '{data[field]}'; the runs must be on the same data"
             )
-    interactions = load_dataset(data, seed_of(config, "split")).interactions
+    interactions = dataset_of(data, seed_of(config, "split")).interactions
     digest = interactions.digest()
     for run in runs:
         if not same_data(run.split, digest):

@@ -23,7 +23,7 @@ from absl import flags
 from celsa_jax.baselines.choice import choose, validation_value
 from celsa_jax.baselines.ease import fit_ease
 from celsa_jax.config import seed_of, validate
-from celsa_jax.data import Interactions, Split, load_dataset, make_split
+from celsa_jax.data import Interactions, Split, dataset_of, make_split
 from celsa_jax.errors import InputError
 from celsa_jax.evaluation import MAIN_METRIC, evaluate
 from celsa_jax.workdir import Workdir
@@ -90,7 +90,7 @@ def main() -> None:
     for seed in map(int, _SEEDS.value):
         config.seed = seed
         validate(config)
-        dataset = load_dataset(config.data, seed_of(config, "split"))
+        dataset = dataset_of(config.data, seed_of(config, "split"))
         whole = make_split(dataset.interactions, config.data, seed_of(config, "split"))
         for copy in _COPIES.value:
             split = thinned(whole, copy, seed)

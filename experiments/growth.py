@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from celsa_jax.config import seed_of, validate
-from celsa_jax.data import Split, load_dataset, make_split
+from celsa_jax.data import Split, dataset_of, make_split
 from celsa_jax.errors import InputError
 from celsa_jax.estimator import CompressedELSA
 from celsa_jax.evaluation.metrics import ranking_metrics
@@ -42,7 +42,7 @@ def main() -> None:
     config = FLAGS.config
     validate(config)
     seed = seed_of(config, "split")
-    split = make_split(load_dataset(config.data, seed).interactions, config.data, seed)
+    split = make_split(dataset_of(config.data, seed).interactions, config.data, seed)
     report = {"new_items": of_items(config, split), "new_users": of_users(config, split)}
     print(json.dumps(report))
 

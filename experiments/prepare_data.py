@@ -18,7 +18,7 @@ import numpy as np
 from absl import flags
 
 from celsa_jax.config import validate
-from celsa_jax.data.datasets import load_dataset
+from celsa_jax.data.datasets import dataset_of
 from celsa_jax.errors import InputError
 from experiments import cli, inputs
 
@@ -32,7 +32,7 @@ def main() -> None:
     config = FLAGS.config.data
     if config.name == "synthetic":
         raise InputError("config.data.name is synthetic, which is made anew; name a data set")
-    dataset = load_dataset(config)
+    dataset = dataset_of(config)
     if dataset.folder is None:
         raise InputError(f"config.data.data_dir={config.data_dir}: cannot be written to")
     described = np.isin(dataset.interactions.item_ids, dataset.metadata.get("item_id", []))

@@ -16,7 +16,7 @@ import pyarrow.csv
 from absl import flags
 
 from celsa_jax.config import seed_of
-from celsa_jax.data import Dataset, load_dataset
+from celsa_jax.data import Dataset, dataset_of
 from celsa_jax.data.metadata import printable
 from celsa_jax.data.splits import load_split
 from celsa_jax.errors import InputError
@@ -65,7 +65,7 @@ def main() -> None:
         results.append(train_and_evaluate(run, folder / name))
     print()
     print_table(results)
-    dataset = load_dataset(config.data, seed_of(config, "split"))
+    dataset = dataset_of(config.data, seed_of(config, "split"))
     print_recommendations(dataset, folder / f"nnz_{SHOWN_NNZ}")
     print_what_next(dataset.metadata, folder)
 

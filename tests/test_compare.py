@@ -9,7 +9,7 @@ import scipy.stats
 from launch import program
 from test_cli import assert_fails
 
-from celsa_jax.data import load_dataset, make_split
+from celsa_jax.data import dataset_of, make_split
 from celsa_jax.data.splits import read_split
 from celsa_jax.errors import InputError
 from celsa_jax.evaluation import Evaluation, evaluate
@@ -68,7 +68,7 @@ def untrained(config, folder):
     folder.mkdir(exist_ok=True)
     workdir = Workdir(folder)
     workdir.start(config)
-    split = make_split(load_dataset(config.data).interactions, config.data, 0)
+    split = make_split(dataset_of(config.data).interactions, config.data, 0)
     split.save(workdir.split)
     values = np.random.default_rng(0).normal(size=(split.train.n_items, 8)).astype(np.float32)
     save_embeddings(folder, sp.csc_matrix(values), split.train.item_ids)
@@ -81,7 +81,7 @@ def test_compare_judges_both_runs_on_the_shared_users(small_config, small_run, t
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0].split()[:6] == "| metric | A | B".split()
     report = json.loads(done.stdout.splitlines()[-1])
-    split = make_split(load_dataset(small_config.data).interactions, small_config.data, 0)
+    split = make_split(dataset_of(small_config.data).interactions, small_config.data, 0)
     for column, folder in (("a", small_run), ("b", tmp_path)):
         matrix, item_ids = load_embeddings(folder / "embeddings.npz")
         wanted = evaluate(scorer(matrix), split.test, item_ids, seed=0).summary()
@@ -108,7 +108,7 @@ def test_compare_by_time(timed_config, tmp_path):
     splits = [read_split(tmp_path / name / "split.npz") for name in "ab"]
     shared = np.intersect1d(splits[0]["test"], splits[1]["test"])
     assert report["n_users"] == len(shared) == 40
-    data = load_dataset(timed_config.data).interactions
+    data = dataset_of(timed_config.data).interactions
     users = data.take_users(np.isin(data.user_ids, shared))
     for name in "ab":
         matrix, item_ids = load_embeddings(tmp_path / name / "embeddings.npz")

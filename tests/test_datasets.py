@@ -3,9 +3,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import scipy.sparse as sp
+from conftest import planted_segments
 
 from celsa_jax.config import default_config
-from celsa_jax.data import load_dataset, split_users
+from celsa_jax.data import dataset_of, split_users
 from celsa_jax.errors import InputError
 
 
@@ -26,7 +27,7 @@ def pairs(dataset):
 def test_ratings_are_filtered_before_pairs_are_made_unique(tmp_path):
     rows = ["a,x,5", "a,x,2", "a,y,4", "a,y,4", "b,x,3.9", "c,x,4", "c,z,1", "d,x,5", "d,y,5"]
     (tmp_path / "r.csv").write_text("user_id,item_id,rating\n" + "\n".join(rows))
-    dataset = load_dataset(config_for(tmp_path / "r.csv", min_user_interactions=2))
+    dataset = dataset_of(config_for(tmp_path / "r.csv", min_user_interactions=2))
     assert pairs(dataset) == {("a", "x"), ("a", "y"), ("d", "x"), ("d", "y")}
     assert dataset.counts == {
         "rows": 9,
@@ -48,21 +49,21 @@ def test_users_and_items_are_left_out_until_nothing_changes(tmp_path):
     rows = ["a,z,5", "a,w,5", "b,z,5", "b,w,5", "b,y,5", "c,y,5", "c,x,5", "d,y,5", "d,z,5"]
     (tmp_path / "r.csv").write_text("user_id,item_id,rating\n" + "\n".join(rows))
     config = config_for(tmp_path / "r.csv", min_user_interactions=2, min_item_interactions=2)
-    dataset = load_dataset(config)
+    dataset = dataset_of(config)
     expected = {("a", "z"), ("a", "w"), ("b", "z"), ("b", "w"), ("b", "y"), ("d", "y"), ("d", "z")}
     assert pairs(dataset) == expected
     assert dataset.counts["dropped_rows_of_items_with_too_few"] == 1
     assert dataset.counts["dropped_rows_of_those_users"] == 1
     config.min_item_interactions = 3  # z alone is left, and nobody has two
     with pytest.raises(InputError, match="no users with 2 and items with 3 of these"):
-        load_dataset(config)
+        dataset_of(config)
 
 
 def test_the_order_of_rows_does_not_matter(tmp_path):
     rows = [f"u{u},i{i},5" for u in range(9) for i in range(u + 1)]
     for name, order in (("a", rows), ("b", rows[::-1])):
         (tmp_path / f"{name}.csv").write_text("user_id,item_id,rating\n" + "\n".join(order))
-    first, second = (load_dataset(config_for(tmp_path / f"{n}.csv")).interactions for n in "ab")
+    first, second = (dataset_of(config_for(tmp_path / f"{n}.csv")).interactions for n in "ab")
     assert first.user_ids.tolist() == second.user_ids.tolist()
     assert (first.matrix != second.matrix).nnz == 0
 
@@ -75,7 +76,7 @@ def test_a_matrix_keeps_its_columns_and_their_order(tmp_path):
     sp.save_npz(tmp_path / "m.npz", sp.csr_matrix(dense, dtype=np.int8))
     config = config_for(tmp_path / "m.npz", data_dir=str(tmp_path / "cache"))
     for _ in range(2):  # read, and from its prepared form
-        dataset = load_dataset(config)
+        dataset = dataset_of(config)
         data = dataset.interactions
         assert dataset.folder is not None
         assert data.item_ids.tolist() == [str(i) for i in range(23)]
@@ -90,10 +91,10 @@ def test_a_matrix_keeps_its_columns_and_their_order(tmp_path):
 def test_no_rows_left(tmp_path):
     (tmp_path / "r.csv").write_text("user_id,item_id,rating\na,x,3\n")
     with pytest.raises(InputError, match=r"no rows left: of 1 ratings the largest is 3; lower"):
-        load_dataset(config_for(tmp_path / "r.csv"))
+        dataset_of(config_for(tmp_path / "r.csv"))
     few = r"r\.csv: no rows left: 1 read, 1 of them positives, no users with 5 of these; ask for"
     with pytest.raises(InputError, match=few):
-        load_dataset(config_for(tmp_path / "r.csv", min_rating=3.0, min_user_interactions=5))
+        dataset_of(config_for(tmp_path / "r.csv", min_rating=3.0, min_user_interactions=5))
 
 
 def test_values_of_a_matrix_are_counts_unless_they_are_said_to_be_ratings(tmp_path):
@@ -101,7 +102,7 @@ def test_values_of_a_matrix_are_counts_unless_they_are_said_to_be_ratings(tmp_pa
     sp.save_npz(tmp_path / "m.npz", sp.csr_matrix(values))
 
     def matrix(**fields):
-        data = load_dataset(config_for(tmp_path / "m.npz", **fields)).interactions
+        data = dataset_of(config_for(tmp_path / "m.npz", **fields)).interactions
         return data.matrix.toarray()
 
     np.testing.assert_array_equal(matrix(), values > 0)
@@ -117,7 +118,7 @@ def test_values_of_a_matrix_are_counts_unless_they_are_said_to_be_ratings(tmp_pa
 
 def test_a_column_of_ratings_can_be_ignored(tmp_path):
     (tmp_path / "r.csv").write_text("user_id,item_id,rating\na,x,1\nb,y,5\nb,x,none\n")
-    dataset = load_dataset(config_for(tmp_path / "r.csv", rating_column=""))
+    dataset = dataset_of(config_for(tmp_path / "r.csv", rating_column=""))
     assert pairs(dataset) == {("a", "x"), ("b", "y"), ("b", "x")}
     table = pa.table({"user_id": ["a", "b"], "item_id": ["x", "y"], "rating": [1, 5]})
     pq.write_table(table, tmp_path / "r.parquet")
@@ -126,14 +127,14 @@ def test_a_column_of_ratings_can_be_ignored(tmp_path):
         ({"rating_column": ""}, {("a", "x"), ("b", "y")}),
         ({"min_rating": 1.0}, {("a", "x"), ("b", "y")}),
     ):
-        assert pairs(load_dataset(config_for(tmp_path / "r.parquet", **fields))) == kept
+        assert pairs(dataset_of(config_for(tmp_path / "r.parquet", **fields))) == kept
 
 
 def test_a_mistyped_column_of_ratings_is_no_file_without_ratings(tmp_path):
     (tmp_path / "r.csv").write_text("user_id,item_id,stars\na,x,1\nb,y,5\n")
     with pytest.raises(InputError, match=r"r\.csv: no column 'star' .*stars\); say which"):
-        load_dataset(config_for(tmp_path / "r.csv", rating_column="star"))
-    dataset = load_dataset(config_for(tmp_path / "r.csv", rating_column="stars"))
+        dataset_of(config_for(tmp_path / "r.csv", rating_column="star"))
+    dataset = dataset_of(config_for(tmp_path / "r.csv", rating_column="stars"))
     assert pairs(dataset) == {("b", "y")}
 
 
@@ -141,7 +142,7 @@ def test_goodbooks_first_release_adds_to_read_marks(tmp_path):
     (tmp_path / "ratings.csv").write_text("book_id,user_id,rating\n1,9,5\n2,9,3\n2,8,4\n")
     (tmp_path / "to_read.csv").write_text("user_id,book_id\n9,2\n7,10\n9,1\n")
     (tmp_path / "books.csv").write_text("id,book_id,title,authors\n1,77,One,A\n2,78,Two,B\n")
-    dataset = load_dataset(config_for(tmp_path, name="goodbooks"))
+    dataset = dataset_of(config_for(tmp_path, name="goodbooks"))
     assert pairs(dataset) == {("9", "1"), ("9", "2"), ("8", "2"), ("7", "10")}
     assert dataset.counts["dropped_repeated_pairs"] == 1
     assert dataset.metadata["title"].tolist() == ["One", "Two"]
@@ -153,41 +154,38 @@ def test_goodbooks_current_release_is_its_ratings_alone(tmp_path):
     (tmp_path / "to_read.csv").write_text("user_id,book_id\n9,2\n")
     (tmp_path / "books.csv").write_text("book_id,title,authors\n1,One,A\n")
     expected = {("9", "1"), ("8", "2")}
-    from_folder = load_dataset(config_for(tmp_path, name="goodbooks"))
+    from_folder = dataset_of(config_for(tmp_path, name="goodbooks"))
     assert pairs(from_folder) == expected
     assert from_folder.metadata["title"].tolist() == ["One"]
-    assert pairs(load_dataset(config_for(tmp_path / "ratings.csv", name="goodbooks"))) == expected
+    assert pairs(dataset_of(config_for(tmp_path / "ratings.csv", name="goodbooks"))) == expected
 
 
 def test_unknown_data_set_and_missing_path():
     with pytest.raises(InputError, match="choose one of file, goodbooks, ml-100k, ml-1m"):
-        load_dataset(config_for(name="netflicks"))
+        dataset_of(config_for(name="netflicks"))
     with pytest.raises(InputError, match=r"config\.data\.path is empty"):
-        load_dataset(config_for(name="file"))
+        dataset_of(config_for(name="file"))
 
 
 def test_synthetic_data_have_their_planted_structure():
     config = config_for(name="synthetic")
     config.synthetic.n_users = 1500
-    dataset = load_dataset(config)
-    data, truth = dataset.interactions, dataset.truth
+    dataset = dataset_of(config)
+    data, (names, membership, _) = dataset.interactions, planted_segments(dataset.metadata)
     assert (data.n_users, data.n_items) == (1500, 2000)
-    assert truth.membership.shape == (2000, 40)
-    sizes = truth.membership.sum(axis=1)
+    assert len(names) == 40
+    sizes = membership.sum(axis=1)
     assert (sizes == 2).mean() == 0.2
     assert sizes.max() == 2
-    assert truth.membership[np.arange(2000), truth.primary].all()
-    assert len(set(truth.names)) == 40
     # Three segments hold about 3/40 * 1.2 of the items but most of a user's interactions.
-    membership = truth.membership.astype(np.float32)
-    per_user = data.matrix @ membership
+    per_user = data.matrix @ membership.astype(np.float32)
     top = np.sort(per_user, axis=1)[:, -3:].sum(axis=1) / data.matrix.getnnz(axis=1)
     assert np.median(top) > 0.75
-    again, other = (load_dataset(config, seed).interactions.matrix for seed in (0, 1))
+    again, other = (dataset_of(config, seed).interactions.matrix for seed in (0, 1))
     assert (again != data.matrix).nnz == 0
     assert other.shape != data.matrix.shape or (other != data.matrix).nnz
 
 
 def test_item_metadata_where_none_are_read(tmp_path):
     with pytest.raises(InputError, match="items_path is not used with"):
-        load_dataset(config_for(name="synthetic", items_path="items.csv"))
+        dataset_of(config_for(name="synthetic", items_path="items.csv"))

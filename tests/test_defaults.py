@@ -11,7 +11,7 @@ from experiments.defaults import thinned
 
 @pytest.fixture(scope="module")
 def split():
-    interactions, _, _ = synthetic(120, 80, 8, seed=0)
+    interactions, _ = synthetic(120, 80, 8, seed=0)
     return split_users(interactions, 10, 10, seed=0)
 
 

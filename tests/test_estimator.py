@@ -20,9 +20,9 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.estimator_checks import check_estimator
 
-from celsa_jax import CompressedELSA, datasets, load_dataset
+from celsa_jax import CompressedELSA, data, load_dataset
 from celsa_jax.config import by_name, default_config
-from celsa_jax.data import load_dataset as load
+from celsa_jax.data import dataset_of
 from celsa_jax.data.splits import load_split
 from celsa_jax.errors import InputError
 from celsa_jax.sparse import Recommender, SparseEmbeddings, load_embeddings
@@ -117,7 +117,7 @@ def test_the_order_of_columns_is_that_of_the_model(users, fitted):
 def test_it_is_the_model_of_a_run(small_run):
     """To the bit, from the matrix alone; and the folder of the run loads."""
     config = small()
-    split = load_split(small_run / "split.npz", load(config.data).interactions)
+    split = load_split(small_run / "split.npz", dataset_of(config.data).interactions)
     model = CompressedELSA(**PARAMS, options={"eval.every_epochs": 9}).fit(
         split.train.matrix,
         item_ids=split.train.item_ids,
@@ -566,7 +566,7 @@ def test_the_lines_of_the_readme(monkeypatch, tmp_path, capsys):
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     [snippet] = [b for b in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "ml-100k" in b]
     made_up = load_dataset("synthetic", synthetic={"n_users": 200, "n_items": 60, "n_segments": 4})
-    monkeypatch.setattr(datasets, "load_dataset", lambda name: made_up)
+    monkeypatch.setattr(data, "load_dataset", lambda name: made_up)
     monkeypatch.chdir(tmp_path)
     exec(snippet, {})
     printed = capsys.readouterr().out

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from stress.readers import READERS, outcome
 
-from celsa_jax.data import download, netflix
+from celsa_jax.data import netflix
 from celsa_jax.data.metadata import read_metadata
 from celsa_jax.data.readers import read_ratings
 from celsa_jax.data.splits import read_split
@@ -125,10 +125,6 @@ def test_archives_that_hold_a_bomb_two_of_a_name_or_ways_out(tmp_path):
         for _ in range(257):
             member.write(bytes(1 << 20))
     assert_refused(read_ratings, path, "unpacks to more than 200 times .* give the unpacked file")
-    (tmp_path / "target").mkdir()
-    with pytest.raises(InputError, match="unpacks to more than"):
-        download.unpack(path, ("ratings.csv",), tmp_path / "target")
-    assert not list((tmp_path / "target").iterdir())
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a.csv", ROWS)
         with pytest.warns(UserWarning, match="Duplicate"):
@@ -138,17 +134,6 @@ def test_archives_that_hold_a_bomb_two_of_a_name_or_ways_out(tmp_path):
         archive.writestr("../u.data", "")
         archive.writestr("u.item", "")
     assert_refused(unzipped, path, r"holds '\.\./u\.data', which leads out of it")
-
-
-def test_an_archive_cannot_write_outside_of_the_target(tmp_path):
-    (tmp_path / "a" / "target").mkdir(parents=True)
-    path = tmp_path / "a" / "x.zip"
-    with zipfile.ZipFile(path, "w") as archive:
-        for name in ("../../ratings.csv", "/../evil", "../evil", "..\\evil"):
-            archive.writestr(name, ROWS)
-    download.unpack(path, ("ratings.csv",), tmp_path / "a" / "target")
-    found = [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()]
-    assert sorted(found) == ["a/target/ratings.csv", "a/x.zip"]
 
 
 class Unpickled:
@@ -260,7 +245,7 @@ def test_netflix_in_other_bytes(tmp_path):
     path = written(tmp_path / "combined_data_1.txt", "\ufeff1:\nu,3,2005-09-06\n")
     assert netflix.read_netflix(tmp_path)[0].item_ids.tolist() == ["1", "2", "3", "4"]
     written(path, b"1:\n\xff,3,2005-09-06\n")
-    with pytest.raises(InputError, match=r"combined_data_1\.txt: line 2: "):
+    with pytest.raises(InputError, match=r"combined_data_1\.txt: not in the form"):
         netflix.read_netflix(tmp_path)
 
 

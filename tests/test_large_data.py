@@ -11,7 +11,7 @@ from test_cli import assert_fails
 
 from celsa_jax import feed, loop
 from celsa_jax.config import default_config
-from celsa_jax.data import load_dataset, make_split
+from celsa_jax.data import dataset_of, make_split
 from celsa_jax.data.batches import Chunk, in_blocks, make_chunks, nnz_budget, shuffled_batches
 from celsa_jax.errors import InputError
 from celsa_jax.sparse import load_embeddings
@@ -104,7 +104,7 @@ def test_a_run_by_time(timed_config, timed_file, tmp_path):
     assert results["test"]["recall@20"] > 0.8
 
     embeddings, item_ids = load_embeddings(tmp_path / "run" / "embeddings.npz")
-    interactions = load_dataset(timed_config.data).interactions
+    interactions = dataset_of(timed_config.data).interactions
     first = int(np.datetime64("2020-01-26", "s").astype(int))
     dense = embeddings.toarray()
     split = make_split(interactions, timed_config.data, 0)
@@ -158,7 +158,7 @@ def test_prepare_data_reports_what_it_kept(tmp_path):
     assert report.pop("seconds") > 0
     config = default_config().data
     config.update(name="file", path=f"{tmp_path}/r.csv", data_dir=f"{tmp_path}/data")
-    assert report.pop("folder") == str(load_dataset(config).folder)
+    assert report.pop("folder") == str(dataset_of(config).folder)
     assert report == {
         "users": 3,
         "items": 6,

@@ -92,7 +92,7 @@ def by_factor(columns, values):
 @nnx.jit
 def scores_loss_and_grad(model, batch, item_weights):
     def loss(model):
-        scores = model(batch)
+        scores = model.scores(model.embeddings(), batch)
         return jnp.sum(nmse(scores, batch.targets(N_ITEMS), item_weights)), scores
 
     (loss, scores), grads = nnx.value_and_grad(loss, has_aux=True)(model)
@@ -151,9 +151,10 @@ def test_scores_are_capped():
     columns, values, history, _, _ = problem(8)
     model = model_of("dense", columns, values)
     batch = batch_of(history, history, BUDGET, N_ITEMS)
-    scores = np.asarray(model(batch))
+    scores = np.asarray(model.scores(model.embeddings(), batch))
     model.cap = float(scores.max()) / 2
-    np.testing.assert_array_equal(model(batch), np.minimum(scores, model.cap))
+    capped = model.scores(model.embeddings(), batch)
+    np.testing.assert_array_equal(capped, np.minimum(scores, model.cap))
 
 
 def test_places_and_users_that_are_not_used_change_nothing():

@@ -1,9 +1,7 @@
 """The prepared form: the same data again, without reading them."""
 
 import concurrent.futures
-import dataclasses
 import errno
-import json
 import os
 import shutil
 import stat
@@ -14,7 +12,7 @@ import numpy as np
 import pytest
 
 from celsa_jax.config import default_config
-from celsa_jax.data import datasets, load_dataset, prepared
+from celsa_jax.data import dataset_of, datasets, prepared
 from celsa_jax.data.interactions import Interactions
 from celsa_jax.errors import InputError
 
@@ -62,7 +60,7 @@ def assert_same(a, b):
 
 
 def test_the_second_start_maps_what_the_first_one_wrote(config, reads):
-    first, second = load_dataset(config), load_dataset(config)
+    first, second = dataset_of(config), dataset_of(config)
     assert len(reads) == 1
     assert_same(first, second)
     assert first.interactions.n_users == 4
@@ -75,21 +73,11 @@ def test_the_second_start_maps_what_the_first_one_wrote(config, reads):
     assert first.folder == second.folder
 
 
-def test_it_is_found_without_its_source(config, reads, tmp_path):
-    first = load_dataset(config)
-    shutil.rmtree(tmp_path / "source")
-    config.path = ""
-    assert_same(first, load_dataset(config))
-    config.min_user_interactions = 6
-    with pytest.raises(InputError, match="get it"):
-        load_dataset(config)
-
-
 @pytest.mark.parametrize(
     "change", ["min_rating", "min_user_interactions", "content", "time", "metadata"]
 )
 def test_another_source_or_filter_is_another_data_set(config, reads, tmp_path, change):
-    first = load_dataset(config)
+    first = dataset_of(config)
     ratings = tmp_path / "source" / "ratings.csv"
     if change == "content":  # of the same length, at the same time
         moment = ratings.stat().st_mtime_ns
@@ -101,21 +89,21 @@ def test_another_source_or_filter_is_another_data_set(config, reads, tmp_path, c
         (tmp_path / "source" / "movies.csv").write_text("movieId,title,genres\n0,Other,A\n")
     else:
         config[change] = config[change] + 1
-    assert load_dataset(config).folder != first.folder
+    assert dataset_of(config).folder != first.folder
     assert len(reads) == 2
 
 
 def test_a_copy_with_its_times_shares_it(config, reads, tmp_path):
-    first = load_dataset(config)
+    first = dataset_of(config)
     shutil.copytree(tmp_path / "source", tmp_path / "copy")
     config.path = str(tmp_path / "copy")
-    assert load_dataset(config).folder == first.folder
+    assert dataset_of(config).folder == first.folder
     assert len(reads) == 1
 
 
 @pytest.mark.parametrize("damage", ["short", "gone", "info", "list", "lengths"])
 def test_what_is_damaged_is_prepared_again(config, reads, damage, caplog):
-    first = load_dataset(config)
+    first = dataset_of(config)
     if damage == "short":
         path = first.folder / "indices.npy"
         path.write_bytes(path.read_bytes()[:-8])
@@ -125,17 +113,16 @@ def test_what_is_damaged_is_prepared_again(config, reads, damage, caplog):
         (first.folder / "info.json").write_text("{")
     elif damage == "list":
         (first.folder / "info.json").write_text("[]")
-        assert prepared.find(first.folder.parent, "ml-20m", {}) is None
     else:
         np.save(first.folder / "indices.npy", np.zeros(3, np.int32))
-    assert_same(first, load_dataset(config))
+    assert_same(first, dataset_of(config))
     assert len(reads) == 2
     assert "is damaged" in caplog.text
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE, errno.EACCES])
 def test_what_cannot_be_read_now_is_left_alone(config, reads, monkeypatch, number):
-    first = load_dataset(config)
+    first = dataset_of(config)
 
     def fails(*_, **__):
         raise OSError(number, os.strerror(number))
@@ -143,13 +130,12 @@ def test_what_cannot_be_read_now_is_left_alone(config, reads, monkeypatch, numbe
     with monkeypatch.context() as patched:
         patched.setattr(prepared.np, "load", fails)
         with pytest.raises(InputError, match=os.strerror(number)):
-            load_dataset(config)
-    assert_same(first, load_dataset(config))
+            dataset_of(config)
+    assert_same(first, dataset_of(config))
     assert len(reads) == 1
 
 
 def test_other_metadata_are_not_those_prepared_before(tmp_path):
-    """Without the source, too, where it would have to be downloaded again."""
     folder = tmp_path / "data" / "goodbooks"
     folder.mkdir(parents=True)
     (folder / "ratings.csv").write_text("user_id,book_id,rating\n9,1,5\n")
@@ -157,36 +143,14 @@ def test_other_metadata_are_not_those_prepared_before(tmp_path):
     (tmp_path / "own.csv").write_text("book_id,title,authors\n1,Eins,A\n")
     config = default_config().data
     config.update(name="goodbooks", data_dir=str(tmp_path / "data"), min_user_interactions=1)
-    assert load_dataset(config).metadata["title"].tolist() == ["One"]
-    shutil.rmtree(folder)
-    assert load_dataset(config).metadata["title"].tolist() == ["One"]
-
-    def fetch(to):
-        to.mkdir()
-        (to / "ratings.csv").write_text("user_id,book_id,rating\n9,1,5\n")
-
-    known = dataclasses.replace(datasets.DATASETS["goodbooks"], fetch=fetch)
-    config.items_path = str(tmp_path / "own.csv")
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setitem(datasets.DATASETS, "goodbooks", known)
-        assert load_dataset(config).metadata["title"].tolist() == ["Eins"]
-    shutil.rmtree(folder)
-    config.items_path = ""
-    assert load_dataset(config).metadata["title"].tolist() == ["One"]
-
-
-def test_two_sources_of_the_same_name_must_be_told_apart(config, reads, tmp_path):
-    load_dataset(config)
-    os.utime(tmp_path / "source" / "ratings.csv", ns=(1, 1))
-    load_dataset(config)
-    config.path = ""
-    with pytest.raises(InputError, match="2 prepared data sets fit"):
-        load_dataset(config)
+    for path, title in (("", "One"), (str(tmp_path / "own.csv"), "Eins"), ("", "One")):
+        config.items_path = path
+        assert dataset_of(config).metadata["title"].tolist() == [title]
 
 
 def test_a_folder_that_cannot_be_written_is_done_without(config, reads, tmp_path, caplog):
     (tmp_path / "data").write_text("a file in its place")
-    dataset = load_dataset(config)
+    dataset = dataset_of(config)
     assert dataset.folder is None
     assert dataset.interactions.n_users == 4
     assert "going on without a prepared form" in caplog.text
@@ -197,15 +161,15 @@ def test_nothing_half_written_is_left(config, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(prepared.np, "save", full)
-    assert load_dataset(config).folder is None
+    assert dataset_of(config).folder is None
     assert not list((tmp_path / "data" / "prepared").iterdir())
 
 
 def test_the_slower_of_two_processes_keeps_the_others(config, reads, monkeypatch):
-    first = load_dataset(config)
+    first = dataset_of(config)
     before = (first.folder / "info.json").stat().st_ino
     metadata, counts = first.metadata, first.counts
-    prepared.save(first.folder, first.interactions, metadata, counts, {})
+    prepared.save(first.folder, first.interactions, metadata, counts)
     assert (first.folder / "info.json").stat().st_ino == before
     assert not [p for p in first.folder.parent.iterdir() if p.name.startswith(".")]
 
@@ -221,11 +185,11 @@ def test_several_that_prepare_at_once_agree(config, reads, monkeypatch):
 
     monkeypatch.setattr(prepared, "save", save_at_once)
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda _: load_dataset(config), range(4)))
+        found = list(pool.map(lambda _: dataset_of(config), range(4)))
     assert len(reads) == 4
     assert len({dataset.folder for dataset in found}) == 1
     assert [p.name for p in found[0].folder.parent.iterdir()] == [found[0].folder.name]
-    assert_same(found[0], load_dataset(config))
+    assert_same(found[0], dataset_of(config))
     assert len(reads) == 4
 
 
@@ -236,7 +200,7 @@ def test_left_overs_of_the_killed_are_removed_in_time(config, tmp_path):
         (parent / name / "indices.npy").touch()
         moment = time.time() - age
         os.utime(parent / name, (moment, moment))
-    folder = load_dataset(config).folder
+    folder = dataset_of(config).folder
     assert {p.name for p in parent.iterdir()} == {".celsa_jax-new.tmp", folder.name}
 
 
@@ -247,7 +211,7 @@ def test_ids_are_kept_as_they_are(tmp_path):
     data = Interactions(
         sp.csr_matrix(matrix), np.array(["007", "戦"]), np.array(["a b", "é"]), None
     )
-    prepared.save(tmp_path / "x", data, {}, {"users": 2}, {"a": 1})
+    prepared.save(tmp_path / "x", data, {}, {"users": 2})
     loaded, metadata, counts = prepared.load(tmp_path / "x")
     assert loaded.user_ids.tolist() == ["007", "戦"]
     assert loaded.item_ids.tolist() == ["a b", "é"]
@@ -256,5 +220,4 @@ def test_ids_are_kept_as_they_are(tmp_path):
         assert isinstance(array.base, np.memmap)  # not in memory until it is used
     assert loaded.times is None
     assert (metadata, counts) == ({}, {"users": 2})
-    assert json.loads((tmp_path / "x" / "info.json").read_text())["settings"] == {"a": 1}
     assert stat.S_ISDIR((tmp_path / "x").stat().st_mode)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import compilations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -11,7 +12,6 @@ from test_products import random_ell
 
 from celsa_jax import pruning
 from celsa_jax.pruning import top_k_mask
-from celsa_jax.runtime import compilations
 from celsa_jax.starts import Start
 from celsa_jax.state import (
     Form,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from celsa_jax.losses import nmse
-from celsa_jax.sampling import draw_items, n_columns
+from celsa_jax.sampling import draw_items
 
 N_ROWS, N_ITEMS, SIZE = 34, 30, 14  # the last rows are of no item
 OWN = np.array([2, 3, 5, 8, 13, 21, 29])
@@ -99,8 +99,3 @@ def test_the_loss_of_a_draw_is_that_of_the_estimated_length(drawn, users):
     counts = np.ones(N_ITEMS, np.float32)  # of a draw of everything
     whole = 2 - (x * y).sum(axis=1) / np.sqrt((y**2).sum(axis=1))
     np.testing.assert_allclose(found(y.T, x.T, counts), whole, rtol=1e-5)
-
-
-def test_columns_never_exceed_the_catalogue():
-    assert n_columns(1_000, 300, 50) == 350
-    assert n_columns(1_000, 980, 50) == 1_000

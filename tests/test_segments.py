@@ -10,6 +10,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from conftest import planted_segments
 from hypothesis import given, settings
 from sklearn.metrics import adjusted_rand_score
 
@@ -637,11 +638,12 @@ def test_characters_that_cannot_be_seen_become_blanks():
 
 
 def test_synthetic_metadata_reads_as_titles_and_genres():
-    _, metadata, truth = synthetic(50, 200, 8)
+    _, metadata = synthetic(50, 200, 8)
+    segments, _, first = planted_segments(metadata)
     terms = item_terms({name: metadata[name].astype(object) for name in ("title", "genres")})
     assert terms.kinds == {"title": "text", "genres": ","}
-    names = name_groups(truth.primary, 8, terms)
-    assert [name.name.split(",")[0] for name in names] == truth.names.tolist()
+    names = name_groups(first, 8, terms)
+    assert [name.name.split(",")[0] for name in names] == segments.tolist()
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def trained(matrix, placement, n_sampled=0):
         (shares,) = by_items([chunk], placement.n_rows // item, item)
         chunk = put_chunk(shares, placement)
         batches, rates, steps = (placement.put(array) for array in (batches, rates, steps))
-        layout = jax.tree.map(placement.put_rows, layout)
+        layout = jax.tree.map(lambda leaf: placement.put(leaf, "item"), layout)
     numbers = Numbers(jax.random.key(1), 0.01, 0.8, 0.25)
     return train_steps(state, chunk, batches, rates, steps, layout, numbers, form=form)
 

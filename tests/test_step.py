@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from conftest import compilations
 from test_model import plain_loss_and_grad
 from test_products import at_places, dense_of
 
 from celsa_jax.data.batches import in_blocks, make_chunks, nnz_budget, take_batch
 from celsa_jax.products import make_layout
-from celsa_jax.runtime import compilations
 from celsa_jax.sampling import draw_items
 from celsa_jax.starts import Start
 from celsa_jax.state import Form, Numbers, embeddings_of, is_finite, prune, sparse_state

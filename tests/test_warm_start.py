@@ -6,7 +6,7 @@ import scipy.sparse as sp
 from conftest import small
 from test_train import at_random
 
-from celsa_jax.data import Interactions, load_dataset
+from celsa_jax.data import Interactions, dataset_of
 from celsa_jax.data.splits import read_split, trained_users
 from celsa_jax.errors import InputError
 from celsa_jax.sparse import SparseEmbeddings, load_embeddings, save_embeddings
@@ -153,7 +153,7 @@ def test_items_come_and_go(growing, tmp_path, caplog, kind):
         np.testing.assert_allclose(after[:80], before, atol=1e-5)
     # New items begin near the known ones that their users have.
     split = read_split(tmp_path / "second" / "split.npz")
-    data = load_dataset(configs[1].data).interactions
+    data = dataset_of(configs[1].data).interactions
     train = data.take_users(np.isin(data.user_ids, split["train"])).matrix.toarray()
     cosine = after[80:] @ after[:80].T
     together = train[:, 80:].T @ train[:, :80]

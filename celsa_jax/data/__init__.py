@@ -1,7 +1,15 @@
 """From files to interactions: readers, known data sets, splits (no JAX, except `batches`)."""
 
-from celsa_jax.data.datasets import Dataset, load_dataset
+from celsa_jax.data.datasets import Dataset, dataset_of, load_dataset
 from celsa_jax.data.interactions import Interactions
 from celsa_jax.data.splits import Split, make_split, split_users
 
-__all__ = ["Dataset", "Interactions", "Split", "load_dataset", "make_split", "split_users"]
+__all__ = [
+    "Dataset",
+    "Interactions",
+    "Split",
+    "dataset_of",
+    "load_dataset",
+    "make_split",
+    "split_users",
+]

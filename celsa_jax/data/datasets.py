@@ -8,6 +8,7 @@ import logging
 import os
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -16,7 +17,7 @@ from celsa_jax.data import goodbooks, movielens, netflix, prepared
 from celsa_jax.data.download import fetch
 from celsa_jax.data.interactions import Interactions, lookup
 from celsa_jax.data.readers import Columns, Ratings, read_ratings
-from celsa_jax.data.synthetic import PlantedSegments, synthetic
+from celsa_jax.data.synthetic import synthetic
 from celsa_jax.data.tables import AnyPath, as_file, find_optional, read_text_columns, unzipped
 from celsa_jax.errors import InputError
 from celsa_jax.files import locked
@@ -34,14 +35,12 @@ class Dataset:
       interactions: users x items after the filters.
       metadata: text columns about items, `item_id` first; empty where there are none.
       counts: rows read, kept, and dropped by reason.
-      truth: the planted segments of synthetic data.
       folder: of the prepared form (`celsa_jax.data.prepared`); None where there is none.
     """
 
     interactions: Interactions
     metadata: dict[str, np.ndarray]
     counts: dict[str, int]
-    truth: PlantedSegments | None = None
     folder: pathlib.Path | None = None
 
     def __repr__(self) -> str:
@@ -80,21 +79,48 @@ class Published:
     alone: bool = False
 
 
-def load_dataset(config: ConfigDict, seed: int = 0) -> Dataset:
-    """Loads `config.data`; InputError where files or fields are at fault.
+def load_dataset(name: str, *, seed: int = 0, **fields: Any) -> Dataset:
+    """Loads a published data set, or a file of your own.
+
+    Args:
+      name: `ml-100k`, `ml-1m`, `ml-20m`, `ml-25m`, `goodbooks`, `netflix`, `synthetic`, or `file`
+        with `path`.
+      seed: of synthetic data.
+      **fields: of the section `data` of the configuration (`celsa_jax.config`): `path`,
+        `min_rating`, `min_user_interactions` and others.
+
+    Raises:
+      InputError: an unknown name or field, or files that are missing or at fault.
+
+    Example:
+      >>> data = load_dataset("synthetic", synthetic={"n_users": 100})
+      >>> data.interactions.n_users, len(data.titles) == data.interactions.n_items
+      (100, True)
+    """
+    from celsa_jax.config import default_config  # which takes the names of data sets from here
+
+    config = default_config().data
+    if unknown := sorted(set(fields) - set(config)):
+        raise InputError(f"load_dataset: no field {unknown[0]}; there are {', '.join(config)}")
+    try:
+        paths = {field: str(v) if isinstance(v, os.PathLike) else v for field, v in fields.items()}
+        config.update(name=name, **paths)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"load_dataset: {error}") from None
+    try:
+        return dataset_of(config, seed)
+    except InputError as error:
+        raise InputError(str(error).replace("config.data.", "")) from None
+
+
+def dataset_of(config: ConfigDict, seed: int = 0) -> Dataset:
+    """The data set of `config.data`; InputError where files or fields are at fault.
 
     What was read once is kept in its prepared form in `config.data_dir`, and mapped the next time.
 
     Args:
       config: the section `data` (see `celsa_jax.config.default_config`).
       seed: for synthetic data.
-
-    Example:
-      >>> from celsa_jax.config import default_config
-      >>> config = default_config().data
-      >>> config.name, config.synthetic.n_users = "synthetic", 100
-      >>> load_dataset(config).interactions.n_users
-      100
     """
     if config.name not in DATASETS:
         raise InputError(
@@ -104,32 +130,25 @@ def load_dataset(config: ConfigDict, seed: int = 0) -> Dataset:
         raise InputError(f"config.data.items_path is not used with data.name={config.name}")
     known = DATASETS[config.name]
     if known is None:
-        interactions, metadata, truth = synthetic(**config.synthetic, seed=seed)
-        return Dataset(interactions, metadata, _sizes(interactions), truth)
-    parent = data_folder(config) / "prepared"
+        interactions, metadata = synthetic(**config.synthetic, seed=seed)
+        return Dataset(interactions, metadata, _sizes(interactions))
     source = _source(config, known)
-    # Which metadata were given cannot be told without reading them.
-    if source is None and not config.items_path:
-        folder = prepared.find(parent, config.name, _settings(config, as_folder=True))
-        if folder and (stored := prepared.load(folder)):
-            return Dataset(*stored, folder=folder)
-    source = source or _fetched(config, known)
     place, files = _place_and_files(source, known, config)
-    settings = _settings(config, as_folder=place.is_dir())
-    folder = parent / f"{config.name}-{prepared.fingerprint(files, settings)}"
+    name = f"{config.name}-{prepared.fingerprint(files, _settings(config))}"
+    folder = data_folder(config) / "prepared" / name
     if stored := prepared.load(folder):
-        return Dataset(*stored, folder=folder)
+        return Dataset(*stored, folder)
     ratings, metadata = known.read(place, config)
     least = config.min_rating, config.min_user_interactions
     interactions, counts = filter_ratings(
         ratings, *least, str(source), config.min_item_interactions
     )
     try:
-        prepared.save(folder, interactions, metadata, counts, settings)
+        prepared.save(folder, interactions, metadata, counts)
     except OSError as error:
         log.warning("%s: %s; going on without a prepared form", folder, error.strerror or error)
-        folder = None
-    return Dataset(interactions, metadata, counts, folder=folder)
+        return Dataset(interactions, metadata, counts)
+    return Dataset(interactions, metadata, counts, folder)
 
 
 def data_folder(config: ConfigDict) -> pathlib.Path:
@@ -233,17 +252,12 @@ def _sizes(interactions: Interactions) -> dict[str, int]:
     }
 
 
-def _settings(config: ConfigDict, as_folder: bool) -> dict[str, object]:
+def _settings(config: ConfigDict) -> dict[str, object]:
     """What decides, beside the source files, what the prepared form holds."""
     fields = ["name", "min_rating", "min_user_interactions", "min_item_interactions"]
     if config.name == "file":
         fields += ["user_column", "item_column", "rating_column", "title_column"]
-    return {
-        **{field: config[field] for field in fields},
-        "as_folder": as_folder,
-        "own_metadata": bool(config.items_path),
-        "time_column": _time_column(config),
-    }
+    return {**{field: config[field] for field in fields}, "time_column": _time_column(config)}
 
 
 def _time_column(config: ConfigDict) -> str | None:
@@ -252,21 +266,25 @@ def _time_column(config: ConfigDict) -> str | None:
     return config.time_column if own else None
 
 
-def _source(config: ConfigDict, known: Published) -> pathlib.Path | None:
-    """The path of the configuration, or what lies in the data folder; None where nothing does."""
+def _source(config: ConfigDict, known: Published) -> pathlib.Path:
+    """The path of the configuration, or what lies in the data folder, once it is downloaded."""
     if config.path:
         return pathlib.Path(config.path)
     if config.name == "file":
         raise InputError("config.data.path is empty; give the interactions file")
     folder = data_folder(config) / config.name
+    return _here(folder, known) or _fetched(config, known, folder)
+
+
+def _here(folder: pathlib.Path, known: Published) -> pathlib.Path | None:
+    """A folder with the files in it, or the one archive there."""
     if find_optional(folder, known.files[0]):
         return folder
     archives = list(folder.glob("*.zip"))
     return archives[0] if len(archives) == 1 else None
 
 
-def _fetched(config: ConfigDict, known: Published) -> pathlib.Path:
-    folder = data_folder(config) / config.name
+def _fetched(config: ConfigDict, known: Published, folder: pathlib.Path) -> pathlib.Path:
     where = (
         f"put it (or {', '.join(known.files)} out of it) into {folder}{os.sep}, or give its path "
         "as config.data.path"
@@ -278,15 +296,14 @@ def _fetched(config: ConfigDict, known: Published) -> pathlib.Path:
     log.info("%s: downloading into %s", config.name, folder)
     try:
         with locked(folder.with_name(f".{config.name}.lock")):
-            if source := _source(config, known):
-                return source  # another process was faster
-            known.fetch(folder)
+            if not _here(folder, known):  # another process may have been faster
+                known.fetch(folder)
     except (InputError, OSError) as error:
         raise InputError(
             f"{config.name} could not be downloaded: {error}. {known.advice} by hand and {where}; "
             "config.data.name=synthetic needs no network"
         ) from None
-    return folder
+    return _here(folder, known) or folder
 
 
 def _place_and_files(
@@ -323,12 +340,14 @@ def _file(path: AnyPath, config: ConfigDict) -> tuple[Ratings, dict[str, np.ndar
 
 
 def _movielens(
-    name: str, read: Callable[[AnyPath], tuple[Ratings, dict[str, np.ndarray]]]
+    name: str,
+    files: tuple[str, ...],
+    read: Callable[[AnyPath], tuple[Ratings, dict[str, np.ndarray]]],
 ) -> Published:
     archive = movielens.ARCHIVES[name]
     return Published(
         lambda path, config: read(path),
-        archive.members[:2],
+        files,
         movielens.fetch_ml_100k if name == "ml-100k" else functools.partial(fetch, archive),
         f"Download {archive.url}",
     )
@@ -343,10 +362,10 @@ DATASETS: dict[str, Published | None] = {
         f"Download {goodbooks.ARCHIVE.url}",
         alone=True,
     ),
-    "ml-100k": _movielens("ml-100k", movielens.read_ml_100k),
-    "ml-1m": _movielens("ml-1m", movielens.read_ml_1m),
-    "ml-20m": _movielens("ml-20m", movielens.read_ml_csv),
-    "ml-25m": _movielens("ml-25m", movielens.read_ml_csv),
+    "ml-100k": _movielens("ml-100k", ("u.data", "u.item"), movielens.read_ml_100k),
+    "ml-1m": _movielens("ml-1m", ("ratings.dat", "movies.dat"), movielens.read_ml_1m),
+    "ml-20m": _movielens("ml-20m", ("ratings.csv", "movies.csv"), movielens.read_ml_csv),
+    "ml-25m": _movielens("ml-25m", ("ratings.csv", "movies.csv"), movielens.read_ml_csv),
     "netflix": Published(
         lambda path, config: netflix.read_netflix(path),
         (*netflix.FILES, netflix.TITLES),

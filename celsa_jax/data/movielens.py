@@ -26,28 +26,12 @@ log = logging.getLogger(__name__)
 
 # With checksums of the archives as they have been served for years.
 ARCHIVES = {
-    name: Archive(f"https://files.grouplens.org/datasets/movielens/{name}.zip", members, sha256)
-    for name, members, sha256 in (
-        (
-            "ml-100k",
-            ("u.data", "u.item", "README"),
-            "50d2a982c66986937beb9ffb3aa76efe955bf3d5c6b761f4e3a7cd717c6a3229",
-        ),
-        (
-            "ml-1m",
-            ("ratings.dat", "movies.dat", "README"),
-            "a6898adb50b9ca05aa231689da44c217cb524e7ebd39d264c56e2832f2c54e20",
-        ),
-        (
-            "ml-20m",
-            ("ratings.csv", "movies.csv", "README.txt"),
-            "96f243c338a8665f6bcc89c53edf6ee39162a846940de6b7c8c48aeada765ff3",
-        ),
-        (
-            "ml-25m",
-            ("ratings.csv", "movies.csv", "README.txt"),
-            "8b21cfb7eb1706b4ec0aac894368d90acf26ebdfb6aced3ebd4ad5bd1eb9c6aa",
-        ),
+    name: Archive(f"https://files.grouplens.org/datasets/movielens/{name}.zip", sha256)
+    for name, sha256 in (
+        ("ml-100k", "50d2a982c66986937beb9ffb3aa76efe955bf3d5c6b761f4e3a7cd717c6a3229"),
+        ("ml-1m", "a6898adb50b9ca05aa231689da44c217cb524e7ebd39d264c56e2832f2c54e20"),
+        ("ml-20m", "96f243c338a8665f6bcc89c53edf6ee39162a846940de6b7c8c48aeada765ff3"),
+        ("ml-25m", "8b21cfb7eb1706b4ec0aac894368d90acf26ebdfb6aced3ebd4ad5bd1eb9c6aa"),
     )
 }
 _WHEEL = "recbole==1.2.1"

@@ -6,7 +6,6 @@ it a line `USER,RATING,DATE` for each rating.
 
 from __future__ import annotations
 
-import codecs
 import re
 from typing import IO
 
@@ -26,7 +25,7 @@ from celsa_jax.data.tables import (
     open_data,
     text_table,
 )
-from celsa_jax.errors import InputError, one_line
+from celsa_jax.errors import InputError
 
 PAGE = "https://www.kaggle.com/datasets/netflix-inc/netflix-prize-data"
 FILES = tuple(f"combined_data_{part}.txt" for part in (1, 2, 3, 4))
@@ -36,8 +35,6 @@ _TYPES = {
     "rating": pa.int8(),
     "date": pa.date32(),
 }
-_ROW = re.compile(rb"[^,:\s\x80-\xff]+,[1-5],\d{4}-\d\d-\d\d\r?\n?")
-_HEADER = re.compile(rb"\d+:\r?\n?")
 
 
 def read_netflix(folder: AnyPath) -> tuple[Ratings, dict[str, np.ndarray]]:
@@ -62,15 +59,8 @@ def read_netflix(folder: AnyPath) -> tuple[Ratings, dict[str, np.ndarray]]:
 
 def _read_file(path: AnyPath) -> tuple[pa.Table, list[str], np.ndarray]:
     """The rows of a file, the movies that they are of, and how many rows each of them has."""
-    try:
-        return _parsed(path)
-    except InputError:
-        _explain(path)
-        raise
-
-
-def _parsed(path: AnyPath) -> tuple[pa.Table, list[str], np.ndarray]:
-    with open_data(path) as stream, arrow_errors(path):
+    problem = f"{path}: not in the form of the Netflix Prize"
+    with open_data(path) as stream, arrow_errors(problem):
         table = pa.csv.read_csv(
             _ThreeFields(stream),
             read_options=pa.csv.ReadOptions(column_names=list(_TYPES), block_size=3 * BLOCK),
@@ -83,12 +73,12 @@ def _parsed(path: AnyPath) -> tuple[pa.Table, list[str], np.ndarray]:
     low, high = pc.min_max(rows["rating"]).as_py().values()
     if (
         not is_header[:1].all()
-        or not all(_HEADER.fullmatch(header.encode()) for header in headers)
+        or not all(re.fullmatch("[0-9]+:", header) for header in headers)
         or rows["date"].null_count
         or table["date"].null_count != len(headers)
         or (rows.num_rows and not 1 <= low <= high <= 5)
     ):
-        raise InputError(f"{path}: not in the form of the Netflix Prize")
+        raise InputError(problem)
     lengths = np.diff(np.flatnonzero(np.append(is_header, True))) - 1
     return rows, [header.removesuffix(":") for header in headers], lengths
 
@@ -103,23 +93,6 @@ class _ThreeFields:
 
     def read(self, size: int) -> bytes:
         return self._stream.read(size // 3).replace(b":", b":,,")
-
-
-def _explain(path: AnyPath) -> None:
-    """Raises an InputError that names the first line at fault."""
-    has_movie = False
-    with open_data(path) as stream:
-        for number, line in enumerate(stream, 1):
-            line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-            has_movie = has_movie or bool(_HEADER.fullmatch(line))
-            if not _ROW.fullmatch(line) and not _HEADER.fullmatch(line):
-                shown = one_line(line.decode("utf-8", "replace"))
-                raise InputError(
-                    f"{path}: line {number}: '{shown}' is neither 'MOVIE:' nor 'USER,RATING,DATE' "
-                    "with a rating from 1 to 5 and a date such as 2005-09-06"
-                )
-            if not has_movie:
-                raise InputError(f"{path}: line {number}: a rating before any line 'MOVIE:'")
 
 
 def _read_titles(path: AnyPath) -> dict[str, np.ndarray]:

@@ -7,7 +7,6 @@ size, time of change, first and last bytes) and for everything that decides what
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -49,7 +48,6 @@ def save(
     interactions: Interactions,
     metadata: dict[str, np.ndarray],
     counts: dict[str, int],
-    settings: dict[str, object],
 ) -> None:
     """Writes the folder. If another process has written it meanwhile, that one stays."""
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -70,7 +68,6 @@ def save(
                 np.save(stream, array)
                 os.fsync(stream.fileno())
         info = {
-            "settings": settings,
             "counts": counts,
             "arrays": _forms(arrays),
             "fixed_items": interactions.fixed_items,
@@ -99,7 +96,7 @@ def load(
     if not folder.is_dir():
         return None
     try:
-        info = _info(folder)
+        info = read_json(folder / "info.json")
         arrays: dict[str, Any] = {
             name: read_arrays(folder / f"{name}.npy", mapped=True) for name in info["arrays"]
         }
@@ -126,30 +123,3 @@ def load(
 
 def _forms(arrays: dict[str, np.ndarray]) -> dict[str, list]:
     return {name: [array.dtype.str, *array.shape] for name, array in arrays.items()}
-
-
-def _info(folder: pathlib.Path) -> dict:
-    info = read_json(folder / "info.json")
-    if not isinstance(info, dict):
-        raise ValueError("info.json is not an object")
-    return info
-
-
-def find(parent: pathlib.Path, name: str, settings: dict[str, object]) -> pathlib.Path | None:
-    """A prepared data set of that name and those settings, whatever its source.
-
-    Raises:
-      InputError: there are several, of different sources.
-    """
-    fitting = []
-    for folder in sorted(parent.glob(f"{name}-{'[0-9a-f]' * 16}")):
-        with contextlib.suppress(OSError, ValueError):  # not one of them, then
-            if _info(folder).get("settings") == settings:
-                fitting.append(folder)
-    if len(fitting) > 1:
-        names = ", ".join(folder.name for folder in fitting)
-        raise InputError(
-            f"{parent}: {len(fitting)} prepared data sets fit ({names}); name the source as "
-            "config.data.path, or delete those you do not want"
-        )
-    return fitting[0] if fitting else None

@@ -141,14 +141,11 @@ def split_users(
 
     Example:
       >>> from celsa_jax.data.synthetic import synthetic
-      >>> interactions, _, _ = synthetic(n_users=20, n_items=10, n_segments=2)
+      >>> interactions, _ = synthetic(n_users=20, n_items=10, n_segments=2)
       >>> split_users(interactions, n_val=3, n_test=5, seed=0).train.n_users
       12
     """
     n_users = interactions.n_users
-    for name, value in (("n_val_users", n_val), ("n_test_users", n_test)):
-        if value < 0:
-            raise InputError(f"config.data.{name} is {value}; it must be at least 0")
     if test_users is not None:
         n_test = int(test_users.sum())
     if n_val + n_test >= n_users:

@@ -1,8 +1,6 @@
-"""Synthetic interactions from planted segments, with metadata and the truth."""
+"""Synthetic interactions from planted segments, and metadata that name them."""
 
 from __future__ import annotations
-
-import dataclasses
 
 import numpy as np
 
@@ -15,30 +13,13 @@ _SEGMENTS_OF_USER, _HISTORY = 3, 40.0
 _POPULAR, _SHARED = 0.2, 0.2  # of a history by popularity alone; of the items in two segments
 
 
-@dataclasses.dataclass(frozen=True)
-class PlantedSegments:
-    """What the generator knows.
-
-    Attributes:
-      names: [n_segments] names of the segments.
-      membership: [n_items, n_segments] bool, over all items drawn.
-      primary: [n_items] int, each item's first segment.
-      item_ids: [n_items] text ids of the rows above.
-    """
-
-    names: np.ndarray
-    membership: np.ndarray
-    primary: np.ndarray
-    item_ids: np.ndarray
-
-
 def synthetic(
     n_users: int = 6_000,
     n_items: int = 2_000,
     n_segments: int = 40,
     *,
     seed: int = 0,
-) -> tuple[Interactions, dict[str, np.ndarray], PlantedSegments]:
+) -> tuple[Interactions, dict[str, np.ndarray]]:
     """Draws users who pick items from a few segments each, and some by popularity alone.
 
     A user likes three segments; of a history of at least five items (log-normal lengths, 40 in the
@@ -47,7 +28,7 @@ def synthetic(
     as well.
 
     Returns:
-      Interactions, item metadata (columns item_id, title, genres), and the planted segments.
+      Interactions, and item metadata: a title names an item's first segment, genres name all.
     """
     for name, value in (("n_users", n_users), ("n_items", n_items), ("n_segments", n_segments)):
         if value < 1:
@@ -92,4 +73,4 @@ def synthetic(
         "title": np.array([f"{names[s]} No. {i}" for i, s in enumerate(primary)]),
         "genres": np.array([",".join(names[row]) for row in membership]),
     }
-    return interactions, metadata, PlantedSegments(names, membership, primary, item_ids)
+    return interactions, metadata

@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 from celsa_jax.baselines import BASELINES, COMPRESSIONS, Baseline, embeddings_baseline
 from celsa_jax.baselines.choice import choose, validation_value
 from celsa_jax.config import outcome, seed_of, validate
-from celsa_jax.data import Dataset, Split, load_dataset, make_split
+from celsa_jax.data import Dataset, Split, dataset_of, make_split
 from celsa_jax.errors import InputError
 from celsa_jax.evaluation import evaluate
 from celsa_jax.files import locked
@@ -192,7 +192,7 @@ def load_data(run: Run) -> tuple[Dataset, Split]:
 @functools.lru_cache(maxsize=1)
 def _load_data(section: str, seed: int) -> tuple[Dataset, Split]:
     config = ConfigDict(json.loads(section))
-    dataset = load_dataset(config, seed)
+    dataset = dataset_of(config, seed)
     return dataset, make_split(dataset.interactions, config, seed)
 
 

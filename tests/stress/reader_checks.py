@@ -18,7 +18,7 @@ import scipy.sparse as sp
 from absl import flags
 
 from celsa_jax.config import default_config
-from celsa_jax.data import datasets, download, load_dataset, prepared, splits
+from celsa_jax.data import dataset_of, datasets, prepared, splits
 from celsa_jax.data.metadata import read_metadata
 from celsa_jax.data.readers import Ratings, read_ratings
 from celsa_jax.data.tables import read_text_columns
@@ -241,7 +241,7 @@ def _load(folder: pathlib.Path, name: str, path: str) -> datasets.Dataset:
     config = default_config().data
     config.update(name=name, path=path, data_dir=str(folder / "data"))
     config.update(min_rating=1.0, min_user_interactions=1)
-    return load_dataset(config)
+    return dataset_of(config)
 
 
 def _content(path: str, name: str) -> bytes:
@@ -328,40 +328,18 @@ def _table_rows(content: bytes) -> int:
     return len(plain_rows(content)) - 1
 
 
-def _unpack(rng: np.random.Generator, folder: pathlib.Path) -> None:
-    names = ("ratings.csv", "movies.csv")
-    tops = ("", "a/", "../", "../../", "/", "a/../../../", "..\\")
-    members = {tops[rng.integers(len(tops))] + name: b"x" * 100 for name in names}
-    members |= {"../evil.txt": b"x", "/evil.txt": b"x", "../../evil.txt": b"x"}
-    if rng.random() < 0.2:
-        members[next(iter(members))] = bytes(BOMB)
-    content = zipped(members)
-    path = folder / "a.zip.part"
-    path.write_bytes(mutate(rng, content, 1) if rng.random() < 0.5 else content)
-    (folder / "target").mkdir()
-    try:
-        download.unpack(path, names, folder / "target")
-    finally:
-        beside = {p.name for p in folder.iterdir()} - {"target", "a.zip.part"}
-        if beside or {p.name for p in (folder / "target").iterdir()} - set(names):
-            raise Lost(f"files outside the target: {beside}")
-    if any((folder / "target" / name).read_bytes() != b"x" * 100 for name in names):
-        raise Lost("another content")
-
-
 def _prepared(rng: np.random.Generator, folder: pathlib.Path) -> None:
     """What is damaged counts as not there; bits within the arrays are not compared."""
     config = default_config().data
     config.synthetic.update(n_users=20, n_items=10, n_segments=2)
     config.name = "synthetic"
-    made = load_dataset(config)
+    made = dataset_of(config)
     place = folder / f"file-{'0' * 16}"
-    prepared.save(place, made.interactions, {"item_id": np.array(["a"])}, made.counts, {})
+    prepared.save(place, made.interactions, {"item_id": np.array(["a"])}, made.counts)
     files = sorted(place.iterdir())
     changed = files[rng.integers(len(files))]
     content = changed.read_bytes()
     changed.write_bytes(mutate(rng, content, int(rng.integers(1, 4))))
-    prepared.find(folder, "file", {})
     if stored := prepared.load(place):
         interactions = stored[0]
         if interactions.nnz != made.interactions.nnz:
@@ -566,7 +544,6 @@ READERS: dict[str, Callable[[np.random.Generator, pathlib.Path], None]] = {
     "ml-20m": _published("ml-20m", _ml_20m, _table_rows, "ratings.csv"),
     "goodbooks": _published("goodbooks", _goodbooks, _table_rows, "ratings.csv"),
     "netflix": _published("netflix", _netflix, _netflix_rows, *_NETFLIX_FILES),
-    "unpack": _unpack,
     "prepared": _prepared,
     "split": _split,
     "embeddings": _embeddings,
