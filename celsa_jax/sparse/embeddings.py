@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +16,7 @@ from celsa_jax.errors import InputError, one_line
 from celsa_jax.sparse.formats import BRIDGES, MOST_FACTORS, Rows, check_stored, pack, unpack
 from celsa_jax.sparse.npz import check_ids, load_with_factor_ids
 from celsa_jax.sparse.rows import keep_largest, unit_rows
-from celsa_jax.sparse.tensors import read_tensors, write_tensors
+from celsa_jax.sparse.tensors import checksum, read_tensors, write_tensors
 
 _VALUES_AT_ONCE = 1 << 18
 
@@ -155,21 +153,20 @@ class SparseEmbeddings:
             ) from None
 
     @classmethod
-    def _from_tensors(cls, tensors: dict, fields: dict[str, str]) -> SparseEmbeddings:
+    def _from_tensors(cls, tensors: dict, fields: dict[str, Any]) -> SparseEmbeddings:
         """Checks all that compiled code relies on."""
-        n_items, n_factors = int(fields["n_items"]), int(fields["n_factors"])
+        n_factors, metadata = int(fields["n_factors"]), fields["metadata"]
         if not 0 <= n_factors <= MOST_FACTORS:
             raise ValueError("an impossible number of factors")
         ids, factor_ids = tensors.pop("item_ids"), tensors.pop("factor_ids", None)
-        _check_encoded(ids, n_items)
+        lengths = tensors.pop("lengths")
+        if lengths.dtype not in (np.uint8, np.uint16, np.uint32) or lengths.ndim != 1:
+            raise ValueError("lengths of rows that are none")
+        _check_encoded(ids, len(lengths))
         if factor_ids is not None:
             _check_encoded(factor_ids, n_factors)
-        lengths = tensors.pop("lengths")
-        if lengths.dtype.kind != "u" or lengths.shape != (n_items,):
-            raise ValueError("row lengths that do not fit the items")
         starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-        check_stored(tensors, fields["format"], starts, n_factors)
-        metadata = json.loads(fields["metadata"])
+        check_stored(tensors, _format(tensors), starts, n_factors)
         loaded = cls(n_factors, starts, tensors, metadata, ids, factor_ids)
         if not np.isfinite(loaded.largest):
             raise ValueError("values that are not finite")
@@ -180,18 +177,17 @@ class SparseEmbeddings:
 
         The layout is that of safetensors, readable elsewhere.
         """
+        fields = {"n_factors": self.n_factors, "metadata": self.metadata}
+        write_tensors(pathlib.Path(path), self._tensors(), fields)
+
+    def _tensors(self) -> dict[str, np.ndarray]:
+        """What files hold, metadata apart."""
         lengths = np.diff(self.starts)
         lengths = lengths.astype(np.min_scalar_type(int(lengths.max(initial=0))))
         tensors = {**self.arrays, "lengths": lengths, "item_ids": self._encoded_ids}
         if self._encoded_factor_ids is not None:
             tensors["factor_ids"] = self._encoded_factor_ids
-        fields = {
-            "format": self.format,
-            "n_items": str(self.n_items),
-            "n_factors": str(self.n_factors),
-            "metadata": json.dumps(self.metadata),
-        }
-        write_tensors(pathlib.Path(path), tensors, fields)
+        return tensors
 
     def to_format(self, format: str) -> SparseEmbeddings:
         """The same embeddings in another format; errors as of `from_scipy`."""
@@ -240,7 +236,7 @@ class SparseEmbeddings:
     @property
     def format(self) -> str:
         """float32, float16, int8 or int4."""
-        return "int4" if "words" in self.arrays else self.arrays["values"].dtype.name
+        return _format(self.arrays)
 
     @functools.cached_property
     def item_ids(self) -> np.ndarray:
@@ -256,13 +252,7 @@ class SparseEmbeddings:
     @functools.cached_property
     def version(self) -> str:
         """12 hexadecimal digits that tell one model, in one format, from another."""
-        checksum = hashlib.sha256(f"{self.format} {self.n_factors}".encode())
-        arrays = {**self.arrays, "starts": self.starts, "ids": self._encoded_ids}
-        for name in sorted(arrays):
-            array = np.ascontiguousarray(arrays[name])
-            checksum.update(f"{name} {array.dtype} {array.shape}".encode())
-            checksum.update(array.data)
-        return checksum.hexdigest()[:12]
+        return checksum(self._tensors(), str(self.n_factors))[:12]
 
     @functools.cached_property
     def largest(self) -> float:
@@ -309,6 +299,10 @@ def is_saved(path: pathlib.Path) -> bool:
         raise InputError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}")
     with path.open("rb") as stream:
         return not stream.read(6).startswith((b"PK", b"\x93NUMPY"))
+
+
+def _format(arrays: dict[str, np.ndarray]) -> str:
+    return "int4" if "words" in arrays else arrays["values"].dtype.name
 
 
 def _encode(ids: Sequence | np.ndarray, n: int, name: str, of: str) -> np.ndarray:
