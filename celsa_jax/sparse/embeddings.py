@@ -13,12 +13,19 @@ import scipy.sparse as sp
 
 from celsa_jax.arrays import check_sparse
 from celsa_jax.errors import InputError, one_line
-from celsa_jax.sparse.formats import BRIDGES, MOST_FACTORS, Rows, check_stored, pack, unpack
+from celsa_jax.sparse.formats import (
+    BRIDGES,
+    LARGEST,
+    MOST_FACTORS,
+    Rows,
+    check_stored,
+    is_bounded,
+    pack,
+    unpack,
+)
 from celsa_jax.sparse.npz import check_ids, load_with_factor_ids
 from celsa_jax.sparse.rows import keep_largest, unit_rows
 from celsa_jax.sparse.tensors import checksum, read_tensors, write_tensors
-
-_VALUES_AT_ONCE = 1 << 18
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -91,8 +98,9 @@ class SparseEmbeddings:
           metadata: values that JSON can hold.
 
         Raises:
-          InputError: values that are not finite, ids that repeat or of another number than rows
-            or columns, more than 2^25 factors, or values that the format cannot hold.
+          InputError: values that are not finite or above 1e16, ids that repeat or of another
+            number than rows or columns, more than 2^25 factors, or values that the format cannot
+            hold.
         """
         try:
             if sp.issparse(embeddings):
@@ -104,9 +112,11 @@ class SparseEmbeddings:
         if np.iscomplexobj(rows):
             raise InputError("the embeddings are complex; they must be real")
         rows = rows.astype(np.float32)
-        if not np.isfinite(rows.data).all():
-            row = np.searchsorted(rows.indptr, np.argmin(np.isfinite(rows.data)), side="right") - 1
-            raise InputError(f"the embeddings hold values that are not finite, first in row {row}")
+        if not is_bounded(rows.data):
+            first = np.argmin(np.abs(rows.data) <= LARGEST)
+            row = np.searchsorted(rows.indptr, first, side="right") - 1
+            problem = f"not finite, or above {LARGEST:g}, first in row {row}"
+            raise InputError(f"the embeddings hold values that are {problem}")
         rows.sum_duplicates()
         rows.eliminate_zeros()
         n_items, n_factors = rows.shape
@@ -167,10 +177,7 @@ class SparseEmbeddings:
             _check_encoded(factor_ids, n_factors)
         starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
         check_stored(tensors, _format(tensors), starts, n_factors)
-        loaded = cls(n_factors, starts, tensors, metadata, ids, factor_ids)
-        if not np.isfinite(loaded.largest):
-            raise ValueError("values that are not finite")
-        return loaded
+        return cls(n_factors, starts, tensors, metadata, ids, factor_ids)
 
     def save(self, path: str | pathlib.Path) -> None:
         """Writes one file: ids, non-zeros, metadata, checksum; whole or not at all.
@@ -253,20 +260,6 @@ class SparseEmbeddings:
     def version(self) -> str:
         """12 hexadecimal digits that tell one model, in one format, from another."""
         return checksum(self._tensors(), str(self.n_factors))[:12]
-
-    @functools.cached_property
-    def largest(self) -> float:
-        """A bound of the magnitudes of all values; NaN where one is."""
-        norm = 1.0
-        if "norms" in self.arrays:
-            norm = float(self.arrays["norms"].max(initial=norm))
-        if self.format == "int4":  # decoded rows are unit rows times their norm
-            return norm * max(1.0, float(np.abs(self.arrays["codebook"]).max()))
-        bounds = [0.0]
-        for first in range(0, self.nnz, _VALUES_AT_ONCE):  # no large temporary arrays
-            values = self.arrays["values"][first : first + _VALUES_AT_ONCE].astype(np.float32)
-            bounds += [float(values.max()), -float(values.min())]
-        return norm * float(np.max(bounds)) / (127 if self.format == "int8" else 1)
 
     def rows(self) -> Rows:
         """The non-zeros as all formats have them in memory; those of int4 are unpacked for it."""

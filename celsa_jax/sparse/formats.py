@@ -33,6 +33,8 @@ import scipy.sparse as sp
 from celsa_jax.errors import InputError
 
 FORMATS = ("float32", "float16", "int8", "int4")
+LARGEST = 1e16  # value of a model; with weights up to `LARGEST_WEIGHT` no score overflows float32
+LARGEST_WEIGHT = 1e8  # of an item in a history
 MOST_FACTORS = 1 << 25  # as each takes memory when it is served, also in a file of a few bytes
 BYTES_PER_NONZERO = 8  # in plain SciPy, a float32 and an int32, as the paper counts it
 BYTES_PER_FACTOR = 4  # of a dense row, a float32
@@ -221,8 +223,10 @@ def check_stored(
         if kinds[name] not in wanted[name] or array.ndim != 1:
             raise ValueError(f"array '{name}' of {array.ndim} dimensions, {kinds[name]}")
     codebook = arrays.get("codebook", np.zeros(_N_LEVELS))
-    if len(codebook) != _N_LEVELS or not np.isfinite(codebook).all():
-        raise ValueError("a codebook that is not 16 finite numbers")
+    if len(codebook) != _N_LEVELS:
+        raise ValueError("a codebook that is not 16 numbers")
+    if not all(is_bounded(arrays[name]) for name in ("values", "codebook") if name in arrays):
+        raise ValueError(f"values that are not finite, or above {LARGEST:g}")
     nonzeros = [arrays[name] for name in ("factors", "values", "words") if name in arrays]
     if any(len(array) != starts[-1] for array in nonzeros):
         raise ValueError("the rows do not fit the non-zeros")
@@ -239,6 +243,11 @@ def check_stored(
         highest = int(arrays["factors"].max(initial=0))
     if starts[-1] and highest >= n_factors:
         raise ValueError(f"a factor outside of the {n_factors}")
+
+
+def is_bounded(values: np.ndarray, largest: float = LARGEST) -> bool:
+    """Whether all values are numbers of at most that magnitude."""
+    return -largest <= float(values.min(initial=0)) and float(values.max(initial=0)) <= largest
 
 
 def _moves(words: np.ndarray) -> np.ndarray:

@@ -14,12 +14,12 @@ from celsa_jax.arrays import check_sparse
 from celsa_jax.errors import InputError
 from celsa_jax.sparse.embeddings import SparseEmbeddings
 from celsa_jax.sparse.engines import FEW_USERS, NumbaEngine, Request, ScipyEngine, encode
+from celsa_jax.sparse.formats import LARGEST_WEIGHT
 from celsa_jax.sparse.retrieval import top_k
 from celsa_jax.sparse.rows import unit_rows
 from celsa_jax.sparse.threads import n_cores
 
 ENGINES = ("auto", "numba", "scipy")
-_LARGEST_SCORE = 1e38
 _COSINES_AT_ONCE = 1 << 24  # 64 MB
 _MOST_FILLED = 1 << 24  # results where there is nothing to fill them with
 
@@ -153,7 +153,8 @@ class Recommender:
 
         Raises:
           InputError: histories of another number of items, with positions out of range or values
-            that are not finite; candidates out of range; k below 1, or by millions above the items.
+            that are not finite or above 1e8; candidates out of range; k below 1, or by millions
+            above the items.
         """
         return self._recommend(user_items, k, filter_seen, candidates)
 
@@ -365,18 +366,16 @@ class Recommender:
         weights = weights.astype(np.float32, copy=False)
         for values, is_bad, problem in (
             (indices, (indices < 0) | (indices >= n_items), f"positions are 0 to {n_items - 1}"),
-            (weights, ~np.isfinite(weights), "values must be finite"),
+            (
+                weights,
+                ~(np.abs(weights) <= LARGEST_WEIGHT),
+                f"values must be finite, and {LARGEST_WEIGHT:g} at most",
+            ),
         ):
             if is_bad.any():
                 at = int(np.argmax(is_bad))
                 user = int(np.searchsorted(indptr, at, side="right")) - 1
                 raise InputError(f"row {user} of the histories holds {values[at]}; {problem}")
-        largest = float(np.abs(weights).max(initial=0))
-        if largest * len(weights) * self._growth > _LARGEST_SCORE:
-            raise InputError(
-                f"scores may overflow: histories up to {largest:g}, embeddings up to "
-                f"{self.embeddings.largest:g}; scale them down"
-            )
         if weights is history.data and indices.dtype == np.int32 and history.has_sorted_indices:
             return history
         history = sp.csr_matrix((weights, indices.astype(np.int32), indptr), history.shape)
@@ -403,12 +402,6 @@ class Recommender:
             Recommendation(ids[items[user, :n]], scores[user, :n], left_out, version)
             for user, (n, left_out) in enumerate(zip(n_found, unknown, strict=True))
         ]
-
-    @functools.cached_property
-    def _growth(self) -> float:
-        """A bound of what becomes of a weight of 1: in a score, or over the length of a row."""
-        shortest = float(self._engine.inverse_lengths.max(initial=0))
-        return max(self.embeddings.n_factors * self.embeddings.largest, shortest)
 
     @functools.cached_property
     def _rows(self) -> sp.csr_matrix:
