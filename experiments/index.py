@@ -32,7 +32,7 @@ import scipy.sparse as sp
 import tqdm
 from absl import flags
 
-from celsa_jax.engines import Index, open_index
+from celsa_jax.engines import Engine, open_index
 from celsa_jax.errors import InputError
 from celsa_jax.sparse import Recommendation, Recommender, SparseEmbeddings
 from experiments import cli, inputs
@@ -82,7 +82,7 @@ def main() -> None:
         sys.exit(1)
 
 
-def compare(index: Index, recommender: Recommender, histories: list[list[str]]) -> dict:
+def compare(index: Engine, recommender: Recommender, histories: list[list[str]]) -> dict:
     """Agreement and times, one user after the other, each asked of both."""
     recommender.warm_up()
     index.recommend_ids(histories[:1], _K.value)

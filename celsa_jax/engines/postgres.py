@@ -8,16 +8,16 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 
 from celsa_jax.engines.engine import (
     Engine,
     EngineError,
     Query,
-    Rows,
     Snapshot,
     VersionGone,
     check_change,
@@ -167,7 +167,8 @@ class PostgresEngine(Engine):
             found = None
         if found is None:
             raise EngineError(f"{self._shown}: no index '{self._name}' yet; load one")
-        return _PostgresSnapshot(connection, self._table(found[0]), *found)
+        version, n_factors, kinds = found
+        return _PostgresSnapshot(version, n_factors, kinds, connection, self._table(version))
 
     def _states(self, connection: psycopg.Connection, lock: str = "") -> dict[str, str]:
         try:
@@ -303,27 +304,26 @@ class PostgresEngine(Engine):
 
 
 @dataclasses.dataclass
-class _PostgresSnapshot:
+class _PostgresSnapshot(Snapshot):
     connection: psycopg.Connection
     table: sql.Identifier
-    version: str
-    n_factors: int
-    kinds: Mapping[str, str]
 
-    def rows(self, ids: list[str]) -> Rows:
+    def rows(self, ids: list[str]) -> tuple[dict[str, int], sp.csr_matrix]:
         wanted = sql.SQL("SELECT id, position, embedding::text FROM {} WHERE id = ANY(%s)")
         found = self.connection.execute(wanted.format(self.table), (ids,)).fetchall()
         texts = [text[1 : text.index("}")] for _, _, text in found]
         entries = re.findall("([0-9]+):([^,]+)", ",".join(texts))
         factors = np.array([factor for factor, _ in entries], np.int64) - 1
         values = np.array([value for _, value in entries], np.float32)
-        lengths = [text.count(":") for text in texts]
-        return Rows({item: position for item, position, _ in found}, lengths, factors, values)
+        starts = np.cumsum([0, *(text.count(":") for text in texts)])
+        rows = sp.csr_matrix((values, factors, starts), (len(found), self.n_factors))
+        return {item: position for item, position, _ in found}, rows
 
     def rank(self, query: Query) -> list[tuple[str, float]]:
+        factors, values = query.latent.indices.tolist(), query.latent.data.tolist()
         parts = [
-            _text(query.factors[part].tolist(), query.values[part].tolist(), self.n_factors)
-            for at in range(0, max(len(query.factors), 1), _MOST_NONZEROS)
+            _text(factors[part], values[part], self.n_factors)
+            for at in range(0, max(len(factors), 1), _MOST_NONZEROS)
             for part in [slice(at, at + _MOST_NONZEROS)]
         ]
         conditions: list[sql.Composable] = [sql.SQL("position <> ALL(%s)")]
