@@ -76,7 +76,7 @@ def main() -> None:
     sizes = _numbers(_BYTES, int, BYTES_PER_NONZERO - 1)
     values = _numbers(_L2, float, 0), _numbers(_DROPOUT, float), _numbers(_DISCOUNT, float)
     grid = dict(zip(_OPTIONS, values, strict=True))
-    dense = load_embeddings(_DENSE.value) if _DENSE.value else None
+    dense = load_embeddings(_DENSE.value)[:2] if _DENSE.value else None
     split = _split(config)
     several = any(len(v) > 1 for v in values)
     if several and set(methods) & set(_OPTIONS_OF) and not split.val.n_users:

@@ -113,15 +113,13 @@ def read_embeddings(
     if is_saved(pathlib.Path(path)):
         embeddings = read_sparse(path, items)
         return embeddings.tocsc(), embeddings.item_ids, embeddings.bytes_per_item
-    matrix, item_ids = load_embeddings(path, items)
+    matrix, item_ids, _ = load_embeddings(path, items)
     return matrix, item_ids, bytes_per_item(matrix)
 
 
 def read_sparse(path: str, items: str | None) -> SparseEmbeddings:
     """Embeddings to serve from; the ids of --items must be those that a file brings itself."""
-    if not is_saved(pathlib.Path(path)):
-        return SparseEmbeddings.load(path, items)
-    embeddings = SparseEmbeddings.load(path)
+    embeddings = SparseEmbeddings.load(path, items)
     if items is not None and not np.array_equal(read_item_ids(items), embeddings.item_ids):
         raise InputError(f"--items={items}: not the ids of {path}, which brings its own")
     return embeddings

@@ -23,7 +23,7 @@ from celsa_jax.sparse.formats import (
     pack,
     unpack,
 )
-from celsa_jax.sparse.npz import check_ids, load_with_factor_ids
+from celsa_jax.sparse.npz import check_ids, load_embeddings
 from celsa_jax.sparse.rows import keep_largest, unit_rows
 from celsa_jax.sparse.tensors import checksum, read_tensors, write_tensors
 
@@ -147,7 +147,7 @@ class SparseEmbeddings:
         """
         path = pathlib.Path(path)
         if not is_saved(path):
-            matrix, item_ids, factor_ids = load_with_factor_ids(path, items)
+            matrix, item_ids, factor_ids = load_embeddings(path, items)
             return cls.from_scipy(matrix, item_ids, factor_ids=factor_ids)
         try:
             tensors, fields = read_tensors(path)

@@ -397,7 +397,7 @@ def _embeddings(rng: np.random.Generator, folder: pathlib.Path) -> None:
         _matrix(rng, path)
     content = "a\nb\nc\nd\ne\nž\n".encode()
     items.write_bytes((mutate(rng, content) if rng.random() < 0.5 else b"") or content)
-    matrix, ids = load_embeddings(path)
+    matrix, ids, _ = load_embeddings(path)
     lines = items.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").split("\n")
     if ids.tolist() != (lines[:-1] if not lines[-1] else lines):
         raise Lost("other ids")
