@@ -14,9 +14,8 @@ from celsa_jax.arrays import check_sparse
 from celsa_jax.errors import InputError
 from celsa_jax.sparse.embeddings import SparseEmbeddings
 from celsa_jax.sparse.engines import FEW_USERS, NumbaEngine, Request, ScipyEngine, encode
-from celsa_jax.sparse.formats import LARGEST_WEIGHT
-from celsa_jax.sparse.retrieval import top_k
-from celsa_jax.sparse.rows import unit_rows
+from celsa_jax.sparse.formats import LARGEST_WEIGHT, inverse_lengths
+from celsa_jax.sparse.rows import top_k, unit_rows
 from celsa_jax.sparse.threads import n_cores
 
 ENGINES = ("auto", "numba", "scipy")
@@ -128,7 +127,7 @@ class Recommender:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held for scoring, item ids and what `similar_items` adds (4 an item) apart."""
+        """Bytes held for scoring; item ids and the lengths of rows (4 an item) apart."""
         return self._engine.nbytes
 
     def recommend(
@@ -296,7 +295,7 @@ class Recommender:
           InputError: as of `recommend`.
         """
         history = self._check(user_items)
-        values = history.data * self._engine.inverse_lengths[history.indices]
+        values = history.data * self._inverse_lengths[history.indices]
         return sp.csr_matrix((values, history.indices, history.indptr), history.shape)
 
     def warm_up(self) -> None:
@@ -326,8 +325,9 @@ class Recommender:
         items = np.full((n_users, k), -1, np.int32)
         scores = np.full((n_users, k), -np.inf, np.float32)
         if n_users and n_ranked:
+            scale = self._inverse_lengths if unit_rows else None
             request = Request(
-                history, seen, n_ranked, candidates, query_factors, self.n_threads, unit_rows
+                history, seen, n_ranked, candidates, query_factors, self.n_threads, scale
             )
             best, scores[:, :n_ranked] = self._engine.rank(request)
             if candidates is not None:
@@ -402,6 +402,10 @@ class Recommender:
             Recommendation(ids[items[user, :n]], scores[user, :n], left_out, version)
             for user, (n, left_out) in enumerate(zip(n_found, unknown, strict=True))
         ]
+
+    @functools.cached_property
+    def _inverse_lengths(self) -> np.ndarray:
+        return inverse_lengths(self.embeddings.rows())
 
     @functools.cached_property
     def _rows(self) -> sp.csr_matrix:
