@@ -3,10 +3,10 @@ r"""What engines without negative values lose, against `Recommender`.
     python -m experiments.benchmark_positive --embeddings=runs/mine/embeddings.npz \
         --interactions=ratings.csv --min_rating=4 --n_users=200
 
-Vectors for engines that refuse negative values (celsa_jax.sparse.rows): `positive`, items and
-queries of no negative value, and `split`, items alone. Both in float32, and with what stored values
-become in engines that keep 9 significant bits (Lucene's feature fields: Elasticsearch, OpenSearch).
-For each: the share of the --k best unseen items that are Recommender's, too.
+Vectors of items and queries without negative values (`positive_items`, `positive_queries` of
+celsa_jax.sparse.rows), in float32, and with what stored values become in engines that keep 9
+significant bits (Lucene's feature fields: Elasticsearch, OpenSearch). For each: the share of the
+--k best unseen items that are Recommender's, too.
 
 The last line printed is one JSON object.
 """
@@ -21,7 +21,7 @@ from absl import flags
 
 from celsa_jax.errors import InputError
 from celsa_jax.sparse import Recommender, top_k
-from celsa_jax.sparse.rows import positive_items, positive_queries, split_queries, split_signs
+from celsa_jax.sparse.rows import positive_items, positive_queries
 from experiments import cli, inputs
 
 FLAGS = flags.FLAGS
@@ -42,20 +42,15 @@ def main() -> None:
         raise InputError(f"{FLAGS.interactions}: no user with a known item")
     recommender = Recommender(embeddings)
     wanted, _ = recommender.recommend(histories, _K.value)
-    rows, latent = embeddings.tocsr(), recommender.encode(histories)
-    positive, _ = positive_items(rows)
+    stored, _ = positive_items(embeddings.tocsr())
+    queries, _ = positive_queries(recommender.encode(histories))
     report: dict = {"n_users": histories.shape[0], "k": _K.value}
-    for name, stored, queries in (
-        ("positive", positive, positive_queries(latent)[0]),
-        ("split", split_signs(rows), split_queries(latent)),
-        ("split, negative weights dropped", split_signs(rows), split_queries(latent).maximum(0)),
-    ):
-        for bits, kept in (("float32", stored), ("9 bits", nine_bits(stored))):
-            scores = (queries.astype(np.float32) @ kept.T.tocsr()).toarray()
-            scores[histories.nonzero()] = -np.inf
-            found = top_k(scores, _K.value)
-            same = sum(len(np.intersect1d(a, b)) for a, b in zip(found, wanted, strict=True))
-            report[f"{name}, {bits}"] = round(same / wanted.size, 4)
+    for bits, kept in (("float32", stored), ("9 bits", nine_bits(stored))):
+        scores = (queries @ kept.T.tocsr()).toarray()
+        scores[histories.nonzero()] = -np.inf
+        found = top_k(scores, _K.value)
+        same = sum(len(np.intersect1d(a, b)) for a, b in zip(found, wanted, strict=True))
+        report[bits] = round(same / wanted.size, 4)
     print(json.dumps(report))
 
 

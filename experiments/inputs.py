@@ -108,13 +108,14 @@ def check_output(output: pathlib.Path, *read: str | pathlib.Path | None) -> None
 
 def read_embeddings(
     path: str, items: str | None
-) -> tuple[sp.csc_matrix | np.ndarray, np.ndarray, float]:
-    """Any embeddings in float32 (CSC or dense), their item ids, and stored bytes an item."""
+) -> tuple[sp.spmatrix | np.ndarray, np.ndarray, dict[str, float]]:
+    """Any embeddings in float32 (sparse or dense), their item ids, and by name their size."""
     if is_saved(pathlib.Path(path)):
         embeddings = read_sparse(path, items)
-        return embeddings.tocsc(), embeddings.item_ids, embeddings.bytes_per_item
+        size = {"stored_bytes_per_item": embeddings.stored_bytes_per_item}
+        return embeddings.tocsr(), embeddings.item_ids, size
     matrix, item_ids, _ = load_embeddings(path, items)
-    return matrix, item_ids, bytes_per_item(matrix)
+    return matrix, item_ids, {"bytes_per_item": bytes_per_item(matrix)}
 
 
 def read_sparse(path: str, items: str | None) -> SparseEmbeddings:

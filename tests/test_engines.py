@@ -334,6 +334,8 @@ def test_long_queries_are_asked_in_parts(opened, monkeypatch):
 def test_what_engines_refuse(index, opened):
     with pytest.raises(InputError, match="a history is a list of ids, not 'i3'"):
         ask(index, "i3")
+    with pytest.raises(InputError, match="candidates is a list of ids, not 'i3'"):
+        ask(index, ["i3"], candidates="i3")
     for k in (0, True, 2.5, 300_000_000):
         with pytest.raises(InputError, match="give a whole number of 1 to 100000"):
             ask(index, ["i3"], k)

@@ -440,7 +440,6 @@ def test_entries_behind_the_last_row_count_for_nothing():
             lambda r: r.recommend(sp.csr_matrix([[0, np.nan, 0, 0]])),
             "row 0 .* nan; values must be finite",
         ),
-        (lambda r: r.recommend(sp.csr_matrix([[1j, 0, 0, 0]])), "complex"),
         (lambda r: r.recommend(sp.csr_matrix((1, 4)), 0), "k is 0"),
         (lambda r: r.recommend(sp.csr_matrix((1, 4)), 2.5), "k is 2.5"),
         (lambda r: r.recommend(sp.csr_matrix((1, 4)), True), "k is True"),

@@ -17,7 +17,7 @@ from celsa_jax.engines.items import Condition, Item, Items, check_where, storabl
 from celsa_jax.errors import InputError
 from celsa_jax.sparse import Recommendation, SparseEmbeddings
 from celsa_jax.sparse.engines import encode
-from celsa_jax.sparse.recommender import as_history
+from celsa_jax.sparse.recommender import as_texts, check_count
 from celsa_jax.sparse.rows import unit_rows
 
 _LARGEST_K = 100_000
@@ -105,11 +105,12 @@ class Engine(abc.ABC):
           InputError: an argument that does not fit, conditions on other columns.
           EngineError: the database is out of reach, or has no such index.
         """
-        _check_k(k)
-        lists = [as_history(history) for history in histories]
+        check_count("k", k, _LARGEST_K)
+        lists = [as_texts(history, "a history") for history in histories]
         among = None
         if candidates is not None:
-            among = [item for item in dict.fromkeys(as_history(candidates)) if storable(item)]
+            texts = as_texts(candidates, "candidates")
+            among = [item for item in dict.fromkeys(texts) if storable(item)]
 
         def ask(now: Snapshot) -> list[Recommendation]:
             conditions, found = check_where(where, now.kinds), []
@@ -130,8 +131,8 @@ class Engine(abc.ABC):
         self, item_ids: Sequence, k: int = 10, *, where: Iterable[Condition] = ()
     ) -> list[Recommendation]:
         """The k nearest items of each by cosine, itself included, as `Recommender.similar_ids`."""
-        _check_k(k)
-        ids = as_history(item_ids)
+        check_count("k", k, _LARGEST_K)
+        ids = as_texts(item_ids, "item_ids")
 
         def ask(now: Snapshot) -> list[Recommendation]:
             conditions, found = check_where(where, now.kinds), []
@@ -211,7 +212,7 @@ class Engine(abc.ABC):
 
     def delete(self, item_ids: list[str]) -> int:
         """Removes items of the current version; returns how many there were."""
-        known = [item for item in as_history(item_ids) if storable(item)]
+        known = [item for item in as_texts(item_ids, "item_ids") if storable(item)]
         with _not_replaced():
             return self._delete(known)
 
@@ -295,11 +296,6 @@ def check_change(version: str, states: Mapping[str, str], what: str, refused: st
         raise InputError(f"no version {version} to {what}; there are: {known}")
     if states[version] == refused:
         raise InputError(f"version {version} is {refused}: nothing to {what}")
-
-
-def _check_k(k: int) -> None:
-    if not isinstance(k, int | np.integer) or isinstance(k, bool) or not 1 <= k <= _LARGEST_K:
-        raise InputError(f"k is {k!r}; give a whole number of 1 to {_LARGEST_K}")
 
 
 def _latent(rows: sp.csr_matrix, counts: list[int]) -> sp.csr_matrix:

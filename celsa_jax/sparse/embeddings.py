@@ -46,7 +46,7 @@ class SparseEmbeddings:
       >>> import numpy as np
       >>> from celsa_jax.sparse import SparseEmbeddings
       >>> embeddings = SparseEmbeddings.from_dense(np.eye(3), ["a", "b", "c"], format="int8")
-      >>> embeddings.nnz, embeddings.bytes_per_item
+      >>> embeddings.nnz, embeddings.stored_bytes_per_item
       (3, 3.0)
     """
 
@@ -275,13 +275,12 @@ class SparseEmbeddings:
         arrays = (values, rows.factors.astype(index), rows.starts.astype(index))
         return sp.csr_matrix(arrays, shape=(self.n_items, self.n_factors))
 
-    def tocsc(self) -> sp.csc_matrix:
-        """The decoded matrix in float32, column access: the inverted index."""
-        return self.tocsr().tocsc()
-
     @property
-    def bytes_per_item(self) -> float:
-        """Mean bytes of an item's non-zeros and norm as stored; codebook, starts and ids apart."""
+    def stored_bytes_per_item(self) -> float:
+        """Mean bytes of an item's non-zeros and norm as stored; codebook, starts and ids apart.
+
+        (`celsa_jax.sparse.bytes_per_item` counts 8 a non-zero, as in SciPy and in the paper.)
+        """
         n_bytes = sum(a.nbytes for name, a in self.arrays.items() if name != "codebook")
         return n_bytes / max(self.n_items, 1)
 

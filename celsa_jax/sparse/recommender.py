@@ -61,11 +61,6 @@ def as_texts(ids: Iterable, what: str) -> list[str]:
     return [str(item) for item in ids]
 
 
-def as_history(history: Iterable) -> list[str]:
-    """A list of ids as text; InputError for one text, which would be taken apart."""
-    return as_texts(history, "a history")
-
-
 class Recommender:
     """Ranks the catalogue for histories x by the scores x U A^T (arXiv 2602.09935).
 
@@ -179,7 +174,8 @@ class Recommender:
           InputError: a history is one text instead of a list, or as of `recommend`.
         """
         rows, unknown = [], []
-        for ids in map(as_history, histories):
+        for history in histories:
+            ids = as_texts(history, "a history")
             positions = self.positions(ids)
             rows.append(positions[positions >= 0])
             unknown.append([ids[at] for at in np.flatnonzero(positions < 0)])
@@ -361,8 +357,6 @@ class Recommender:
             raise InputError("the histories are no CSR matrix: indptr does not fit the entries")
         if n < n_held[1]:
             indices, weights = indices[:n], weights[:n]
-        if np.iscomplexobj(weights):
-            raise InputError("the histories are complex; they must be real")
         weights = weights.astype(np.float32, copy=False)
         for values, is_bad, problem in (
             (indices, (indices < 0) | (indices >= n_items), f"positions are 0 to {n_items - 1}"),
@@ -428,7 +422,9 @@ def check_k(k: int, n_users: int, n_choices: int) -> None:
         raise InputError(f"k is {k}, of {n_choices}; give a smaller one")
 
 
-def check_count(name: str, value: int) -> None:
-    """InputError unless a value is a whole number of at least 1."""
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-        raise InputError(f"{name} is {value!r}; give a whole number of at least 1")
+def check_count(name: str, value: int, most: int | None = None) -> None:
+    """InputError unless a value is a whole number of at least 1, and at most `most`."""
+    is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not is_whole or value < 1 or (most is not None and value > most):
+        wanted = "at least 1" if most is None else f"1 to {most}"
+        raise InputError(f"{name} is {value!r}; give a whole number of {wanted}")

@@ -482,7 +482,7 @@ def _estimator(rng: np.random.Generator, folder: pathlib.Path) -> None:
     else:
         path, workdir = folder, Workdir(folder)
         workdir.start(default_config())
-        save_embeddings(folder, made.tocsc(), made.item_ids)
+        save_embeddings(folder, made.tocsr().tocsc(), made.item_ids)
         workdir.log_metrics({"step": 1, "epoch": 1})
         (folder / "results.json").write_text(json.dumps(notes))
     model = CompressedELSA.load(path)
