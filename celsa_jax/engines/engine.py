@@ -77,9 +77,9 @@ class Snapshot(abc.ABC):
 class Engine(abc.ABC):
     """An index in a database that other processes, and other machines, ask as well.
 
-    Every model is a version of its own, and one is current. A request asks the version that is
-    current when it begins, all the way; `load` makes another current in one step. The version
-    before stays, so that requests under way can end and `activate` can go back to it.
+    Every model is a version of its own. A request asks the one that is current when it begins, all
+    the way; `load` makes another current in one step. The version before stays: requests under way
+    can end, and `activate` can go back to it.
     """
 
     def recommend_ids(

@@ -7,19 +7,17 @@
 | int8    | uint16/uint32       | int8, 127 steps to 1                   | 3 (5)              |
 | int4    | 12 bits, difference | 4 bits, one of 16 values of a codebook | 2 to 4, see below  |
 
-The two integer formats describe the row at unit length. Its norm stands beside it, a float16: 2
-bytes an item more, which are left out where every norm rounds to 1 (or 0, for rows of zeros). In
-int8 a row of more than 128 non-zeros, whose values are small against its length, is described at a
-largest value of 1 instead: of 4,096 it would lose a seventh otherwise. The codebook of int4 is
-fitted to the values (Lloyd's algorithm), and decoded rows are scaled back to their norm; both lose
-less than rounding to even steps. What each format loses in nDCG@100 is in docs/serving.md.
+The two integer formats describe the row at unit length. Its norm stands beside it, a float16, left
+out where every norm rounds to 1 (or 0, for rows of zeros). In int8 a row of more than 128
+non-zeros, whose values are small against its length, is described at a largest value of 1 instead.
+The codebook of int4 is fitted to the values (Lloyd's algorithm), and decoded rows are scaled back
+to their norm. What each format loses is in docs/serving.md.
 
 int4 holds rows of any width in words of 16 bits. A word below 0xF000 is a non-zero: its upper 12
 bits are the difference from the factor before it in its row (from 0 for the first), its lower 4
 the code. Differences from 3,840 on are bridged: a word from 0xF000 on moves 3,840 factors for each
-unit of its lower 12 bits, and the non-zero follows with what is left. One bridge reaches over 15
-million factors, so that a non-zero of narrower rows takes 2 or 4 bytes: the wider the rows and the
-fewer their non-zeros, the more bridges (`row_bytes`; docs/serving.md has a table).
+unit of its lower 12 bits, and the non-zero follows with what is left: 4 bytes then, the more often
+the wider the rows and the fewer their non-zeros (`row_bytes`).
 """
 
 from __future__ import annotations

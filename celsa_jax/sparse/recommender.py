@@ -67,14 +67,10 @@ class Recommender:
     U is A with rows of unit length: the length of an item's row says how readily it is recommended,
     not what it says of those who have it. At unit length this is the paper's x A A^T.
 
-    A user needs a history, not a training run. Results do not depend on the company in which a
-    user is scored nor on the number of threads; equal scores go to the lower item position.
-
-    Two engines give the same results, to rounding: `scipy`, sparse products over the decoded
-    float32 matrix; and `numba` (`pip install celsa_jax[serve]`), which scans the stored formats
-    as they are (int4 unpacked to a byte more a non-zero): all rows for many users at once, or, for
-    a few users, the lists of their active factors alone. The lists are built when first needed and
-    take as much memory again as the embeddings.
+    Results do not depend on the company in which a user is scored nor on the number of threads;
+    equal scores go to the lower item position. Two engines give the same, to rounding: `scipy`, and
+    `numba` (`pip install celsa_jax[serve]`), which scans the stored formats, and for a few users
+    builds lists of the factors, which take as much memory again as the embeddings.
 
     Args:
       embeddings: the catalogue.

@@ -81,9 +81,7 @@ def split_signs(matrix: sp.csr_matrix) -> sp.csr_matrix:
 def split_queries(latent: sp.csr_matrix) -> sp.csr_matrix:
     """Latent user vectors [n, d] that score `split_signs` items exactly: CSR [n, 2 d].
 
-    Each entry v of factor f becomes v at 2 f and -v at 2 f + 1, so the inner products are those of
-    the original vectors. An engine without negative weights in queries either must drop the
-    negative entries (`.maximum(0)`), and with them the penalty of factors of opposite sign.
+    Each entry v of factor f becomes v at 2 f and -v at 2 f + 1.
     """
     shape = (latent.shape[0], 2 * latent.shape[1])
     indices = np.stack([2 * latent.indices, 2 * latent.indices + 1], axis=1).ravel()
@@ -92,9 +90,9 @@ def split_queries(latent: sp.csr_matrix) -> sp.csr_matrix:
 
 
 def positive_items(matrix: sp.csr_matrix) -> tuple[sp.csr_matrix, float]:
-    """Non-negative vectors for engines whose queries must not be negative either.
+    """Non-negative vectors for engines whose queries must not be negative either (`split_signs`).
 
-    Those of `split_signs`, and in one dimension more what the sum of a row's magnitudes lacks to
+    In one dimension more stands what the sum of a row's magnitudes lacks to
     the largest such sum.
 
     Args:
