@@ -32,7 +32,7 @@ from celsa_jax.sparse import (
     SparseEmbeddings,
     scorer,
 )
-from celsa_jax.sparse.recommender import as_history, as_texts
+from celsa_jax.sparse.recommender import as_texts
 from celsa_jax.user_items import (
     Matrix,
     ids_as_text,
@@ -422,7 +422,7 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
     ) -> list[Recommendation]:
         """The best items for histories of external ids, which count once: see `Recommender`."""
         check_is_fitted(self)
-        once = [list(dict.fromkeys(as_history(history))) for history in histories]
+        once = [list(dict.fromkeys(as_texts(history, "a history"))) for history in histories]
         found = self.recommender_.recommend_ids(
             once, k, filter_seen=filter_seen, candidates=candidates
         )

@@ -38,7 +38,7 @@ def main(first: str, second: str) -> None:
     users, held_out_from = _test_users(runs)
     results = [
         evaluate(
-            scorer(run.embeddings.tocsc()),
+            scorer(run.embeddings.tocsr()),
             users,
             run.embeddings.item_ids,
             folds=config.eval.folds,

@@ -16,7 +16,6 @@ import scipy.sparse as sp
 from celsa_jax.errors import InputError
 from celsa_jax.segments import Segment, SegmentRecommender, Segments, SegmentTree
 from celsa_jax.sparse import FORMATS, Recommender, SparseEmbeddings
-from celsa_jax.sparse.rows import keep_largest, unit_rows
 
 _N_READERS = 30
 _READER_ITEMS = 5
@@ -117,16 +116,8 @@ class Catalogue:
     @functools.cache  # noqa: B019 (lives as long as the program)
     def smaller(self, k: int, form: str) -> Recommender:
         """Over the k largest weights of each item, scaled back to its norm, in a format."""
-        if k == self.kept[0]:
-            return Recommender(self.embeddings.to_format(form))
-        rows = self._largest(k)
-        return Recommender(SparseEmbeddings.from_scipy(rows, self.embeddings.item_ids, format=form))
-
-    @functools.cache  # noqa: B019
-    def _largest(self, k: int) -> sp.csr_matrix:
-        rows = self.embeddings.tocsr()
-        norms = np.sqrt(rows.multiply(rows).sum(axis=1)).A1
-        return sp.diags(norms) @ unit_rows(keep_largest(rows, k))
+        cut = self.embeddings if k == self.kept[0] else self.embeddings.cut(k)
+        return Recommender(cut.to_format(form))
 
     def warm_up(self) -> None:
         """Does ahead what the first visitor would wait for."""

@@ -285,10 +285,10 @@ def show_smaller(catalogue: Catalogue, history) -> None:
     full, small = catalogue.product.recommender, catalogue.smaller(kept, form)
     (before, slow), (after, fast) = timed([full, small], history, N_TITLES)
     n_same = len(set(before.tolist()) & set(after.tolist()))
-    size = full.embeddings.bytes_per_item
+    size = full.embeddings.stored_bytes_per_item
     with st.container(horizontal=True, gap="medium"):
         st.metric("Titles kept", f"{n_same} of {len(before)}", width="content")
-        small_size = small.embeddings.bytes_per_item
+        small_size = small.embeddings.stored_bytes_per_item
         st.metric(f"Bytes an item (of {size:.0f})", f"{small_size:.0f}", width="content")
         st.metric(f"ms a list (of {slow:.2f})", f"{fast:.2f}", width="content")
     left, right = st.columns(2, gap="medium")

@@ -35,7 +35,7 @@ _REFERENCE = flags.DEFINE_string("reference", None, "Embeddings to compare with.
 
 
 def main() -> None:
-    embeddings, item_ids, n_bytes = inputs.read_embeddings(FLAGS.embeddings, FLAGS.items)
+    embeddings, item_ids, size = inputs.read_embeddings(FLAGS.embeddings, FLAGS.items)
     if _NORMALIZE.value:
         embeddings = normalize_rows(embeddings)
     users, counts = inputs.read_users(item_ids, FLAGS.interactions)
@@ -46,7 +46,7 @@ def main() -> None:
             f"no user of {FLAGS.interactions} can be evaluated: it takes one with both an "
             "item held out and one left in the history, and, with --split, its test users"
         )
-    report = {**result.summary(), **result.counts, **counts, "bytes_per_item": n_bytes, **settings}
+    report = {**result.summary(), **result.counts, **counts, **size, **settings}
     if _REFERENCE.value:
         other, other_ids, _ = inputs.read_embeddings(_REFERENCE.value, FLAGS.items)
         if not np.array_equal(other_ids, item_ids):
@@ -63,7 +63,7 @@ def main() -> None:
 def normalize_rows(embeddings: sp.spmatrix | np.ndarray) -> sp.spmatrix | np.ndarray:
     """Unit rows; rows of zeros stay."""
     if sp.issparse(embeddings):
-        return unit_rows(embeddings.tocsr()).tocsc()
+        return unit_rows(embeddings.tocsr())
     norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
     return embeddings / np.where(norms > 0, norms, 1)
 

@@ -10,12 +10,9 @@ the factors if the run has them, non-zeros, the run's configuration and results,
 one safetensors file. (The run's own `embeddings.npz` is a SciPy CSC matrix.)
 
 `parquet` is for engines that index sparse vectors: item_id, indices (list of uint32), values (list
-of float32). Half of the values are negative. --negatives=keep leaves them, for engines that take
-signed weights. --negatives=split is for engines that do not: factor f becomes dimension 2 f for
-positive values and 2 f + 1 for the size of negative ones, and a query needs the weights
-of celsa_jax.sparse.rows.split_queries (signed) for the same scores. --negatives=positive is for
-engines without negative weights in queries either (Milvus; docs/engines.md): there is one dimension
-more, and a query needs the weights of positive_queries.
+of float32). Half of the values are negative; --positive writes `positive_items` of
+celsa_jax.sparse.rows instead, for engines without negative values (Milvus; docs/engines.md), whose
+queries need the weights of `positive_queries`.
 
 --nnz keeps so many of the largest non-zeros of each item (`SparseEmbeddings.cut`). The last line
 printed is one JSON object. JAX is not needed.
@@ -33,19 +30,14 @@ from absl import flags
 from celsa_jax.errors import InputError
 from celsa_jax.files import atomic_path, read_json
 from celsa_jax.sparse import FORMATS, SparseEmbeddings
-from celsa_jax.sparse.rows import positive_items, split_signs
+from celsa_jax.sparse.rows import positive_items
 from experiments import cli, inputs
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished run.")
 _FORMAT = flags.DEFINE_enum("format", "float32", [*FORMATS, "parquet"], "What to write.")
 _OUTPUT = flags.DEFINE_string("output", None, "File to write.")
 _NNZ = flags.DEFINE_integer("nnz", None, "Cut to so many non-zeros an item.", lower_bound=1)
-_NEGATIVES = flags.DEFINE_enum(
-    "negatives",
-    "keep",
-    ["keep", "split", "positive"],
-    "For parquet: signed values, two dimensions each, or for positive queries.",
-)
+_POSITIVE = flags.DEFINE_boolean("positive", False, "For parquet: vectors of no negative value.")
 
 
 def main() -> None:
@@ -54,13 +46,13 @@ def main() -> None:
     files = ("embeddings.npz", "items.txt", "factors.txt")
     files += ("config.json", "results.json", "split.npz")
     inputs.check_output(output, *(workdir / name for name in files))
-    if _NEGATIVES.present and _FORMAT.value != "parquet":
-        raise InputError("--negatives is for --format=parquet alone")
+    if _POSITIVE.value and _FORMAT.value != "parquet":
+        raise InputError("--positive is for --format=parquet alone")
     embeddings = read_run(workdir)
     if _NNZ.value is not None:
         embeddings = embeddings.cut(_NNZ.value)
     if _FORMAT.value == "parquet":
-        write_vectors(output, embeddings, _NEGATIVES.value)
+        write_vectors(output, embeddings, positive=_POSITIVE.value)
     else:
         embeddings = embeddings.to_format(_FORMAT.value)
         embeddings.save(output)
@@ -69,7 +61,7 @@ def main() -> None:
         "n_items": embeddings.n_items,
         "n_factors": embeddings.n_factors,
         "nnz": embeddings.nnz,
-        "bytes_per_item": embeddings.bytes_per_item,
+        "stored_bytes_per_item": embeddings.stored_bytes_per_item,
         "output": str(output),
         "file_bytes": output.stat().st_size,
     }
@@ -92,21 +84,13 @@ def read_run(workdir: pathlib.Path) -> SparseEmbeddings:
                 metadata[name] = read_json(file)
         except ValueError as error:
             raise InputError(f"{file}: damaged: {error}") from None
-    return SparseEmbeddings.from_scipy(
-        embeddings.tocsr(),
-        embeddings.item_ids,
-        factor_ids=embeddings.factor_ids,
-        metadata=metadata,
-    )
+    return embeddings.with_metadata(metadata)
 
 
-def write_vectors(path: pathlib.Path, embeddings: SparseEmbeddings, negatives: str) -> None:
+def write_vectors(path: pathlib.Path, embeddings: SparseEmbeddings, *, positive: bool) -> None:
     """A parquet table of item_id, indices and values, one row an item."""
-    rows = embeddings.tocsr()
-    metadata = {"negatives": negatives}
-    if negatives == "split":
-        rows = split_signs(rows)
-    elif negatives == "positive":
+    rows, metadata = embeddings.tocsr(), {}
+    if positive:
         rows, largest = positive_items(rows)
         metadata["largest_sum"] = repr(largest)
     starts = pa.array(rows.indptr, pa.int32())

@@ -15,8 +15,7 @@ random ones of --n_items are loaded.
 
 The last line printed is one JSON object: agreement (the share of items that are among the best for
 Recommender, too, ties by score with them), largest_score_error, p50_ms and p99_ms of both, bytes,
-load_s. An agreement below 1 ends with exit status 1, but with --ef_search (PostgreSQL's HNSW index:
-approximate).
+load_s. An agreement below 1 ends with exit status 1.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ import scipy.sparse as sp
 import tqdm
 from absl import flags
 
-from celsa_jax.engines import Index, open_index
+from celsa_jax.engines import Engine, open_index
 from celsa_jax.errors import InputError
 from celsa_jax.sparse import Recommendation, Recommender, SparseEmbeddings
 from experiments import cli, inputs
@@ -46,7 +45,6 @@ inputs.define_metadata()
 _URI = flags.DEFINE_string("uri", None, "Of the database.")
 _NAME = flags.DEFINE_string("name", "items", "Of the index in it.")
 _LISTS = flags.DEFINE_list("list_columns", [], "Of the text columns, those that hold lists.")
-_EF_SEARCH = flags.DEFINE_integer("ef_search", None, "PostgreSQL: approximate, 1 to 1000.")
 _SHARDS = flags.DEFINE_integer("shards", 1, "Qdrant: of a collection.", lower_bound=1)
 _REPLICAS = flags.DEFINE_integer("replicas", 1, "Qdrant: of a shard.", lower_bound=1)
 _K = flags.DEFINE_integer("k", 100, "Items a user.", lower_bound=1)
@@ -79,12 +77,12 @@ def main() -> None:
         if histories:
             report |= compare(index, Recommender(embeddings), histories)
     print(json.dumps(report))
-    if report.get("agreement", 1) < 1 and _EF_SEARCH.value is None:
+    if report.get("agreement", 1) < 1:
         print("the answers differ from those of Recommender", file=sys.stderr)
         sys.exit(1)
 
 
-def compare(index: Index, recommender: Recommender, histories: list[list[str]]) -> dict:
+def compare(index: Engine, recommender: Recommender, histories: list[list[str]]) -> dict:
     """Agreement and times, one user after the other, each asked of both."""
     recommender.warm_up()
     index.recommend_ids(histories[:1], _K.value)
@@ -173,9 +171,7 @@ def read_histories(embeddings: SparseEmbeddings) -> list[list[str]]:
 def _options() -> dict:
     """What the flags say to the engine, of those that the URI names."""
     if _URI.value.startswith("postgres"):
-        return {"ef_search": _EF_SEARCH.value}
-    if _EF_SEARCH.value is not None:
-        raise InputError("--ef_search is for PostgreSQL alone")
+        return {}
     key = os.environ.get("QDRANT_API_KEY")
     return {"api_key": key, "shards": _SHARDS.value, "replicas": _REPLICAS.value}
 

@@ -108,20 +108,19 @@ def check_output(output: pathlib.Path, *read: str | pathlib.Path | None) -> None
 
 def read_embeddings(
     path: str, items: str | None
-) -> tuple[sp.csc_matrix | np.ndarray, np.ndarray, float]:
-    """Any embeddings in float32 (CSC or dense), their item ids, and stored bytes an item."""
+) -> tuple[sp.spmatrix | np.ndarray, np.ndarray, dict[str, float]]:
+    """Any embeddings in float32 (sparse or dense), their item ids, and by name their size."""
     if is_saved(pathlib.Path(path)):
         embeddings = read_sparse(path, items)
-        return embeddings.tocsc(), embeddings.item_ids, embeddings.bytes_per_item
-    matrix, item_ids = load_embeddings(path, items)
-    return matrix, item_ids, bytes_per_item(matrix)
+        size = {"stored_bytes_per_item": embeddings.stored_bytes_per_item}
+        return embeddings.tocsr(), embeddings.item_ids, size
+    matrix, item_ids, _ = load_embeddings(path, items)
+    return matrix, item_ids, {"bytes_per_item": bytes_per_item(matrix)}
 
 
 def read_sparse(path: str, items: str | None) -> SparseEmbeddings:
     """Embeddings to serve from; the ids of --items must be those that a file brings itself."""
-    if not is_saved(pathlib.Path(path)):
-        return SparseEmbeddings.load(path, items)
-    embeddings = SparseEmbeddings.load(path)
+    embeddings = SparseEmbeddings.load(path, items)
     if items is not None and not np.array_equal(read_item_ids(items), embeddings.item_ids):
         raise InputError(f"--items={items}: not the ids of {path}, which brings its own")
     return embeddings

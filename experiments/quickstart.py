@@ -86,7 +86,7 @@ def print_table(results: list[dict]) -> None:
 
 def print_recommendations(dataset: Dataset, folder: pathlib.Path) -> None:
     """What some test users liked, and what the exported model recommends, by title."""
-    embeddings, item_ids = load_embeddings(folder / "embeddings.npz", folder / "items.txt")
+    embeddings, item_ids, _ = load_embeddings(folder / "embeddings.npz")
     users = load_split(folder / "split.npz", dataset.interactions).test
     history = users.onto(item_ids)[:N_USERS]
     ranked = rank_unseen(scorer(embeddings), history, N_TITLES)

@@ -83,7 +83,7 @@ def test_compare_judges_both_runs_on_the_shared_users(small_config, small_run, t
     report = json.loads(done.stdout.splitlines()[-1])
     split = make_split(dataset_of(small_config.data).interactions, small_config.data, 0)
     for column, folder in (("a", small_run), ("b", tmp_path)):
-        matrix, item_ids = load_embeddings(folder / "embeddings.npz")
+        matrix, item_ids, _ = load_embeddings(folder / "embeddings.npz")
         wanted = evaluate(scorer(matrix), split.test, item_ids, seed=0).summary()
         assert report["ndcg@100"][column] == pytest.approx(wanted["ndcg@100"])
     assert report["n_users"] == 40
@@ -111,7 +111,7 @@ def test_compare_by_time(timed_config, tmp_path):
     data = dataset_of(timed_config.data).interactions
     users = data.take_users(np.isin(data.user_ids, shared))
     for name in "ab":
-        matrix, item_ids = load_embeddings(tmp_path / name / "embeddings.npz")
+        matrix, item_ids, _ = load_embeddings(tmp_path / name / "embeddings.npz")
         held_out_from = int(splits[0]["from"][1])
         wanted = evaluate(scorer(matrix), users, item_ids, held_out_from=held_out_from).summary()
         assert report["recall@20"][name] == pytest.approx(wanted["recall@20"], abs=1e-6)

@@ -65,7 +65,6 @@ def test_index_loads_and_compares(run):
     ("name", "flags", "parts"),
     [
         ("index", ["--uri=postgresql://localhost:1/x"], ["PostgreSQL: ", "refused"]),
-        ("index", ["--uri=qdrant:x", "--ef_search=5"], ["--ef_search is for PostgreSQL alone"]),
         ("index", ["--uri=qdrant:x", "--list_columns=y"], ["'y' is none of --text_columns"]),
         ("serve", [], ["give --embeddings=... or --uri=..."]),
         ("serve", ["--embeddings={run}/no"], ["no such file"]),

@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-import scipy.sparse as sp
 from asking import ask
 from launch import ROOT
 
@@ -81,15 +80,3 @@ def test_spark_from_parquet_to_parquet(session, catalogue, pairs, tmp_path):
     best = spark.recommend(interactions, catalogue, 7)
     best.write.parquet(str(tmp_path / "best"))
     assert_equal(pd.read_parquet(tmp_path / "best"), wanted(catalogue, pairs, 7))
-
-
-def test_spark_counts_who_has_both(session, pairs):
-    users, items = (pd.factorize(pairs[name], sort=True) for name in ("user_id", "item_id"))
-    ones = np.ones(len(pairs), np.int64)
-    matrix = sp.csr_matrix((ones, (users[0], items[0])))
-    together = sp.triu(matrix.T @ matrix).tocoo()
-    rows = pd.concat([pairs, pairs[:30]]).to_numpy().tolist()
-    counted = spark.co_occurrences(session.createDataFrame(rows, list(pairs)))
-    found = {(a, b): n for a, b, n in counted.collect()}
-    at = zip(together.row, together.col, together.data, strict=True)
-    assert found == {(items[1][i], items[1][j]): n for i, j, n in at}

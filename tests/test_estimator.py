@@ -124,7 +124,7 @@ def test_it_is_the_model_of_a_run(small_run):
         validation=split.val.onto(split.train.item_ids),
         progress=False,
     )
-    matrix, item_ids = load_embeddings(small_run / "embeddings.npz")
+    matrix, item_ids, _ = load_embeddings(small_run / "embeddings.npz")
     np.testing.assert_array_equal(model.embeddings_.tocsr().toarray(), matrix.toarray())
     assert model.item_ids_.tolist() == item_ids.tolist()
     logged = Workdir(small_run).metrics()

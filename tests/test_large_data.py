@@ -103,7 +103,7 @@ def test_a_run_by_time(timed_config, timed_file, tmp_path):
     # Half of the items are of the other taste, so chance is about 0.5 of recall@20.
     assert results["test"]["recall@20"] > 0.8
 
-    embeddings, item_ids = load_embeddings(tmp_path / "run" / "embeddings.npz")
+    embeddings, item_ids, _ = load_embeddings(tmp_path / "run" / "embeddings.npz")
     interactions = dataset_of(timed_config.data).interactions
     first = int(np.datetime64("2020-01-26", "s").astype(int))
     dense = embeddings.toarray()

@@ -35,7 +35,7 @@ def each_flip(path):
 
 
 def test_numpy_and_scipy_read_past_the_checksum(embeddings):
-    ours, item_ids = load_embeddings(embeddings)
+    ours, item_ids, _ = load_embeddings(embeddings)
     np.testing.assert_array_equal(sp.load_npz(embeddings).toarray(), ours.toarray())
     np.testing.assert_array_equal(ours.toarray(), np.array([[0.6, 0.8], [0, 1], [1, 0]], "f4"))
     assert item_ids.tolist() == ["a", "é", "c"]
@@ -111,23 +111,10 @@ def test_items_and_factors_cannot_stand_for_one_another(tmp_path):
 
 
 def test_no_factors_of_an_earlier_run_stay(embeddings):
-    matrix, item_ids = load_embeddings(embeddings)
+    matrix, item_ids, _ = load_embeddings(embeddings)
     save_embeddings(embeddings.parent, matrix, item_ids)
     assert not embeddings.with_name("factors.txt").exists()
     assert SparseEmbeddings.load(embeddings).factor_ids is None
-
-
-@pytest.mark.parametrize(
-    ("ids", "message"),
-    [
-        ((["a"], None), "item_ids: 1 ids for the 2 rows"),
-        ((["a", "b"], ["c"]), "factor_ids: 1 ids for the 3 columns"),
-    ],
-)
-def test_ids_of_another_number_are_refused(tmp_path, ids, message):
-    with pytest.raises(InputError, match=message):
-        save_embeddings(tmp_path, sp.csc_matrix((2, 3)), *ids)
-    assert not [*tmp_path.iterdir()]
 
 
 @pytest.mark.parametrize("comment", [b"x", b"made by someone else, " * 4, bytes(71), b"y" * 65_535])
@@ -136,7 +123,7 @@ def test_comments_of_others_are_no_checksums(tmp_path, comment):
     with zipfile.ZipFile(tmp_path / "plain.npz", "a") as archive:
         archive.comment = comment
     (tmp_path / "items.txt").write_text("a\nb\n")
-    matrix, item_ids = load_embeddings(tmp_path / "plain.npz")
+    matrix, item_ids, _ = load_embeddings(tmp_path / "plain.npz")
     assert matrix.toarray().tolist() == [[1, 0], [0, 1]]
     assert item_ids.tolist() == ["a", "b"]
 

@@ -98,7 +98,7 @@ def test_results_are_those_of_the_exported_models(trained):
         if run.method not in ("elsa", "dense_elsa") or "format" in run.options:
             continue
         model = workdir / "models" / run.model_id
-        embeddings, item_ids = load_embeddings(model / "embeddings.npz")
+        embeddings, item_ids, _ = load_embeddings(model / "embeddings.npz")
         _, split = methods.load_data(run)
         wanted = evaluate(scorer(embeddings), split.test, item_ids, seed=run.seed)
         result = json.loads((workdir / "runs" / run.id / "result.json").read_text())

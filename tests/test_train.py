@@ -105,7 +105,7 @@ def test_a_run_leaves_what_it_promises(small_config, small_run):
 
 def test_test_metrics_are_those_of_the_exported_model(small_config, small_run):
     results = json.loads((small_run / "results.json").read_text())
-    embeddings, items = load_embeddings(small_run / "embeddings.npz")
+    embeddings, items, _ = load_embeddings(small_run / "embeddings.npz")
     exported = evaluate(scorer(embeddings), split_of(small_config, small_run).test, items)
     for name, value in exported.summary().items():
         assert results["test"][name] == pytest.approx(value, abs=1e-3)

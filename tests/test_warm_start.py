@@ -166,7 +166,7 @@ def test_more_non_zeros_than_the_earlier_run_had(small_config, tmp_path):
     small_config.train.update(init_from=str(tmp_path / "first"), n_epochs=0, n_final_epochs=1)
     small_config.sparsity.target_nnz = 8
     train_and_evaluate(small_config, tmp_path / "second")
-    embeddings, _ = load_embeddings(tmp_path / "second" / "embeddings.npz")
+    embeddings = load_embeddings(tmp_path / "second" / "embeddings.npz")[0]
     assert set(embeddings.getnnz(axis=1)) == {8}
 
 

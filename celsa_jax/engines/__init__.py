@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from celsa_jax.engines.engine import Engine, EngineError, Index
+from celsa_jax.engines.engine import Engine, EngineError
 from celsa_jax.errors import InputError
 
-__all__ = ["Engine", "EngineError", "Index", "open_index"]
+__all__ = ["Engine", "EngineError", "open_index"]
 
 
 def open_index(uri: str, name: str = "items", **options: Any) -> Engine:

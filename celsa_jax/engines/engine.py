@@ -1,20 +1,24 @@
-"""What every index of items answers (`Index`), and what those in databases share (`Engine`)."""
+"""What indexes in databases share."""
 
 from __future__ import annotations
 
 import abc
 import contextlib
+import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+import scipy.sparse as sp
 import tqdm
 
 from celsa_jax.engines.items import Condition, Item, Items, check_where, storable
 from celsa_jax.errors import InputError
 from celsa_jax.sparse import Recommendation, SparseEmbeddings
-from celsa_jax.sparse.recommender import as_history
+from celsa_jax.sparse.engines import encode
+from celsa_jax.sparse.recommender import as_texts, check_count
+from celsa_jax.sparse.rows import unit_rows
 
 _LARGEST_K = 100_000
 _ATTEMPTS = 5
@@ -29,45 +33,11 @@ class VersionGone(Exception):
     """The version that a request began with was dropped, or a connection was lost; ask again."""
 
 
-class Index(Protocol):
-    """What `Recommender` and all engines answer, by external ids."""
-
-    def recommend_ids(
-        self,
-        histories: Iterable[Sequence],
-        k: int = 10,
-        *,
-        filter_seen: bool = True,
-        candidates: Sequence | None = None,
-    ) -> list[Recommendation]:
-        """The best items for histories; see `Recommender.recommend_ids`."""
-        ...
-
-    def similar_ids(self, item_ids: Sequence, k: int = 10) -> list[Recommendation]:
-        """The nearest items by cosine; see `Recommender.similar_ids`."""
-        ...
-
-
-class Rows(NamedTuple):
-    """Stored embeddings, one after the other.
-
-    Attributes:
-      keys: what the engine knows each by, by id.
-      lengths: [n] non-zeros of each.
-      factors, values: [sum of lengths]; values of 0 do not count.
-    """
-
-    keys: dict[str, object]
-    lengths: list[int]
-    factors: np.ndarray
-    values: np.ndarray
-
-
 class Query(NamedTuple):
     """What a snapshot ranks by.
 
     Attributes:
-      factors, values: the latent vector, factors ascending, no zeros.
+      latent: the latent vector, CSR [1, n_factors], factors ascending, no zeros.
       k: items wanted.
       seen: keys of the rows to leave out.
       candidates: ids to choose from; None for all.
@@ -75,8 +45,7 @@ class Query(NamedTuple):
       cosine: divide scores by the lengths of the stored rows.
     """
 
-    factors: np.ndarray
-    values: np.ndarray
+    latent: sp.csr_matrix
     k: int
     seen: list
     candidates: list[str] | None
@@ -84,7 +53,8 @@ class Query(NamedTuple):
     cosine: bool
 
 
-class Snapshot(Protocol):
+@dataclasses.dataclass
+class Snapshot(abc.ABC):
     """One version of an index, the same for all that a request asks.
 
     Attributes:
@@ -95,21 +65,21 @@ class Snapshot(Protocol):
     n_factors: int
     kinds: Mapping[str, str]
 
-    def rows(self, ids: list[str]) -> Rows:
-        """Those of the ids that there are."""
-        ...
+    @abc.abstractmethod
+    def rows(self, ids: list[str]) -> tuple[dict[str, Any], sp.csr_matrix]:
+        """Of those of the ids that there are: what the engine knows each by, and the embeddings."""
 
+    @abc.abstractmethod
     def rank(self, query: Query) -> list[tuple[str, float]]:
         """Ids and scores, best first."""
-        ...
 
 
 class Engine(abc.ABC):
     """An index in a database that other processes, and other machines, ask as well.
 
-    Every model is a version of its own, and one is current. A request asks the version that is
-    current when it begins, all the way; `load` makes another current in one step. The version
-    before stays, so that requests under way can end and `activate` can go back to it.
+    Every model is a version of its own. A request asks the one that is current when it begins, all
+    the way; `load` makes another current in one step. The version before stays: requests under way
+    can end, and `activate` can go back to it.
     """
 
     def recommend_ids(
@@ -135,22 +105,23 @@ class Engine(abc.ABC):
           InputError: an argument that does not fit, conditions on other columns.
           EngineError: the database is out of reach, or has no such index.
         """
-        _check_k(k)
-        lists = [as_history(history) for history in histories]
+        check_count("k", k, _LARGEST_K)
+        lists = [as_texts(history, "a history") for history in histories]
         among = None
         if candidates is not None:
-            among = [item for item in dict.fromkeys(as_history(candidates)) if storable(item)]
+            texts = as_texts(candidates, "candidates")
+            among = [item for item in dict.fromkeys(texts) if storable(item)]
 
         def ask(now: Snapshot) -> list[Recommendation]:
             conditions, found = check_where(where, now.kinds), []
             for ids in lists:
                 counts = Counter(ids)
-                rows = now.rows([item for item in counts if storable(item)])
-                seen = list(rows.keys.values()) if filter_seen else []
-                latent = _summed(rows, [counts[item] for item in rows.keys])
-                query = Query(*latent, int(k), seen, among, conditions, cosine=False)
-                unknown = [item for item in ids if item not in rows.keys]
-                ranked = now.rank(query) if rows.keys and among != [] else []
+                keys, rows = now.rows([item for item in counts if storable(item)])
+                seen = list(keys.values()) if filter_seen else []
+                latent = _latent(rows, [counts[item] for item in keys])
+                query = Query(latent, int(k), seen, among, conditions, cosine=False)
+                unknown = [item for item in ids if item not in keys]
+                ranked = now.rank(query) if keys and among != [] else []
                 found.append(_named(ranked, unknown, now.version))
             return found
 
@@ -160,18 +131,17 @@ class Engine(abc.ABC):
         self, item_ids: Sequence, k: int = 10, *, where: Iterable[Condition] = ()
     ) -> list[Recommendation]:
         """The k nearest items of each by cosine, itself included, as `Recommender.similar_ids`."""
-        _check_k(k)
-        ids = as_history(item_ids)
+        check_count("k", k, _LARGEST_K)
+        ids = as_texts(item_ids, "item_ids")
 
         def ask(now: Snapshot) -> list[Recommendation]:
             conditions, found = check_where(where, now.kinds), []
             for item in ids:
-                rows = now.rows([item] if storable(item) else [])
-                factors, values = _summed(rows, [1] * len(rows.keys))
-                values = values / (np.linalg.norm(values) or 1)
-                query = Query(factors, values, int(k), [], None, conditions, cosine=True)
-                ranked = now.rank(query) if rows.keys else []
-                found.append(_named(ranked, [] if rows.keys else [item], now.version))
+                keys, rows = now.rows([item] if storable(item) else [])
+                latent = _latent(rows, [1] * len(keys))
+                query = Query(latent, int(k), [], None, conditions, cosine=True)
+                ranked = now.rank(query) if keys else []
+                found.append(_named(ranked, [] if keys else [item], now.version))
             return found
 
         return self._answer(ask)
@@ -242,7 +212,7 @@ class Engine(abc.ABC):
 
     def delete(self, item_ids: list[str]) -> int:
         """Removes items of the current version; returns how many there were."""
-        known = [item for item in as_history(item_ids) if storable(item)]
+        known = [item for item in as_texts(item_ids, "item_ids") if storable(item)]
         with _not_replaced():
             return self._delete(known)
 
@@ -328,22 +298,9 @@ def check_change(version: str, states: Mapping[str, str], what: str, refused: st
         raise InputError(f"version {version} is {refused}: nothing to {what}")
 
 
-def _check_k(k: int) -> None:
-    if not isinstance(k, int | np.integer) or isinstance(k, bool) or not 1 <= k <= _LARGEST_K:
-        raise InputError(f"k is {k!r}; give a whole number of 1 to {_LARGEST_K}")
-
-
-def _summed(rows: Rows, counts: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """The latent vector of a history: factors, ascending, and float32 values other than 0.
-
-    Rows count by their direction alone, as in `Recommender`.
-    """
-    factors, at = np.unique(rows.factors, return_inverse=True)
-    owner = np.repeat(np.arange(len(rows.lengths)), rows.lengths)
-    norms = np.sqrt(np.bincount(owner, np.square(rows.values, dtype=np.float64), len(counts)))
-    weighted = rows.values * (counts / np.where(norms > 0, norms, 1))[owner]
-    values = np.bincount(at, weighted, len(factors)).astype(np.float32)
-    return factors[values != 0], values[values != 0]
+def _latent(rows: sp.csr_matrix, counts: list[int]) -> sp.csr_matrix:
+    """The latent vector of a history of so many of each row, [1, n_factors]."""
+    return encode(sp.csr_matrix([counts], dtype=np.float32), unit_rows(rows))
 
 
 def _named(ranked: list[tuple[str, float]], unknown: list[str], version: str) -> Recommendation:

@@ -18,9 +18,7 @@ Condition = tuple[str, str, Any]
 OPERATORS = ("=", "!=", "<", "<=", ">", ">=", "in", "has")
 _KINDS = {bool: "boolean", int: "integer", float: "real", str: "text"}
 _RESERVED = ("id", "position", "embedding")
-_LARGEST_SCORE = 1e38
 _ITEMS_AT_ONCE, _NONZEROS_AT_ONCE = 5_000, 500_000
-_HISTORY = 1e6  # items that the scores of any history leave room for
 
 
 class Item(NamedTuple):
@@ -46,15 +44,10 @@ class Items:
       kinds: of the columns: text, integer, real, boolean or texts.
 
     Raises:
-      InputError: columns of other lengths, names or types, text that no database stores, values so
-        large that scores overflow.
+      InputError: columns of other lengths, names or types, text that no database stores.
     """
 
     def __init__(self, embeddings: SparseEmbeddings, metadata: Mapping[str, Sequence] | None):
-        if embeddings.n_factors * embeddings.largest**2 * _HISTORY > _LARGEST_SCORE:
-            raise InputError(
-                f"values up to {embeddings.largest:g}: scores may overflow; scale them"
-            )
         self.ids: list[str] = embeddings.item_ids.tolist()
         for item in self.ids:
             if not storable(item):

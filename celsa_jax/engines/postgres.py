@@ -8,16 +8,16 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 
 from celsa_jax.engines.engine import (
     Engine,
     EngineError,
     Query,
-    Rows,
     Snapshot,
     VersionGone,
     check_change,
@@ -45,7 +45,7 @@ _TYPES = {
 }
 _MOST_NONZEROS = 16_000  # of a pgvector sparsevec
 _MOST_FACTORS = 1_000_000_000
-_MOST_IN_HNSW = 1_000
+_CONNECTIONS = 8  # that threads share; a load takes two
 _VERSIONS = """
 CREATE TABLE IF NOT EXISTS {versions} (
     version text PRIMARY KEY, state text NOT NULL, n_factors bigint NOT NULL, kinds jsonb NOT NULL
@@ -61,7 +61,6 @@ SELECT setval(
     pg_get_serial_sequence(%s, 'position'),
     (SELECT coalesce(max(position), 0) + 1 FROM {table}), false
 )"""
-_HNSW = "CREATE INDEX IF NOT EXISTS {index} ON {table} USING hnsw (embedding sparsevec_ip_ops)"
 _READY = "UPDATE {versions} SET state = 'ready' WHERE version = %s AND state = 'loading'"
 
 
@@ -74,9 +73,6 @@ class PostgresEngine(Engine):
     Args:
       uri: `postgresql://user:password@host/database`; the user needs CREATE in its schema to load.
       name: of the index.
-      ef_search: approximate: versions loaded so get an HNSW index, which looks at so many items, 1
-        to 1,000, at a time; rows may have 1,000 non-zeros. None is exact.
-      max_connections: of the pool that threads share.
       timeout: seconds to wait for a connection.
 
     Raises:
@@ -94,22 +90,14 @@ class PostgresEngine(Engine):
         uri: str,
         name: str = "items",
         *,
-        ef_search: int | None = None,
-        max_connections: int = 8,
         timeout: float = 5.0,
     ):
-        if not uri.startswith(("postgresql://", "postgres://")):
-            raise InputError("a PostgreSQL URI begins with postgresql://")
         try:
             psycopg.conninfo.conninfo_to_dict(uri)
         except psycopg.Error:  # whose text may show the password
             problem = "is none; %-encode what is special in it (a space is %20)"
             raise InputError(f"the PostgreSQL URI {problem}") from None
-        if ef_search is not None and not 1 <= ef_search <= 1_000:
-            raise InputError(f"ef_search is {ef_search}; give 1 to 1,000, or None for exact")
-        if max_connections < 2:
-            raise InputError(f"max_connections is {max_connections}; a load takes two")
-        self._name, self._ef_search = check_name(name), ef_search
+        self._name = check_name(name)
         self._shown = "PostgreSQL"
         wait = max(2, round(timeout))  # libpq knows no less
         settings: dict[str, Any] = {"connect_timeout": wait, "prepare_threshold": None}
@@ -119,7 +107,7 @@ class PostgresEngine(Engine):
             self._pool = psycopg_pool.ConnectionPool(
                 uri,
                 min_size=1,
-                max_size=max_connections,
+                max_size=_CONNECTIONS,
                 timeout=timeout,
                 kwargs=settings,
                 open=True,
@@ -179,7 +167,8 @@ class PostgresEngine(Engine):
             found = None
         if found is None:
             raise EngineError(f"{self._shown}: no index '{self._name}' yet; load one")
-        return _PostgresSnapshot(connection, self._table(found[0]), self._ef_search, *found)
+        version, n_factors, kinds = found
+        return _PostgresSnapshot(version, n_factors, kinds, connection, self._table(version))
 
     def _states(self, connection: psycopg.Connection, lock: str = "") -> dict[str, str]:
         try:
@@ -204,8 +193,6 @@ class PostgresEngine(Engine):
                 with self._clear():
                     yield n_loaded
                 self._run(guard, _NEXT_POSITION, (f"{self._name}_{version}",), version)
-                if self._ef_search is not None:
-                    self._run(guard, _HNSW, version=version)
                 self._run(guard, "VACUUM (ANALYZE) {table}", version=version)
                 self._run(guard, _READY, (version,))
             finally:
@@ -277,19 +264,17 @@ class PostgresEngine(Engine):
         version: str = "",
     ) -> psycopg.Cursor:
         """Runs a statement about `{versions}` and the `{table}` of a version."""
-        names = {"versions": sql.Identifier(f"{self._name}_versions")}
-        names |= {"table": self._table(version), "index": self._table(f"{version}_hnsw")}
-        return connection.execute(sql.SQL(statement).format(**names), bound)
+        versions, table = sql.Identifier(f"{self._name}_versions"), self._table(version)
+        return connection.execute(sql.SQL(statement).format(versions=versions, table=table), bound)
 
     def _table(self, version: str) -> sql.Identifier:
         return sql.Identifier(f"{self._name}_{version}")
 
     def _check_fits(self, items: Items) -> None:
-        most = _MOST_NONZEROS if self._ef_search is None else _MOST_IN_HNSW
-        if items.longest > most or not 1 <= items.n_factors <= _MOST_FACTORS:
+        if items.longest > _MOST_NONZEROS or not 1 <= items.n_factors <= _MOST_FACTORS:
             raise InputError(
                 f"rows of up to {items.longest} non-zeros of {items.n_factors} factors; pgvector "
-                f"{'' if self._ef_search is None else 'with HNSW '}holds {most} of {_MOST_FACTORS}"
+                f"holds {_MOST_NONZEROS} of {_MOST_FACTORS}"
             )
 
     @contextlib.contextmanager
@@ -319,29 +304,26 @@ class PostgresEngine(Engine):
 
 
 @dataclasses.dataclass
-class _PostgresSnapshot:
+class _PostgresSnapshot(Snapshot):
     connection: psycopg.Connection
     table: sql.Identifier
-    ef_search: int | None
-    version: str
-    n_factors: int
-    kinds: Mapping[str, str]
 
-    def rows(self, ids: list[str]) -> Rows:
+    def rows(self, ids: list[str]) -> tuple[dict[str, int], sp.csr_matrix]:
         wanted = sql.SQL("SELECT id, position, embedding::text FROM {} WHERE id = ANY(%s)")
         found = self.connection.execute(wanted.format(self.table), (ids,)).fetchall()
         texts = [text[1 : text.index("}")] for _, _, text in found]
         entries = re.findall("([0-9]+):([^,]+)", ",".join(texts))
         factors = np.array([factor for factor, _ in entries], np.int64) - 1
         values = np.array([value for _, value in entries], np.float32)
-        lengths = [text.count(":") for text in texts]
-        return Rows({item: position for item, position, _ in found}, lengths, factors, values)
+        starts = np.cumsum([0, *(text.count(":") for text in texts)])
+        rows = sp.csr_matrix((values, factors, starts), (len(found), self.n_factors))
+        return {item: position for item, position, _ in found}, rows
 
     def rank(self, query: Query) -> list[tuple[str, float]]:
-        """Candidates and conditions go through an HNSW index, too, where there is one."""
+        factors, values = query.latent.indices.tolist(), query.latent.data.tolist()
         parts = [
-            _text(query.factors[part].tolist(), query.values[part].tolist(), self.n_factors)
-            for at in range(0, max(len(query.factors), 1), _MOST_NONZEROS)
+            _text(factors[part], values[part], self.n_factors)
+            for at in range(0, max(len(factors), 1), _MOST_NONZEROS)
             for part in [slice(at, at + _MOST_NONZEROS)]
         ]
         conditions: list[sql.Composable] = [sql.SQL("position <> ALL(%s)")]
@@ -353,28 +335,14 @@ class _PostgresSnapshot:
             conditions.append(_condition(condition))
             bound.append(condition[2])
         where = sql.SQL(" AND ").join(conditions)
-        approximate = self.ef_search is not None and not query.cosine and len(parts) == 1
-        if approximate:
-            self.connection.execute(
-                "SELECT set_config('hnsw.ef_search', %s, true), "
-                "set_config('hnsw.iterative_scan', 'strict_order', true)",
-                (str(self.ef_search),),
-            )
-            ask = (
-                "SELECT id, -(embedding <#> %s::sparsevec) FROM {} WHERE {} "
-                "ORDER BY embedding <#> %s::sparsevec LIMIT %s"
-            )
-            bound = [*parts, *bound, *parts, query.k]
-        else:
-            # An expression that no index has, so that one does not make this approximate.
-            score = "-(embedding <#> %s::sparsevec)"
-            if query.cosine:
-                score = "coalesce(nullif(1 - (embedding <=> %s::sparsevec), 'NaN'), 0)"
-            ask = (
-                f"SELECT id, score FROM (SELECT id, position, {' + '.join([score] * len(parts))} "
-                "AS score FROM {} WHERE {}) AS scored ORDER BY score DESC, position LIMIT %s"
-            )
-            bound = [*parts, *bound, query.k]
+        score = "-(embedding <#> %s::sparsevec)"
+        if query.cosine:
+            score = "coalesce(nullif(1 - (embedding <=> %s::sparsevec), 'NaN'), 0)"
+        ask = (
+            f"SELECT id, {' + '.join([score] * len(parts))} AS score FROM {{}} WHERE {{}} "
+            "ORDER BY score DESC, position LIMIT %s"
+        )
+        bound = [*parts, *bound, query.k]
         return self.connection.execute(sql.SQL(ask).format(self.table, where), bound).fetchall()
 
 

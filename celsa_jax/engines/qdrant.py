@@ -6,16 +6,16 @@ import contextlib
 import dataclasses
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 
 from celsa_jax.engines.engine import (
     Engine,
     EngineError,
     Query,
-    Rows,
     Snapshot,
     VersionGone,
     check_change,
@@ -110,7 +110,7 @@ class QdrantEngine(Engine):
             if current is None:
                 raise EngineError(f"{self._shown}: no index '{self._store.name}' yet; load one")
             version, info = current
-            yield _QdrantSnapshot(self._store, version, info.n_factors, info.kinds)
+            yield _QdrantSnapshot(version, info.n_factors, info.kinds, self._store)
 
     @contextlib.contextmanager
     def _loading(self, items: Items) -> Iterator[int]:
@@ -142,32 +142,30 @@ class QdrantEngine(Engine):
 
     def _delete(self, ids: list[str]) -> int:
         with self._snapshot() as now:
-            keys = list(now.rows(ids).keys.values())
+            keys = list(now.rows(ids)[0].values())
             self._store.delete(now.version, keys)
             return len(keys)
 
 
 @dataclasses.dataclass
-class _QdrantSnapshot:
+class _QdrantSnapshot(Snapshot):
     store: Server | Folder
-    version: str
-    n_factors: int
-    kinds: Mapping[str, str]
 
-    def rows(self, ids: list[str]) -> Rows:
+    def rows(self, ids: list[str]) -> tuple[dict[str, str], sp.csr_matrix]:
         keys = {item: _key(item) for item in ids}
         found = self.store.rows(self.version, list(keys.values()))
         factors = np.array([f for _, row, _ in found for f in row], np.int64)
         values = np.array([v for _, _, row in found for v in row], np.float32)
-        values[factors == self.n_factors] = 0  # the dimension that all have
-        lengths = [len(row) for _, row, _ in found]
-        return Rows({item: keys[item] for item, _, _ in found}, lengths, factors, values)
+        starts = np.cumsum([0, *(len(row) for _, row, _ in found)])
+        rows = sp.csr_matrix((values, factors, starts), (len(found), self.n_factors + 1))
+        rows = rows[:, : self.n_factors]  # without the dimension that all have
+        return {item: keys[item] for item, _, _ in found}, rows
 
     def rank(self, query: Query) -> list[tuple[str, float]]:
         among = None if query.candidates is None else [_key(item) for item in query.candidates]
         chosen = make_filter(self.store.models, query.where, query.seen, among)
         using = "unit" if query.cosine else "embedding"
-        factors, values = query.factors.tolist(), query.values.tolist()
+        factors, values = query.latent.indices.tolist(), query.latent.data.tolist()
         found: list[tuple[str, float]] = []
         if factors:
             found = self.store.query(self.version, using, factors, values, query.k, chosen)

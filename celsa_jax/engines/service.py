@@ -49,9 +49,9 @@ class Similar(Wish):
 def create_app(index: Engine | FileIndex) -> FastAPI:
     """The service: POST /recommend and /similar, GET /health; errors are {"error": one line}.
 
-    A request that does not fit is answered with status 400, 413 or 422, one that the database
-    cannot answer with 503. Bodies may have 4 MiB, histories 10,000 items, answers 1,000. There is
-    neither authentication nor encryption: put a proxy before it.
+    Statuses are 400, 413 and 422 for a request that does not fit, 503 for a database out of reach.
+    Bodies may have 4 MiB, histories 10,000 items, answers 1,000. There is neither authentication
+    nor encryption: put a proxy before it.
 
     Example:
       >>> from celsa_jax.engines import open_index

@@ -59,22 +59,6 @@ def recommend(
     return users.toDF("user_id", "history").mapInArrow(partition, SCHEMA)
 
 
-def co_occurrences(interactions: DataFrame) -> DataFrame:
-    """How many users have two items both, for the start of training (`celsa_jax.starts`).
-
-    Args:
-      interactions: as in `recommend`.
-
-    Returns:
-      Rows (item_id string, other_id string, n_users bigint), each pair once, item_id < other_id,
-      and every item with itself: the users that it has.
-    """
-    pairs = _pairs(interactions).distinct()
-    others = pairs.withColumnRenamed("item_id", "other_id")
-    both = pairs.join(others, "user_id").where("item_id <= other_id")
-    return both.groupBy("item_id", "other_id").count().withColumnRenamed("count", "n_users")
-
-
 def recommend_batches(
     batches: Iterator[pa.RecordBatch],
     recommender: Recommender,

@@ -13,7 +13,7 @@ from celsa_jax.data.interactions import Interactions, lookup
 from celsa_jax.errors import InputError
 from celsa_jax.evaluation.folds import N_FOLDS, holdouts
 from celsa_jax.evaluation.metrics import DEPTH, METRICS, ranking_metrics
-from celsa_jax.sparse.retrieval import top_k
+from celsa_jax.sparse.rows import top_k
 from celsa_jax.sparse.scores import Scorer
 
 _MOST_USERS = 512

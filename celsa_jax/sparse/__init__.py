@@ -4,7 +4,7 @@ from celsa_jax.sparse.embeddings import SparseEmbeddings
 from celsa_jax.sparse.formats import FORMATS
 from celsa_jax.sparse.npz import bytes_per_item, load_embeddings, save_embeddings
 from celsa_jax.sparse.recommender import Explanation, Recommendation, Recommender
-from celsa_jax.sparse.retrieval import top_k
+from celsa_jax.sparse.rows import top_k
 from celsa_jax.sparse.scores import scorer
 
 __all__ = [

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -15,12 +13,19 @@ import scipy.sparse as sp
 
 from celsa_jax.arrays import check_sparse
 from celsa_jax.errors import InputError, one_line
-from celsa_jax.sparse.formats import BRIDGES, MOST_FACTORS, Rows, check_stored, pack, unpack
-from celsa_jax.sparse.npz import check_ids, load_with_factor_ids
+from celsa_jax.sparse.formats import (
+    BRIDGES,
+    LARGEST,
+    MOST_FACTORS,
+    Rows,
+    check_stored,
+    is_bounded,
+    pack,
+    unpack,
+)
+from celsa_jax.sparse.npz import check_ids, load_embeddings
 from celsa_jax.sparse.rows import keep_largest, unit_rows
-from celsa_jax.sparse.tensors import read_tensors, write_tensors
-
-_VALUES_AT_ONCE = 1 << 18
+from celsa_jax.sparse.tensors import checksum, read_tensors, write_tensors
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -41,7 +46,7 @@ class SparseEmbeddings:
       >>> import numpy as np
       >>> from celsa_jax.sparse import SparseEmbeddings
       >>> embeddings = SparseEmbeddings.from_dense(np.eye(3), ["a", "b", "c"], format="int8")
-      >>> embeddings.nnz, embeddings.bytes_per_item
+      >>> embeddings.nnz, embeddings.stored_bytes_per_item
       (3, 3.0)
     """
 
@@ -93,8 +98,9 @@ class SparseEmbeddings:
           metadata: values that JSON can hold.
 
         Raises:
-          InputError: values that are not finite, ids that repeat or of another number than rows
-            or columns, more than 2^25 factors, or values that the format cannot hold.
+          InputError: values that are not finite or above 1e16, ids that repeat or of another
+            number than rows or columns, more than 2^25 factors, or values that the format cannot
+            hold.
         """
         try:
             if sp.issparse(embeddings):
@@ -106,9 +112,11 @@ class SparseEmbeddings:
         if np.iscomplexobj(rows):
             raise InputError("the embeddings are complex; they must be real")
         rows = rows.astype(np.float32)
-        if not np.isfinite(rows.data).all():
-            row = np.searchsorted(rows.indptr, np.argmin(np.isfinite(rows.data)), side="right") - 1
-            raise InputError(f"the embeddings hold values that are not finite, first in row {row}")
+        if not is_bounded(rows.data):
+            first = np.argmin(np.abs(rows.data) <= LARGEST)
+            row = np.searchsorted(rows.indptr, first, side="right") - 1
+            problem = f"not finite, or above {LARGEST:g}, first in row {row}"
+            raise InputError(f"the embeddings hold values that are {problem}")
         rows.sum_duplicates()
         rows.eliminate_zeros()
         n_items, n_factors = rows.shape
@@ -139,7 +147,7 @@ class SparseEmbeddings:
         """
         path = pathlib.Path(path)
         if not is_saved(path):
-            matrix, item_ids, factor_ids = load_with_factor_ids(path, items)
+            matrix, item_ids, factor_ids = load_embeddings(path, items)
             return cls.from_scipy(matrix, item_ids, factor_ids=factor_ids)
         try:
             tensors, fields = read_tensors(path)
@@ -155,43 +163,38 @@ class SparseEmbeddings:
             ) from None
 
     @classmethod
-    def _from_tensors(cls, tensors: dict, fields: dict[str, str]) -> SparseEmbeddings:
+    def _from_tensors(cls, tensors: dict, fields: dict[str, Any]) -> SparseEmbeddings:
         """Checks all that compiled code relies on."""
-        n_items, n_factors = int(fields["n_items"]), int(fields["n_factors"])
+        n_factors, metadata = int(fields["n_factors"]), fields["metadata"]
         if not 0 <= n_factors <= MOST_FACTORS:
             raise ValueError("an impossible number of factors")
         ids, factor_ids = tensors.pop("item_ids"), tensors.pop("factor_ids", None)
-        _check_encoded(ids, n_items)
+        lengths = tensors.pop("lengths")
+        if lengths.dtype not in (np.uint8, np.uint16, np.uint32) or lengths.ndim != 1:
+            raise ValueError("lengths of rows that are none")
+        _check_encoded(ids, len(lengths))
         if factor_ids is not None:
             _check_encoded(factor_ids, n_factors)
-        lengths = tensors.pop("lengths")
-        if lengths.dtype.kind != "u" or lengths.shape != (n_items,):
-            raise ValueError("row lengths that do not fit the items")
         starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-        check_stored(tensors, fields["format"], starts, n_factors)
-        metadata = json.loads(fields["metadata"])
-        loaded = cls(n_factors, starts, tensors, metadata, ids, factor_ids)
-        if not np.isfinite(loaded.largest):
-            raise ValueError("values that are not finite")
-        return loaded
+        check_stored(tensors, _format(tensors), starts, n_factors)
+        return cls(n_factors, starts, tensors, metadata, ids, factor_ids)
 
     def save(self, path: str | pathlib.Path) -> None:
         """Writes one file: ids, non-zeros, metadata, checksum; whole or not at all.
 
         The layout is that of safetensors, readable elsewhere.
         """
+        fields = {"n_factors": self.n_factors, "metadata": self.metadata}
+        write_tensors(pathlib.Path(path), self._tensors(), fields)
+
+    def _tensors(self) -> dict[str, np.ndarray]:
+        """What files hold, metadata apart."""
         lengths = np.diff(self.starts)
         lengths = lengths.astype(np.min_scalar_type(int(lengths.max(initial=0))))
         tensors = {**self.arrays, "lengths": lengths, "item_ids": self._encoded_ids}
         if self._encoded_factor_ids is not None:
             tensors["factor_ids"] = self._encoded_factor_ids
-        fields = {
-            "format": self.format,
-            "n_items": str(self.n_items),
-            "n_factors": str(self.n_factors),
-            "metadata": json.dumps(self.metadata),
-        }
-        write_tensors(pathlib.Path(path), tensors, fields)
+        return tensors
 
     def to_format(self, format: str) -> SparseEmbeddings:
         """The same embeddings in another format; errors as of `from_scipy`."""
@@ -240,7 +243,7 @@ class SparseEmbeddings:
     @property
     def format(self) -> str:
         """float32, float16, int8 or int4."""
-        return "int4" if "words" in self.arrays else self.arrays["values"].dtype.name
+        return _format(self.arrays)
 
     @functools.cached_property
     def item_ids(self) -> np.ndarray:
@@ -256,27 +259,7 @@ class SparseEmbeddings:
     @functools.cached_property
     def version(self) -> str:
         """12 hexadecimal digits that tell one model, in one format, from another."""
-        checksum = hashlib.sha256(f"{self.format} {self.n_factors}".encode())
-        arrays = {**self.arrays, "starts": self.starts, "ids": self._encoded_ids}
-        for name in sorted(arrays):
-            array = np.ascontiguousarray(arrays[name])
-            checksum.update(f"{name} {array.dtype} {array.shape}".encode())
-            checksum.update(array.data)
-        return checksum.hexdigest()[:12]
-
-    @functools.cached_property
-    def largest(self) -> float:
-        """A bound of the magnitudes of all values; NaN where one is."""
-        norm = 1.0
-        if "norms" in self.arrays:
-            norm = float(self.arrays["norms"].max(initial=norm))
-        if self.format == "int4":  # decoded rows are unit rows times their norm
-            return norm * max(1.0, float(np.abs(self.arrays["codebook"]).max()))
-        bounds = [0.0]
-        for first in range(0, self.nnz, _VALUES_AT_ONCE):  # no large temporary arrays
-            values = self.arrays["values"][first : first + _VALUES_AT_ONCE].astype(np.float32)
-            bounds += [float(values.max()), -float(values.min())]
-        return norm * float(np.max(bounds)) / (127 if self.format == "int8" else 1)
+        return checksum(self._tensors(), str(self.n_factors))[:12]
 
     def rows(self) -> Rows:
         """The non-zeros as all formats have them in memory; those of int4 are unpacked for it."""
@@ -292,13 +275,12 @@ class SparseEmbeddings:
         arrays = (values, rows.factors.astype(index), rows.starts.astype(index))
         return sp.csr_matrix(arrays, shape=(self.n_items, self.n_factors))
 
-    def tocsc(self) -> sp.csc_matrix:
-        """The decoded matrix in float32, column access: the inverted index."""
-        return self.tocsr().tocsc()
-
     @property
-    def bytes_per_item(self) -> float:
-        """Mean bytes of an item's non-zeros and norm as stored; codebook, starts and ids apart."""
+    def stored_bytes_per_item(self) -> float:
+        """Mean bytes of an item's non-zeros and norm as stored; codebook, starts and ids apart.
+
+        (`celsa_jax.sparse.bytes_per_item` counts 8 a non-zero, as in SciPy and in the paper.)
+        """
         n_bytes = sum(a.nbytes for name, a in self.arrays.items() if name != "codebook")
         return n_bytes / max(self.n_items, 1)
 
@@ -309,6 +291,10 @@ def is_saved(path: pathlib.Path) -> bool:
         raise InputError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}")
     with path.open("rb") as stream:
         return not stream.read(6).startswith((b"PK", b"\x93NUMPY"))
+
+
+def _format(arrays: dict[str, np.ndarray]) -> str:
+    return "int4" if "words" in arrays else arrays["values"].dtype.name
 
 
 def _encode(ids: Sequence | np.ndarray, n: int, name: str, of: str) -> np.ndarray:

@@ -16,8 +16,8 @@ import scipy.sparse as sp
 
 from celsa_jax.files import naming
 from celsa_jax.sparse.embeddings import SparseEmbeddings
-from celsa_jax.sparse.formats import Rows, inverse_lengths, unit_scale
-from celsa_jax.sparse.retrieval import top_k
+from celsa_jax.sparse.formats import Rows
+from celsa_jax.sparse.rows import top_k
 from celsa_jax.sparse.threads import in_threads, n_cores
 
 FEW_USERS = 8  # from here on scanning all rows for many users at once beats their lists
@@ -38,7 +38,7 @@ class Request(NamedTuple):
       query_factors: without candidates: only this many of a user's strongest factors find
         `OVERSAMPLING` k items, which are then scored exactly; None for all.
       n_threads: threads over users.
-      unit_rows: scores are products with the rows of A at unit length.
+      scale: [n_items] float32 that scores are multiplied by; None to leave them.
     """
 
     history: sp.csr_matrix
@@ -47,7 +47,7 @@ class Request(NamedTuple):
     candidates: np.ndarray | None
     query_factors: int | None
     n_threads: int
-    unit_rows: bool = False
+    scale: np.ndarray | None = None
 
 
 class ScipyEngine:
@@ -57,12 +57,6 @@ class ScipyEngine:
         self.rows = embeddings.tocsr()
         self.columns = self.rows.T.tocsr()  # the transpose by rows is A by columns
 
-    @functools.cached_property
-    def inverse_lengths(self) -> np.ndarray:
-        """[n_items] float32, 1 over the length of each row of A."""
-        rows = Rows(self.rows.indptr, self.rows.indices, self.rows.data, None, None)
-        return inverse_lengths(rows)
-
     @property
     def nbytes(self) -> int:
         """Bytes held for scoring."""
@@ -70,11 +64,10 @@ class ScipyEngine:
         return sum(m.data.nbytes + m.indices.nbytes + m.indptr.nbytes for m in matrices)
 
     def rank(self, request: Request) -> tuple[np.ndarray, np.ndarray]:
-        history, seen, k, candidates, query_factors, n_threads, unit_rows = request
+        history, seen, k, candidates, query_factors, n_threads, scale = request
         columns = self.columns if candidates is None else self.columns[:, candidates]
-        scale = None
-        if unit_rows:
-            scale = self.inverse_lengths if candidates is None else self.inverse_lengths[candidates]
+        if scale is not None and candidates is not None:
+            scale = scale[candidates]
         at_once = max(1, _SCORES_AT_ONCE // seen.shape[1])
 
         def scores_of(latent: sp.csr_matrix, excluded: sp.csr_matrix) -> np.ndarray:
@@ -130,15 +123,6 @@ class NumbaEngine:
             in_threads(fill, range(n_blocks), n_cores())
         return lists
 
-    @functools.cached_property
-    def inverse_lengths(self) -> np.ndarray:
-        """[n_items] float32, 1 over the length of each row of A."""
-        return inverse_lengths(self.rows)
-
-    @functools.cached_property
-    def _unit_scale(self) -> np.ndarray:
-        return unit_scale(self.rows)
-
     @property
     def nbytes(self) -> int:
         """Bytes held for scoring, the lists among them once they are built."""
@@ -146,10 +130,10 @@ class NumbaEngine:
         return sum(array.nbytes for array in held if array is not None)
 
     def rank(self, request: Request) -> tuple[np.ndarray, np.ndarray]:
-        history, seen, k, candidates, query_factors, n_threads, unit_rows = request
+        history, seen, k, candidates, query_factors, n_threads, scale = request
         rows, scored = self.rows, self.rows
-        if unit_rows:
-            scored = self.rows._replace(scale=self._unit_scale)
+        if scale is not None:
+            scored = rows._replace(scale=scale if rows.scale is None else rows.scale * scale)
         n_users = history.shape[0]
         arrays = (history.indptr.astype(np.int64), history.indices, history.data)
         excluded = (seen.indptr.astype(np.int64), seen.indices)

@@ -7,19 +7,17 @@
 | int8    | uint16/uint32       | int8, 127 steps to 1                   | 3 (5)              |
 | int4    | 12 bits, difference | 4 bits, one of 16 values of a codebook | 2 to 4, see below  |
 
-The two integer formats describe the row at unit length. Its norm stands beside it, a float16: 2
-bytes an item more, which are left out where every norm rounds to 1 (or 0, for rows of zeros). In
-int8 a row of more than 128 non-zeros, whose values are small against its length, is described at a
-largest value of 1 instead: of 4,096 it would lose a seventh otherwise. The codebook of int4 is
-fitted to the values (Lloyd's algorithm), and decoded rows are scaled back to their norm; both lose
-less than rounding to even steps. What each format loses in nDCG@100 is in docs/serving.md.
+The two integer formats describe the row at unit length. Its norm stands beside it, a float16, left
+out where every norm rounds to 1 (or 0, for rows of zeros). In int8 a row of more than 128
+non-zeros, whose values are small against its length, is described at a largest value of 1 instead.
+The codebook of int4 is fitted to the values (Lloyd's algorithm), and decoded rows are scaled back
+to their norm. What each format loses is in docs/serving.md.
 
 int4 holds rows of any width in words of 16 bits. A word below 0xF000 is a non-zero: its upper 12
 bits are the difference from the factor before it in its row (from 0 for the first), its lower 4
 the code. Differences from 3,840 on are bridged: a word from 0xF000 on moves 3,840 factors for each
-unit of its lower 12 bits, and the non-zero follows with what is left. One bridge reaches over 15
-million factors, so that a non-zero of narrower rows takes 2 or 4 bytes: the wider the rows and the
-fewer their non-zeros, the more bridges (`row_bytes`; docs/serving.md has a table).
+unit of its lower 12 bits, and the non-zero follows with what is left: 4 bytes then, the more often
+the wider the rows and the fewer their non-zeros (`row_bytes`).
 """
 
 from __future__ import annotations
@@ -33,6 +31,8 @@ import scipy.sparse as sp
 from celsa_jax.errors import InputError
 
 FORMATS = ("float32", "float16", "int8", "int4")
+LARGEST = 1e16  # value of a model; with weights up to `LARGEST_WEIGHT` no score overflows float32
+LARGEST_WEIGHT = 1e8  # of an item in a history
 MOST_FACTORS = 1 << 25  # as each takes memory when it is served, also in a file of a few bytes
 BYTES_PER_NONZERO = 8  # in plain SciPy, a float32 and an int32, as the paper counts it
 BYTES_PER_FACTOR = 4  # of a dense row, a float32
@@ -221,8 +221,10 @@ def check_stored(
         if kinds[name] not in wanted[name] or array.ndim != 1:
             raise ValueError(f"array '{name}' of {array.ndim} dimensions, {kinds[name]}")
     codebook = arrays.get("codebook", np.zeros(_N_LEVELS))
-    if len(codebook) != _N_LEVELS or not np.isfinite(codebook).all():
-        raise ValueError("a codebook that is not 16 finite numbers")
+    if len(codebook) != _N_LEVELS:
+        raise ValueError("a codebook that is not 16 numbers")
+    if not all(is_bounded(arrays[name]) for name in ("values", "codebook") if name in arrays):
+        raise ValueError(f"values that are not finite, or above {LARGEST:g}")
     nonzeros = [arrays[name] for name in ("factors", "values", "words") if name in arrays]
     if any(len(array) != starts[-1] for array in nonzeros):
         raise ValueError("the rows do not fit the non-zeros")
@@ -239,6 +241,11 @@ def check_stored(
         highest = int(arrays["factors"].max(initial=0))
     if starts[-1] and highest >= n_factors:
         raise ValueError(f"a factor outside of the {n_factors}")
+
+
+def is_bounded(values: np.ndarray, largest: float = LARGEST) -> bool:
+    """Whether all values are numbers of at most that magnitude."""
+    return -largest <= float(values.min(initial=0)) and float(values.max(initial=0)) <= largest
 
 
 def _moves(words: np.ndarray) -> np.ndarray:

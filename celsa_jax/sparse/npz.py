@@ -31,16 +31,11 @@ def save_embeddings(
     Args:
       folder: exists.
       embeddings: items x factors.
-      item_ids: [n_items] external ids.
-      factor_ids: [n_factors] the item that each factor belongs to; if None, no `factors.txt` is
-        written, and an older one is removed.
-
-    Raises:
-      InputError: ids that repeat, or of another number than rows or columns.
+      item_ids: [n_items] external ids, unique.
+      factor_ids: [n_factors] the item that each factor belongs to, unique; if None, no
+        `factors.txt` is written, and an older one is removed.
     """
-    check_ids(item_ids, embeddings.shape[0], "item_ids", "rows")
     if factor_ids is not None:
-        check_ids(factor_ids, embeddings.shape[1], "factor_ids", "columns")
         write_ids(folder / "factors.txt", factor_ids)
     else:
         (folder / "factors.txt").unlink(missing_ok=True)
@@ -51,27 +46,21 @@ def save_embeddings(
 
 def load_embeddings(
     path: str | pathlib.Path, items: str | pathlib.Path | None = None
-) -> tuple[sp.csc_matrix | np.ndarray, np.ndarray]:
-    """Reads embeddings (SciPy sparse `.npz` or NumPy `.npy`) and the ids of their rows.
+) -> tuple[sp.csc_matrix | np.ndarray, np.ndarray, np.ndarray | None]:
+    """Reads embeddings (SciPy sparse `.npz` or NumPy `.npy`), and of what items they are.
 
     Args:
       path: the matrix.
       items: one id a line in row order; `items.txt` beside the matrix by default.
 
     Returns:
-      items x factors in float32, CSC or a dense array, and [n_items] text ids.
+      Items x factors in float32, CSC or a dense array; [n_items] text ids; and [n_factors] those of
+      `factors.txt` beside an `.npz`, None where there is none.
 
     Raises:
       InputError: a file is missing or damaged, values are not finite, ids repeat, or the ids are
         not those of the rows.
     """
-    return load_with_factor_ids(path, items)[:2]
-
-
-def load_with_factor_ids(
-    path: str | pathlib.Path, items: str | pathlib.Path | None = None
-) -> tuple[sp.csc_matrix | np.ndarray, np.ndarray, np.ndarray | None]:
-    """As `load_embeddings`, and the ids of `factors.txt` beside an `.npz`, if there is one."""
     path = pathlib.Path(path)
     items = pathlib.Path(items or path.with_name("items.txt"))
     factors = path.with_name("factors.txt")
@@ -161,8 +150,6 @@ def _load_matrix(path: pathlib.Path) -> sp.csc_matrix | np.ndarray:
             raise ValueError(f"its shape is {matrix.shape}")
         if matrix.ndim != 2:
             raise ValueError(f"{matrix.ndim} dimensions; items x factors has two")
-        if np.iscomplexobj(matrix):
-            raise ValueError("the values are complex")
         matrix = (matrix.tocsc() if sp.issparse(matrix) else matrix).astype(np.float32)
     except (ValueError, TypeError, MemoryError, OSError) as error:
         raise InputError(

@@ -14,12 +14,11 @@ from celsa_jax.arrays import check_sparse
 from celsa_jax.errors import InputError
 from celsa_jax.sparse.embeddings import SparseEmbeddings
 from celsa_jax.sparse.engines import FEW_USERS, NumbaEngine, Request, ScipyEngine, encode
-from celsa_jax.sparse.retrieval import top_k
-from celsa_jax.sparse.rows import unit_rows
+from celsa_jax.sparse.formats import LARGEST_WEIGHT, inverse_lengths
+from celsa_jax.sparse.rows import top_k, unit_rows
 from celsa_jax.sparse.threads import n_cores
 
 ENGINES = ("auto", "numba", "scipy")
-_LARGEST_SCORE = 1e38
 _COSINES_AT_ONCE = 1 << 24  # 64 MB
 _MOST_FILLED = 1 << 24  # results where there is nothing to fill them with
 
@@ -62,25 +61,16 @@ def as_texts(ids: Iterable, what: str) -> list[str]:
     return [str(item) for item in ids]
 
 
-def as_history(history: Iterable) -> list[str]:
-    """A list of ids as text; InputError for one text, which would be taken apart."""
-    return as_texts(history, "a history")
-
-
 class Recommender:
     """Ranks the catalogue for histories x by the scores x U A^T (arXiv 2602.09935).
 
     U is A with rows of unit length: the length of an item's row says how readily it is recommended,
     not what it says of those who have it. At unit length this is the paper's x A A^T.
 
-    A user needs a history, not a training run. Results do not depend on the company in which a
-    user is scored nor on the number of threads; equal scores go to the lower item position.
-
-    Two engines give the same results, to rounding: `scipy`, sparse products over the decoded
-    float32 matrix; and `numba` (`pip install celsa_jax[serve]`), which scans the stored formats
-    as they are (int4 unpacked to a byte more a non-zero): all rows for many users at once, or, for
-    a few users, the lists of their active factors alone. The lists are built when first needed and
-    take as much memory again as the embeddings.
+    Results do not depend on the company in which a user is scored nor on the number of threads;
+    equal scores go to the lower item position. Two engines give the same, to rounding: `scipy`, and
+    `numba` (`pip install celsa_jax[serve]`), which scans the stored formats, and for a few users
+    builds lists of the factors, which take as much memory again as the embeddings.
 
     Args:
       embeddings: the catalogue.
@@ -128,7 +118,7 @@ class Recommender:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held for scoring, item ids and what `similar_items` adds (4 an item) apart."""
+        """Bytes held for scoring; item ids and the lengths of rows (4 an item) apart."""
         return self._engine.nbytes
 
     def recommend(
@@ -153,7 +143,8 @@ class Recommender:
 
         Raises:
           InputError: histories of another number of items, with positions out of range or values
-            that are not finite; candidates out of range; k below 1, or by millions above the items.
+            that are not finite or above 1e8; candidates out of range; k below 1, or by millions
+            above the items.
         """
         return self._recommend(user_items, k, filter_seen, candidates)
 
@@ -179,7 +170,8 @@ class Recommender:
           InputError: a history is one text instead of a list, or as of `recommend`.
         """
         rows, unknown = [], []
-        for ids in map(as_history, histories):
+        for history in histories:
+            ids = as_texts(history, "a history")
             positions = self.positions(ids)
             rows.append(positions[positions >= 0])
             unknown.append([ids[at] for at in np.flatnonzero(positions < 0)])
@@ -295,7 +287,7 @@ class Recommender:
           InputError: as of `recommend`.
         """
         history = self._check(user_items)
-        values = history.data * self._engine.inverse_lengths[history.indices]
+        values = history.data * self._inverse_lengths[history.indices]
         return sp.csr_matrix((values, history.indices, history.indptr), history.shape)
 
     def warm_up(self) -> None:
@@ -325,8 +317,9 @@ class Recommender:
         items = np.full((n_users, k), -1, np.int32)
         scores = np.full((n_users, k), -np.inf, np.float32)
         if n_users and n_ranked:
+            scale = self._inverse_lengths if unit_rows else None
             request = Request(
-                history, seen, n_ranked, candidates, query_factors, self.n_threads, unit_rows
+                history, seen, n_ranked, candidates, query_factors, self.n_threads, scale
             )
             best, scores[:, :n_ranked] = self._engine.rank(request)
             if candidates is not None:
@@ -360,23 +353,19 @@ class Recommender:
             raise InputError("the histories are no CSR matrix: indptr does not fit the entries")
         if n < n_held[1]:
             indices, weights = indices[:n], weights[:n]
-        if np.iscomplexobj(weights):
-            raise InputError("the histories are complex; they must be real")
         weights = weights.astype(np.float32, copy=False)
         for values, is_bad, problem in (
             (indices, (indices < 0) | (indices >= n_items), f"positions are 0 to {n_items - 1}"),
-            (weights, ~np.isfinite(weights), "values must be finite"),
+            (
+                weights,
+                ~(np.abs(weights) <= LARGEST_WEIGHT),
+                f"values must be finite, and {LARGEST_WEIGHT:g} at most",
+            ),
         ):
             if is_bad.any():
                 at = int(np.argmax(is_bad))
                 user = int(np.searchsorted(indptr, at, side="right")) - 1
                 raise InputError(f"row {user} of the histories holds {values[at]}; {problem}")
-        largest = float(np.abs(weights).max(initial=0))
-        if largest * len(weights) * self._growth > _LARGEST_SCORE:
-            raise InputError(
-                f"scores may overflow: histories up to {largest:g}, embeddings up to "
-                f"{self.embeddings.largest:g}; scale them down"
-            )
         if weights is history.data and indices.dtype == np.int32 and history.has_sorted_indices:
             return history
         history = sp.csr_matrix((weights, indices.astype(np.int32), indptr), history.shape)
@@ -405,10 +394,8 @@ class Recommender:
         ]
 
     @functools.cached_property
-    def _growth(self) -> float:
-        """A bound of what becomes of a weight of 1: in a score, or over the length of a row."""
-        shortest = float(self._engine.inverse_lengths.max(initial=0))
-        return max(self.embeddings.n_factors * self.embeddings.largest, shortest)
+    def _inverse_lengths(self) -> np.ndarray:
+        return inverse_lengths(self.embeddings.rows())
 
     @functools.cached_property
     def _rows(self) -> sp.csr_matrix:
@@ -431,7 +418,9 @@ def check_k(k: int, n_users: int, n_choices: int) -> None:
         raise InputError(f"k is {k}, of {n_choices}; give a smaller one")
 
 
-def check_count(name: str, value: int) -> None:
-    """InputError unless a value is a whole number of at least 1."""
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-        raise InputError(f"{name} is {value!r}; give a whole number of at least 1")
+def check_count(name: str, value: int, most: int | None = None) -> None:
+    """InputError unless a value is a whole number of at least 1, and at most `most`."""
+    is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not is_whole or value < 1 or (most is not None and value > most):
+        wanted = "at least 1" if most is None else f"1 to {most}"
+        raise InputError(f"{name} is {value!r}; give a whole number of {wanted}")

@@ -1,13 +1,32 @@
-"""Rows of a sparse matrix: their largest entries, their lengths, their signs."""
+"""Rows of a matrix: their largest entries, their lengths, their signs."""
 
 from __future__ import annotations
 
 import numpy as np
 import scipy.sparse as sp
 
-from celsa_jax.sparse.retrieval import top_k
-
 _ENTRIES_AT_ONCE = 1 << 24  # 64 MB in float32
+
+
+def top_k(scores: np.ndarray, k: int) -> np.ndarray:
+    """[n_users, min(k, n_items)] positions of the highest scores, best first.
+
+    Ties go to the lower position.
+
+    Example:
+      >>> top_k(np.array([[0.2, 0.9, 0.2, 0.5]]), 3)
+      array([[1, 3, 0]])
+    """
+    n_items = scores.shape[1]
+    k = min(k, n_items)
+    if k == 0:
+        return np.empty((len(scores), 0), np.int64)
+    best = np.empty((len(scores), k), np.int64)
+    for user, row in enumerate(scores):
+        threshold = np.partition(row, n_items - k)[n_items - k]
+        candidates = np.flatnonzero(row >= threshold)
+        best[user] = candidates[np.argsort(-row[candidates], kind="stable")[:k]]
+    return best
 
 
 def keep_largest(matrix: np.ndarray | sp.csr_matrix, k: int) -> sp.csr_matrix:
@@ -62,9 +81,7 @@ def split_signs(matrix: sp.csr_matrix) -> sp.csr_matrix:
 def split_queries(latent: sp.csr_matrix) -> sp.csr_matrix:
     """Latent user vectors [n, d] that score `split_signs` items exactly: CSR [n, 2 d].
 
-    Each entry v of factor f becomes v at 2 f and -v at 2 f + 1, so the inner products are those of
-    the original vectors. An engine without negative weights in queries either must drop the
-    negative entries (`.maximum(0)`), and with them the penalty of factors of opposite sign.
+    Each entry v of factor f becomes v at 2 f and -v at 2 f + 1.
     """
     shape = (latent.shape[0], 2 * latent.shape[1])
     indices = np.stack([2 * latent.indices, 2 * latent.indices + 1], axis=1).ravel()
@@ -73,9 +90,9 @@ def split_queries(latent: sp.csr_matrix) -> sp.csr_matrix:
 
 
 def positive_items(matrix: sp.csr_matrix) -> tuple[sp.csr_matrix, float]:
-    """Non-negative vectors for engines whose queries must not be negative either.
+    """Non-negative vectors for engines whose queries must not be negative either (`split_signs`).
 
-    Those of `split_signs`, and in one dimension more what the sum of a row's magnitudes lacks to
+    In one dimension more stands what the sum of a row's magnitudes lacks to
     the largest such sum.
 
     Args:

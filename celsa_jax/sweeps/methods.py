@@ -245,7 +245,7 @@ def _fit_elsa(model: SparseEmbeddings, *, n_bytes: int, seed: int, format: str =
     if not format:
         return embeddings_baseline(model.tocsr())
     stored = model.to_format(format)
-    return Baseline(scorer(stored.tocsr()), stored.bytes_per_item)
+    return Baseline(scorer(stored.tocsr()), stored.stored_bytes_per_item)
 
 
 def _fit_dense_elsa(

@@ -7,7 +7,6 @@ import csv
 import io
 import json
 import pathlib
-import struct
 import zipfile
 from collections.abc import Callable
 
@@ -32,7 +31,7 @@ from celsa_jax.sparse import (
     load_embeddings,
     save_embeddings,
 )
-from celsa_jax.sparse.tensors import write_tensors
+from celsa_jax.sparse.tensors import read_tensors, write_tensors
 from celsa_jax.workdir import Workdir
 from experiments import inputs
 
@@ -376,7 +375,7 @@ def _embeddings(rng: np.random.Generator, folder: pathlib.Path) -> None:
         _matrix(rng, path)
     content = "a\nb\nc\nd\ne\nž\n".encode()
     items.write_bytes((mutate(rng, content) if rng.random() < 0.5 else b"") or content)
-    matrix, ids = load_embeddings(path)
+    matrix, ids, _ = load_embeddings(path)
     lines = items.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").split("\n")
     if ids.tolist() != (lines[:-1] if not lines[-1] else lines):
         raise Lost("other ids")
@@ -461,7 +460,7 @@ def _estimator(rng: np.random.Generator, folder: pathlib.Path) -> None:
     else:
         path, workdir = folder, Workdir(folder)
         workdir.start(default_config())
-        save_embeddings(folder, made.tocsc(), made.item_ids)
+        save_embeddings(folder, made.tocsr().tocsc(), made.item_ids)
         workdir.log_metrics({"step": 1, "epoch": 1})
         (folder / "results.json").write_text(json.dumps(notes))
     model = CompressedELSA.load(path)
@@ -472,23 +471,14 @@ def _estimator(rng: np.random.Generator, folder: pathlib.Path) -> None:
 
 
 def _change_tensors(rng: np.random.Generator, path: pathlib.Path) -> None:
-    content = path.read_bytes()
-    (length,) = struct.unpack("<Q", content[:8])
-    header = json.loads(content[8 : 8 + length])
-    fields = header.pop("__metadata__")
-    fields.pop("sha256")
-    kinds = {"F32": "<f4", "F16": "<f2", "I64": "<i8", "U16": "<u2", "U8": "u1", "I8": "i1"}
-    tensors = {}
-    for name, entry in header.items():
-        first, end = entry["data_offsets"]
-        array = np.frombuffer(content[8 + length + first : 8 + length + end], kinds[entry["dtype"]])
-        tensors[name] = array.reshape(entry["shape"]).copy()
+    tensors, fields = read_tensors(path)
+    tensors = {name: array.copy() for name, array in tensors.items()}
     if rng.random() < 0.5:
         name = list(tensors)[rng.integers(len(tensors))]
         tensors[name].reshape(-1).view(np.uint8)[rng.integers(tensors[name].nbytes)] ^= 0xFF
     else:
         name = list(fields)[rng.integers(len(fields))]
-        values = ("", "-1", "1" * 30, "[" * 100_000, "x", "1e3", "0", "int8", "null")
+        values = ("", "-1", 10**30, -1, 0.5, [[]], {}, None, True)
         fields[name] = values[rng.integers(len(values))]
     write_tensors(path, tensors, fields)
 
