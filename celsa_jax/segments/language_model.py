@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import hashlib
 import json
 import logging
 import os
 import pathlib
-import queue
 import re
 import urllib.parse
-import urllib.request
-from typing import TYPE_CHECKING, NamedTuple
+from multiprocessing.pool import ThreadPool
+from typing import Any, NamedTuple
 
 import tqdm
 
@@ -22,9 +20,6 @@ from celsa_jax.errors import InputError
 from celsa_jax.files import naming
 from celsa_jax.segments.naming import Name
 from celsa_jax.segments.terms import MARKS
-
-if TYPE_CHECKING:
-    from celsa_jax.segments.chat import Chat
 
 BASE_URL, MODEL, KEY = "OPENAI_BASE_URL", "OPENAI_MODEL", "OPENAI_API_KEY"
 _log = logging.getLogger(__name__)
@@ -35,7 +30,9 @@ _LONGEST_NOTE = 240  # of a description
 _LONGEST_NAME = 40
 _MOST_WORDS = 4
 _GIVE_UP_AFTER = 5  # groups in a row
-_OF_ONE_REQUEST = (200, 400, 413, 422)  # statuses; others would be met again
+_AT_ONCE = 4  # requests
+_N_RETRIES = 4
+_OF_ONE_REQUEST = (400, 413, 422)  # statuses; others would be met again
 _OF_SETTINGS = {401: KEY, 403: KEY, 404: f"{BASE_URL} (it often ends in /v1) and {MODEL}"}
 _OF_SETTINGS |= dict.fromkeys((301, 302, 303, 307, 308), f"{BASE_URL} to where that redirects")
 _PLAIN = re.compile(rf"[\w{MARKS}&'\u2019+/. -]*[^\W\d_][\w{MARKS}&'\u2019+/. -]*")
@@ -80,9 +77,9 @@ class LanguageModelNamer:
     """Asks a language model for a name of 2 or 3 words a group.
 
     Requests go to `{base_url}/chat/completions` at temperature 0, and nowhere else: a redirect is
-    not followed. One that fails for a passing reason is repeated by the openai package. An answer
-    may have 1 MiB. A group without a usable answer keeps the name it has. Every name is written to
-    `cache` as it comes, so a run that breaks off continues where it was.
+    not followed. One that fails for a passing reason is repeated by the openai package. A group
+    without a usable answer keeps the name it has. Every name is written to `cache` as it comes, so
+    a run that breaks off continues where it was.
 
     Titles are strangers' text: they go out as JSON strings, cut short, and what comes back is taken
     only if it is a few plain words.
@@ -92,12 +89,10 @@ class LanguageModelNamer:
       base_url, model, key: by default the environment's OPENAI_BASE_URL, OPENAI_MODEL and
         OPENAI_API_KEY. The key is never written anywhere.
       timeout: seconds to wait without a byte of an answer, before it is asked for again.
-      deadline: seconds for an answer, with all repetitions.
-      n_workers: requests at once.
 
     Raises:
-      InputError: no endpoint or model is named, the address or the key cannot be one, or the
-        openai package is missing.
+      InputError: no endpoint or model is named, the address or the key cannot be one, the proxies
+        or certificates of the environment are no such, or the openai package is missing.
     """
 
     def __init__(
@@ -108,8 +103,6 @@ class LanguageModelNamer:
         model: str | None = None,
         key: str | None = None,
         timeout: float = 60.0,
-        deadline: float = 300.0,
-        n_workers: int = 4,
     ):
         given = {BASE_URL: base_url, MODEL: model, KEY: key}
         settings = {n: (value or os.environ.get(n, "")).strip() for n, value in given.items()}
@@ -118,23 +111,32 @@ class LanguageModelNamer:
                 f"naming by a language model needs {', '.join(missing)} in the environment"
                 + (" (any text, if the endpoint asks for no key)" if KEY in missing else "")
             )
-        self._address, self._model, self._key = settings.values()
+        address, self._model, self._key = settings.values()
         if not self._key.isascii() or not self._key.isprintable():
             raise InputError(f"{KEY} has characters that no key has; set it to the key alone")
-        if not _is_address(self._address):
+        if not _is_address(address):
             raise InputError(
                 f"{BASE_URL} is no address; set it to one such as http://localhost:8000/v1"
             )
         try:
-            from celsa_jax.segments import chat
+            import openai
         except ImportError:
             raise InputError(
                 "the openai package is not installed: pip install 'celsa_jax[llm]'"
             ) from None
-        self._chat = chat
-        proxies = urllib.request.getproxies().values()
-        self._secrets = [self._key, *_passwords([self._address, *proxies])]
-        self._limits = (timeout, deadline, n_workers)
+        try:
+            self._client = openai.OpenAI(
+                base_url=address,
+                api_key=self._key,
+                timeout=timeout,
+                max_retries=_N_RETRIES,
+                http_client=openai.DefaultHttpxClient(follow_redirects=False),
+            )
+        except Exception as error:  # of many kinds
+            raise InputError(
+                f"no client can be made ({self._shown(str(error))}); mend the proxies and "
+                "certificates of the environment"
+            ) from None
         self._cache = pathlib.Path(cache)
 
     def rename(
@@ -213,32 +215,22 @@ class LanguageModelNamer:
         Returns:
           What was wrong with the last answer that was no name; "" if all were.
         """
-        from anyio.from_thread import start_blocking_portal  # of the openai package
-
         problem, n_failures = "", 0  # in a row
+        missing = [key for key in prompts if key not in answers]
+        if not missing:
+            return problem
         self._cache.parent.mkdir(parents=True, exist_ok=True)
         with (
             naming(self._cache),
             self._cache.open("a", encoding="utf-8", newline="\n") as cache,
-            start_blocking_portal() as portal,  # which cancels what is left after an error
+            # Of daemons, left behind by Ctrl-C; an executor would wait for their answers.
+            ThreadPool(_AT_ONCE) as pool,
         ):
             cache.write("\n")  # a broken run may have left half a line
-            try:
-                settings = (self._address, self._model, self._key, *self._limits)
-                chat = portal.call(self._chat.Chat, *settings)
-            except Exception as error:  # of many kinds
-                raise InputError(
-                    f"no client can be made ({self._shown(str(error))}); mend the proxies and "
-                    "certificates of the environment"
-                ) from None
-            done: queue.SimpleQueue = queue.SimpleQueue()  # in the order of the answers
-            missing = [key for key in prompts if key not in answers]
-            keys = {portal.start_task_soon(self._ask, chat, prompts[k]): k for k in missing}
-            for future in keys:
-                future.add_done_callback(done.put)
-            for _ in tqdm.trange(len(keys), desc="naming", unit="group", mininterval=1):
-                future = done.get()
-                key, answer = keys[future], future.result()
+            found = pool.imap_unordered(lambda key: (key, self._ask(prompts[key])), missing)
+            for key, answer in tqdm.tqdm(
+                found, "naming", len(missing), unit="group", mininterval=1
+            ):
                 if answer.name:
                     answers[key], n_failures = answer.name, 0
                     cache.write(json.dumps({"key": key, "name": answer.name}) + "\n")
@@ -253,26 +245,39 @@ class LanguageModelNamer:
                     )
         return problem
 
-    async def _ask(self, chat: Chat, request: _Request) -> _Answer:
+    def _ask(self, request: _Request) -> _Answer:
         """A name, or why there is none."""
+        import openai
+
+        messages: list[Any] = [
+            {"role": role, "content": text}
+            for role, text in zip(("system", "user"), request, strict=True)
+        ]
         try:
-            text = await chat.ask(*request)
-        except self._chat.NoAnswer as error:
-            problem = self._shown(str(error))
-            if error.status in _OF_SETTINGS:
+            response = self._client.chat.completions.with_raw_response.create(
+                model=self._model, temperature=0, max_tokens=64, messages=messages
+            )
+        except openai.OpenAIError as error:  # a status, a timeout, no connection
+            status = getattr(error, "status_code", None)
+            cause = error if status else error.__cause__ or error
+            problem = self._shown(f"{type(cause).__name__}: {cause}")
+            if status in _OF_SETTINGS:
                 raise InputError(
                     f"the endpoint of {BASE_URL} refuses requests ({problem}); "
-                    f"set {_OF_SETTINGS[error.status]}"
+                    f"set {_OF_SETTINGS[status]}"
                 ) from None
-            return _Answer("", problem, error.status not in _OF_ONE_REQUEST)
-        name = parse_name(text)
+            return _Answer("", problem, status not in _OF_ONE_REQUEST)
+        try:
+            text = json.loads(response.content)["choices"][0]["message"]["content"]
+            name = parse_name(text)
+        except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+            shown = response.content.decode(errors="replace")
+            return _Answer("", self._shown(f"no chat completion: {shown}"))
         return _Answer(name, "" if name else self._shown(f"no name: {text}"))
 
     def _shown(self, problem: str) -> str:
-        """A problem on one line, without the key and the passwords."""
-        for secret in self._secrets:
-            problem = problem.replace(secret, "***")
-        return _cut(problem)
+        """A problem on one line, without the key."""
+        return _cut(problem.replace(self._key, "***"))
 
     def _key_of(self, request: _Request) -> str:
         return hashlib.sha256("\n".join((self._model, *request)).encode()).hexdigest()
@@ -297,17 +302,6 @@ def _is_address(url: str) -> bool:
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         return False
-
-
-def _passwords(urls: list[str]) -> list[str]:
-    """What an endpoint that repeats its request would show of them."""
-    found = []
-    for url in urls:
-        name, mark, password = url.rpartition("@")[0].rpartition("//")[2].partition(":")
-        if mark and password:
-            pair = urllib.parse.unquote(f"{name}:{password}")
-            found += [base64.b64encode(pair.encode()).decode(), pair.partition(":")[2], password]
-    return found
 
 
 def parse_name(answer: str) -> str:
