@@ -118,7 +118,8 @@ def main() -> None:
         kin = [name for name in list_columns(terms) if name not in compared]
     users = _read_users(item_ids)
 
-    tree = _find(Catalogue(rows, item_ids, terms, _shown_items(shown)), kin, output)
+    namer = LanguageModelNamer(output / "names.jsonl") if _NAMER.value == "llm" else None
+    tree = _find(Catalogue(rows, item_ids, terms, _shown_items(shown)), kin, namer)
     _log.info("%s", tree)
     vectors = metadata_vectors(terms, compared)
     report = {
@@ -133,8 +134,8 @@ def main() -> None:
     if _KMEANS.value:
         for level in report["levels"]:
             level["kmeans"] = kmeans_figures(rows, level["segments"], vectors, _SEED.value)
-    if tree.language_model is not None:
-        report["language_model"] = tree.language_model
+    if namer is not None:
+        report["language_model"] = namer.counts
     homepages = []
     if users is not None:
         product = SegmentRecommender(Recommender(embeddings), tree.for_pages)
@@ -163,8 +164,7 @@ def _output(folder: pathlib.Path) -> pathlib.Path:
     return folder
 
 
-def _find(catalogue: Catalogue, kin: list[str], output: pathlib.Path) -> SegmentTree:
-    namer = LanguageModelNamer(output / "names.jsonl") if _NAMER.value == "llm" else None
+def _find(catalogue: Catalogue, kin: list[str], namer: LanguageModelNamer | None) -> SegmentTree:
     if _RULE.value == "clusters":
         return find_segments(
             catalogue, _n_segments(), kin_columns=kin, namer=namer, seed=_SEED.value

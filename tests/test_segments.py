@@ -529,12 +529,10 @@ def test_a_language_model_names_parts_first_and_what_they_are_merged_into(catalo
     class Namer:
         def rename(self, names, examples):
             self.examples = examples
-            counts = {"cached": 0, "asked": len(names), "not_named": 0}
-            return [Name(f"N{at}", name.terms) for at, name in enumerate(names)], counts
+            return [Name(f"N{at}", name.terms) for at, name in enumerate(names)]
 
         def rename_merged(self, names, groups):
-            counts = {"cached": 1, "asked": 0, "not_named": 0}
-            return [Name(" and ".join(own), ("t",)) for own in groups], counts
+            return [Name(" and ".join(own), ("t",)) for own in groups]
 
     namer = Namer()
     tree = find_segments(catalogue, [4, 2, 1], namer=namer)
@@ -543,7 +541,6 @@ def test_a_language_model_names_parts_first_and_what_they_are_merged_into(catalo
     for level, below, parts in zip((top, middle), (middle, fine), tree.children, strict=True):
         for name, own in zip(level.names, parts, strict=True):
             assert name == " and ".join(below.names[at] for at in own)
-    assert tree.language_model == {"cached": 2, "asked": 4, "not_named": 0}
     ids = catalogue.item_ids
     assert namer.examples == [ids[segment.items][:12].tolist() for segment in fine]
     merged, _ = segments_of_factors(catalogue, namer=namer).levels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import hashlib
 import json
@@ -90,6 +91,9 @@ class LanguageModelNamer:
         OPENAI_API_KEY. The key is never written anywhere.
       timeout: seconds to wait without a byte of an answer, before it is asked for again.
 
+    Attributes:
+      counts: of names so far: `cached`, `asked` for now, and `not_named` though asked for.
+
     Raises:
       InputError: no endpoint or model is named, the address or the key cannot be one, the proxies
         or certificates of the environment are no such, or the openai package is missing.
@@ -138,10 +142,9 @@ class LanguageModelNamer:
                 "certificates of the environment"
             ) from None
         self._cache = pathlib.Path(cache)
+        self.counts = collections.Counter(cached=0, asked=0, not_named=0)
 
-    def rename(
-        self, names: list[Name], examples: list[list[str | dict[str, str]]]
-    ) -> tuple[list[Name], dict[str, int]]:
+    def rename(self, names: list[Name], examples: list[list[str | dict[str, str]]]) -> list[Name]:
         """The same terms under the model's names; names without terms stay as they are.
 
         Args:
@@ -149,13 +152,9 @@ class LanguageModelNamer:
           examples: items of each group, the most typical first, of which twelve are shown: their
             titles, or texts (title, author, year, description) by what they are.
 
-        Returns:
-          The names, and how many of them are `cached`, `asked` for now, and `not_named` though
-          asked for.
-
         Raises:
           InputError: the endpoint refuses the key, the model or the address, or gives no name for
-            several groups in a row (where it gave one before, answers that are no names do not
+            five groups in a row (where it gave one before, answers that are no names do not
             count). What was answered until then is in the cache.
           OSError: the cache cannot be written.
         """
@@ -166,9 +165,7 @@ class LanguageModelNamer:
         }
         return self._renamed(names, prompts)
 
-    def rename_merged(
-        self, names: list[Name], groups: list[list[str]]
-    ) -> tuple[list[Name], dict[str, int]]:
+    def rename_merged(self, names: list[Name], groups: list[list[str]]) -> list[Name]:
         """As `rename`, for what groups were merged into, by the names of these groups.
 
         Args:
@@ -187,27 +184,24 @@ class LanguageModelNamer:
         ]
         return self._renamed(alone, prompts)
 
-    def _renamed(
-        self, names: list[Name], prompts: dict[int, _Request]
-    ) -> tuple[list[Name], dict[str, int]]:
+    def _renamed(self, names: list[Name], prompts: dict[int, _Request]) -> list[Name]:
         keys = {at: self._key_of(prompt) for at, prompt in prompts.items()}
         cache = self._read_cache()
         answers = {key: cache[key] for key in keys.values() if key in cache}
         n_cached = sum(key in answers for key in keys.values())
         problem = self._ask_all({keys[at]: prompts[at] for at in keys}, answers)
-        n_named = sum(key in answers for key in keys.values())
-        if n_missing := len(keys) - n_named:
+        named = {at: answers[key] for at, key in keys.items() if key in answers}
+        if n_missing := len(keys) - len(named):
             _log.warning(
                 "%d groups got no usable answer and keep their names; the last reason: %s",
                 n_missing,
                 problem,
             )
-        renamed = list(names)
-        for at, key in keys.items():
-            if key in answers:
-                renamed[at] = dataclasses.replace(names[at], name=answers[key])
-        counts = {"cached": n_cached, "asked": n_named - n_cached, "not_named": n_missing}
-        return renamed, counts
+        self.counts.update(cached=n_cached, asked=len(named) - n_cached, not_named=n_missing)
+        return [
+            dataclasses.replace(name, name=named.get(at, name.name))
+            for at, name in enumerate(names)
+        ]
 
     def _ask_all(self, prompts: dict[str, _Request], answers: dict[str, str]) -> str:
         """Adds the names that are missing to `answers` and to the cache.

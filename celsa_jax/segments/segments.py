@@ -98,11 +98,9 @@ class SegmentTree:
 
     Attributes:
       levels: the coarsest first.
-      language_model: how many segments it named (`LanguageModelNamer.rename`), if it was asked.
     """
 
     levels: tuple[Segments, ...]
-    language_model: dict[str, int] | None = None
 
     def __repr__(self) -> str:
         return f"SegmentTree({', '.join(str(len(level)) for level in self.levels)} segments)"
