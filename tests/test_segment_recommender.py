@@ -81,14 +81,11 @@ def best(items, scores):
 
 @pytest.mark.parametrize("n_items", [4, 10])
 @pytest.mark.parametrize("members_only", [False, True])
-@pytest.mark.parametrize("repeat_items", [False, True])
 @pytest.mark.parametrize("for_you", [True, False])
-def test_homepages_are_those_of_a_loop(
-    products, n_items, members_only, repeat_items, for_you, monkeypatch
-):
+def test_homepages_are_those_of_a_loop(products, n_items, members_only, for_you, monkeypatch):
     monkeypatch.setattr("celsa_jax.segments.recommend._USERS_AT_ONCE", 4)
     monkeypatch.setattr("celsa_jax.segments.recommend._ITEMS_AT_ONCE", 7)
-    options = {"members_only": members_only, "repeat_items": repeat_items, "for_you": for_you}
+    options = {"members_only": members_only, "for_you": for_you}
     product, dense, histories = products
     product = SegmentRecommender(product.recommender, product.segments)
     pages = product.homepage(histories, 4, n_items, **options)
@@ -102,7 +99,7 @@ def test_homepages_are_those_of_a_loop(
         for _, at, members in ranked_by_loop(
             product, dense, histories[user], n_members, members_only
         ):
-            used = {i for _, items in expected for i in items} if not repeat_items else set()
+            used = {i for _, items in expected for i in items}
             own = best([i for i in members if i not in used], scores)[:n_items]
             if len(own) < n_members or len(expected) == 4:
                 continue
@@ -117,7 +114,7 @@ def test_homepages_are_those_of_a_loop(
         for row in pages[user]:
             np.testing.assert_allclose(row.scores, scores[row.items], atol=1e-5)
         shown = [i for row in pages[user] for i in row.items]
-        assert repeat_items or len(set(shown)) == len(shown)
+        assert len(set(shown)) == len(shown)
     assert members_only or n_items == 4 or n_filled
 
 

@@ -51,7 +51,6 @@ class _Rules(NamedTuple):
     members: sp.csr_matrix
     n_members: int
     for_you: bool
-    repeat_items: bool
 
 
 class SegmentRecommender:
@@ -121,7 +120,6 @@ class SegmentRecommender:
         *,
         members_only: bool = False,
         for_you: bool = True,
-        repeat_items: bool = False,
     ) -> list[list[Row]]:
         """A page for each user: "Recommended for you", then rows of segments.
 
@@ -138,7 +136,6 @@ class SegmentRecommender:
           n_items: items a row.
           members_only: let rows have members of the segment alone, however far off.
           for_you: begin with "Recommended for you".
-          repeat_items: let an item be in several rows.
 
         Returns:
           A list of rows for each user; none for a history without any item of weight (nothing to
@@ -152,7 +149,7 @@ class SegmentRecommender:
         n_members = n_items if members_only else (n_items + 1) // 2
         ranked = self._ranked(histories, latent, members, n_members)
         says_something = np.asarray(abs(latent).sum(axis=1)).ravel() > 0
-        rules = _Rules(n_rows, n_items, members, n_members, for_you, repeat_items)
+        rules = _Rules(n_rows, n_items, members, n_members, for_you)
         return [
             self._page(histories[user], segments, rules) if says_something[user] else []
             for user, (segments, _) in enumerate(ranked)
@@ -246,7 +243,7 @@ class SegmentRecommender:
         for segment in segments:
             if len(page) == rules.n_rows:
                 break
-            shown = [] if rules.repeat_items else [row.items for row in page]
+            shown = [row.items for row in page]
             items, scores = self._row(history, int(segment), rules, shown)
             if len(items) == rules.n_items:
                 page.append(Row(self.segments.names[segment], int(segment), items, scores))
