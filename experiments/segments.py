@@ -60,7 +60,6 @@ from celsa_jax.segments.quality import (
     metadata_vectors,
 )
 from celsa_jax.segments.report import write_report
-from celsa_jax.segments.terms import EXCLUDED
 from celsa_jax.sparse import Recommender
 from experiments import cli, inputs
 from experiments.segment_pages import page_figures
@@ -83,7 +82,6 @@ _COMPARED = flags.DEFINE_list(
 _KIN = flags.DEFINE_list(
     "kin_columns", None, "Items that share these (authors) are kin; by default: the other lists."
 )
-_EXCLUDED = flags.DEFINE_list("exclude_terms", list(EXCLUDED), "Terms with these are left out.")
 _NAMER = flags.DEFINE_enum("namer", "terms", ["terms", "llm"], "Who names segments.")
 _EMBEDDER = flags.DEFINE_string(
     "embedder", "tfidf", "Of --rule=factors: tfidf, or the folder of a sentence-transformers model."
@@ -111,7 +109,7 @@ def main() -> None:
     rows, item_ids = embeddings.tocsr(), embeddings.item_ids
     table, shown = _read_metadata(item_ids)
     lists = None if _LISTS.value is None else tuple(_LISTS.value)
-    terms = item_terms(table.columns, lists, tuple(_EXCLUDED.value), len(item_ids))
+    terms = item_terms(table.columns, lists, len(item_ids))
     compared = _chosen(_COMPARED, terms) or compared_columns(terms)
     kin = _chosen(_KIN, terms)
     if kin is None:

@@ -14,8 +14,8 @@ from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, CountVectorizer
 
 from celsa_jax.errors import InputError
 
-# What readers' own shelves are called, not what is on them.
-EXCLUDED = ("to read", "currently reading", "favorites", "favourites", "favorite", "owned")
+# What readers' own shelves are called, not what is on them: no term has one of these in it.
+_EXCLUDED = ("to read", "currently reading", "favorites", "favourites", "favorite", "owned")
 _NUMBERING = {"vol", "volume", "volumes", "book", "books", "part", "no", "edition", "series", "set"}
 _STOP_WORDS = ENGLISH_STOP_WORDS | _NUMBERING
 # Combining marks, for classes of characters: to `re` the vowel signs of Hindi are of no word.
@@ -56,7 +56,6 @@ class ItemTerms:
 def item_terms(
     columns: dict[str, np.ndarray],
     list_columns: tuple[str, ...] | None = None,
-    excluded: tuple[str, ...] = EXCLUDED,
     n_items: int | None = None,
 ) -> ItemTerms:
     """Terms from metadata columns.
@@ -69,7 +68,6 @@ def item_terms(
       columns: [n_items] text each; "" where there is nothing.
       list_columns: names of the columns of lists, delimited by |, ; or a comma, or written like
         ["a, b", "c"]. None finds them: short elements, many of which recur.
-      excluded: words or phrases; a term with one of them in it is left out.
       n_items: needed only where there are no columns.
 
     Raises:
@@ -95,8 +93,9 @@ def item_terms(
         matrices.append(matrix)
         labels += of_column
         sources += [at] * len(of_column)
-    phrases = [f" {phrase.casefold()} " for phrase in excluded]
-    keep = np.array([not any(p in f" {t.casefold()} " for p in phrases) for t in labels], bool)
+    keep = np.array(
+        [not any(f" {p} " in f" {t.casefold()} " for p in _EXCLUDED) for t in labels], bool
+    )
     return ItemTerms(
         sp.hstack(matrices, format="csr", dtype=np.float32)[:, keep],
         np.array(labels, object)[keep],
