@@ -475,13 +475,13 @@ def test_segments_of_factors_are_groups_named_and_merged(catalogue):
     tree = segments_of_factors(catalogue)
     merged, groups = tree.levels
     assert merged.names == ["Nordic Crime", "Poetry", "Segment 3"]
-    assert merged.sizes.tolist() == [12, 6, 3]
+    assert [len(segment.items) for segment in merged] == [12, 6, 3]
     assert merged.of_item[21] == -1
     root = np.sqrt(0.5)
     expected = [[root, 0, root, 0], [-1, 0, 0, 0], [0, 1, 0, 0]]
     np.testing.assert_allclose(merged.vectors.toarray(), expected, rtol=1e-6)
     assert merged.of_pair.tolist() == [0, 1, 2, -1, 0, -1, -1, -1]
-    assert groups.sizes.tolist() == [6, 6, 6, 3]
+    assert [len(segment.items) for segment in groups] == [6, 6, 6, 3]
     assert [segment.parent for segment in groups] == [0, 1, 0, 2]
     assert tree.children[0][0].tolist() == [0, 2]
     assert (np.abs(groups.vectors.toarray()).sum(axis=1) == 1).all()

@@ -185,7 +185,10 @@ class LanguageModelNamer:
         return self._renamed(alone, prompts)
 
     def _renamed(self, names: list[Name], prompts: dict[int, _Request]) -> list[Name]:
-        keys = {at: self._key_of(prompt) for at, prompt in prompts.items()}
+        keys = {
+            at: hashlib.sha256("\n".join((self._model, *prompt)).encode()).hexdigest()
+            for at, prompt in prompts.items()
+        }
         cache = self._read_cache()
         answers = {key: cache[key] for key in keys.values() if key in cache}
         n_cached = sum(key in answers for key in keys.values())
@@ -272,9 +275,6 @@ class LanguageModelNamer:
     def _shown(self, problem: str) -> str:
         """A problem on one line, without the key."""
         return _cut(problem.replace(self._key, "***"))
-
-    def _key_of(self, request: _Request) -> str:
-        return hashlib.sha256("\n".join((self._model, *request)).encode()).hexdigest()
 
     def _read_cache(self) -> dict[str, str]:
         """Names by key; lines that a broken run left half-written are passed over."""

@@ -67,11 +67,6 @@ class Segments:
         return [segment.name.name for segment in self.segments]
 
     @functools.cached_property
-    def sizes(self) -> np.ndarray:
-        """[n_segments] int64, items in each."""
-        return np.array([len(segment.items) for segment in self.segments])
-
-    @functools.cached_property
     def of_item(self) -> np.ndarray:
         """[n_items] int64, the segment of each item; -1 for items without weights."""
         labels = np.full(len(self.item_ids), -1)

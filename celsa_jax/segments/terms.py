@@ -14,8 +14,8 @@ from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, CountVectorizer
 
 from celsa_jax.errors import InputError
 
-# What readers' own shelves are called, not what is on them: no term has one of these in it.
-_EXCLUDED = ("to read", "currently reading", "favorites", "favourites", "favorite", "owned")
+# What readers' own shelves are called, not what is on them.
+_SHELVES = re.compile(r"(^| )(to read|currently reading|favorites?|favourites|owned)( |$)", re.I)
 _NUMBERING = {"vol", "volume", "volumes", "book", "books", "part", "no", "edition", "series", "set"}
 _STOP_WORDS = ENGLISH_STOP_WORDS | _NUMBERING
 # Combining marks, for classes of characters: to `re` the vowel signs of Hindi are of no word.
@@ -62,7 +62,8 @@ def item_terms(
 
     A cell of a list column (genres, authors) is a list of terms. A cell of a text column (titles)
     gives its words and phrases of up to three words that neither begin nor end with a stop word.
-    Case makes no difference between terms, nor do blanks and punctuation in lists.
+    Case makes no difference between terms, nor do blanks and punctuation in lists. Readers' own
+    shelves ("to read", "favorites") are left out.
 
     Args:
       columns: [n_items] text each; "" where there is nothing.
@@ -93,9 +94,7 @@ def item_terms(
         matrices.append(matrix)
         labels += of_column
         sources += [at] * len(of_column)
-    keep = np.array(
-        [not any(f" {p} " in f" {t.casefold()} " for p in _EXCLUDED) for t in labels], bool
-    )
+    keep = np.array([not _SHELVES.search(label) for label in labels], bool)
     return ItemTerms(
         sp.hstack(matrices, format="csr", dtype=np.float32)[:, keep],
         np.array(labels, object)[keep],
