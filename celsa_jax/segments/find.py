@@ -65,18 +65,16 @@ def find_segments(
 ) -> SegmentTree:
     """Nested segments of the items whose embeddings are alike, named from metadata.
 
-    The vector of a segment is the mean of its items' rows at unit length, itself scaled to unit
-    length.
+    A segment's vector is the mean of its items' rows at unit length, scaled to unit length.
 
     Args:
       catalogue: the items.
       n_segments: of each level, in any order; None for those of 30, 300 and 1,500 that leave three
         items a segment, at least one level.
-      kin_columns: of the terms (authors). Items that share some are drawn to each other
-        (`celsa_jax.segments.hierarchy.nested_clusters`); other metadata have no say in which items
-        are together.
+      kin_columns: of the terms (authors). Items that share some are drawn to each other; other
+        metadata have no say in which items are together.
       namer: a language model to name segments that have terms; terms alone if None.
-      seed: of the clusters.
+      seed: of `celsa_jax.segments.hierarchy.nested_clusters`.
 
     Example:
       >>> from celsa_jax.segments import item_terms

@@ -77,16 +77,14 @@ class _Answer(NamedTuple):
 class LanguageModelNamer:
     """Asks a language model for a name of 2 or 3 words a group.
 
-    Requests go to `{base_url}/chat/completions` at temperature 0, and nowhere else: a redirect is
-    not followed. One that fails for a passing reason is repeated by the openai package. A group
-    without a usable answer keeps the name it has. Every name is written to `cache` as it comes, so
-    a run that breaks off continues where it was.
-
-    Titles are strangers' text: they go out as JSON strings, cut short, and what comes back is taken
-    only if it is a few plain words.
+    Requests go to `{base_url}/chat/completions` and nowhere else: redirects are not followed. The
+    openai package repeats those that fail for a passing reason. A group without a usable answer, a
+    few plain words, keeps the name it has. Titles are strangers' text: they go out as JSON strings,
+    cut short.
 
     Args:
-      cache: a file of JSON lines; made if it is not there.
+      cache: a file of JSON lines, made if it is not there. Names are written to it as they come, so
+        that a run that breaks off continues where it was.
       base_url, model, key: by default the environment's OPENAI_BASE_URL, OPENAI_MODEL and
         OPENAI_API_KEY. The key is never written anywhere.
       timeout: seconds to wait without a byte of an answer, before it is asked for again.
@@ -149,13 +147,12 @@ class LanguageModelNamer:
 
         Args:
           names: of the groups so far; their terms are shown to the model.
-          examples: items of each group, the most typical first, of which twelve are shown: their
-            titles, or texts (title, author, year, description) by what they are.
+          examples: items of each group, the most typical first, of which twelve are shown: titles,
+            or texts by what they are (title, author).
 
         Raises:
           InputError: the endpoint refuses the key, the model or the address, or gives no name for
-            five groups in a row (where it gave one before, answers that are no names do not
-            count). What was answered until then is in the cache.
+            five groups in a row (once it gave one, answers that are no names do not count).
           OSError: the cache cannot be written.
         """
         prompts = {
@@ -166,12 +163,9 @@ class LanguageModelNamer:
         return self._renamed(names, prompts)
 
     def rename_merged(self, names: list[Name], groups: list[list[str]]) -> list[Name]:
-        """As `rename`, for what groups were merged into, by the names of these groups.
+        """As `rename`, by the names of the groups, the largest first, that each was merged from.
 
-        Args:
-          names: so far.
-          groups: of each the names of its groups, the largest first. One that is a single group
-            gets the name of that.
+        What is a single group gets the name of that.
         """
         prompts = {
             at: (_MERGED_TASK, _prompt(name, "groups", [_cut(n) for n in groups[at][:N_EXAMPLES]]))

@@ -28,13 +28,13 @@ _LEAST = 0.5  # of the median cosine of members
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One row of a homepage.
+    """One row of a homepage: items by the user's own scores.
 
     Attributes:
-      title: "Recommended for you", or the name of the segment.
-      segment: its number; -1 for the first row.
+      title: the name of the segment, or "Recommended for you".
+      segment: its number, or -1.
       items: [n_items] int32 positions, best first.
-      scores: [n_items] float32, the user's own scores of these items.
+      scores: [n_items] float32.
     """
 
     title: str
@@ -123,23 +123,22 @@ class SegmentRecommender:
     ) -> list[list[Row]]:
         """A page for each user: "Recommended for you", then rows of segments.
 
-        Rows come by the score of their segment. A row has the segment's unseen members by
-        the user's own scores, without those whose cosine with its vector is below half of
-        the median; where they are too few, behind them and by these scores too, other items that
-        are as near to the vector as half of the members. A segment is passed over whose members
-        cannot fill half of a row, or that cannot fill the row, with items that are not on the page
-        yet.
+        Rows come by the score of their segment, their items by the user's own. A row has the
+        segment's unseen members, without those whose cosine with its vector is below half of the
+        median; where they are too few, but fill at least half of it, other items follow that are as
+        near to the vector as half of the members. No item is on a page twice, and a segment that
+        cannot fill its row is passed over.
 
         Args:
           user_items: histories [n_users, n_items of the catalogue], sparse.
           n_rows: rows a page, the first included, at most.
           n_items: items a row.
-          members_only: let rows have members of the segment alone, however far off.
+          members_only: rows of the segment's members alone, however far off.
           for_you: begin with "Recommended for you".
 
         Returns:
-          A list of rows for each user; none for a history without any item of weight (nothing to
-          go by) and for one of the whole catalogue (nothing left).
+          A list of rows for each user; none for a history without any item of weight, and for one
+          of the whole catalogue.
         """
         check_count("n_rows", n_rows)
         check_count("n_items", n_items)
