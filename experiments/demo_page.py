@@ -200,7 +200,7 @@ def show_row(catalogue: Catalogue, history, row) -> None:
 
 @st.dialog("Why is it there?", width="large")
 def show_why(catalogue: Catalogue, history, item: int) -> None:
-    why = catalogue.product.explain(history, item)
+    why, by_segment = catalogue.product.explain(history, item)
     st.markdown(
         f"**{escaped(catalogue.labels[item])}** has the score {why.score:.3f}, "
         "the sum of its parts by segment, and of those by title as well."
@@ -210,7 +210,7 @@ def show_why(catalogue: Catalogue, history, item: int) -> None:
     left, right = st.columns(2, gap="medium")
     with left:
         st.subheader("By segment", anchor=False)
-        st.html(figures.parts(largest(why.segments)))
+        st.html(figures.parts(largest(by_segment)))
     with right:
         st.subheader("By title of the history", anchor=False)
         by_title = [(catalogue.titles[at], part) for at, part in why.history]
@@ -230,7 +230,8 @@ def largest(shares: list[tuple[str, float]]) -> list[tuple[str, float]]:
 @st.fragment
 def show_latent(catalogue: Catalogue, history, page) -> None:
     st.header("The user beside a segment", anchor=False)
-    active = catalogue.product.activations(history)
+    latent = catalogue.product.recommender.encode(history).toarray()[0]
+    latent /= np.linalg.norm(latent)
     first = [row.segment for row in page if row.segment >= 0]
     options = first + [at for at in range(len(catalogue.segments)) if at not in first]
     at = st.selectbox(
@@ -243,20 +244,19 @@ def show_latent(catalogue: Catalogue, history, page) -> None:
     )
     shared = st.toggle("Only factors that both have", key="shared", persist_state="page")
     vector = catalogue.segments.vectors[[at]].toarray()[0]
-    values = active.values / np.linalg.norm(active.values)
-    shown = np.arange(len(values))
+    factors = np.argsort(-np.abs(latent), kind="stable")[: np.count_nonzero(latent)]
     if shared:
-        shown = shown[vector[active.factors] != 0]
+        factors = factors[vector[factors] != 0]
     st.markdown(
-        f"Both vectors at unit length; their product is {values @ vector[active.factors]:.3f}. "
-        f"The strongest {min(N_FACTORS, len(shown))} of the {len(shown)} factors "
+        f"Both vectors at unit length; their product is {latent @ vector:.3f}. "
+        f"The strongest {min(N_FACTORS, len(factors))} of the {len(factors)} factors "
         f"{'that both have' if shared else 'of the user'}."
     )
-    factors = active.factors[shown[:N_FACTORS]]
+    factors = factors[:N_FACTORS]
     if len(factors):
         names = [catalogue.factor_names[factor] for factor in factors]
         texts = ("the user", catalogue.segments.names[at])
-        st.html(figures.latent(values[shown[:N_FACTORS]], vector[factors], names, *texts))
+        st.html(figures.latent(latent[factors], vector[factors], names, *texts))
 
 
 @st.fragment

@@ -60,7 +60,6 @@ from celsa_jax.segments.quality import (
     metadata_vectors,
 )
 from celsa_jax.segments.report import write_report
-from celsa_jax.segments.terms import EXCLUDED
 from celsa_jax.sparse import Recommender
 from experiments import cli, inputs
 from experiments.segment_pages import page_figures
@@ -83,7 +82,6 @@ _COMPARED = flags.DEFINE_list(
 _KIN = flags.DEFINE_list(
     "kin_columns", None, "Items that share these (authors) are kin; by default: the other lists."
 )
-_EXCLUDED = flags.DEFINE_list("exclude_terms", list(EXCLUDED), "Terms with these are left out.")
 _NAMER = flags.DEFINE_enum("namer", "terms", ["terms", "llm"], "Who names segments.")
 _EMBEDDER = flags.DEFINE_string(
     "embedder", "tfidf", "Of --rule=factors: tfidf, or the folder of a sentence-transformers model."
@@ -111,14 +109,15 @@ def main() -> None:
     rows, item_ids = embeddings.tocsr(), embeddings.item_ids
     table, shown = _read_metadata(item_ids)
     lists = None if _LISTS.value is None else tuple(_LISTS.value)
-    terms = item_terms(table.columns, lists, tuple(_EXCLUDED.value), len(item_ids))
+    terms = item_terms(table.columns, lists, len(item_ids))
     compared = _chosen(_COMPARED, terms) or compared_columns(terms)
     kin = _chosen(_KIN, terms)
     if kin is None:
         kin = [name for name in list_columns(terms) if name not in compared]
     users = _read_users(item_ids)
 
-    tree = _find(Catalogue(rows, item_ids, terms, _shown_items(shown)), kin, output)
+    namer = LanguageModelNamer(output / "names.jsonl") if _NAMER.value == "llm" else None
+    tree = _find(Catalogue(rows, item_ids, terms, _shown_items(shown)), kin, namer)
     _log.info("%s", tree)
     vectors = metadata_vectors(terms, compared)
     report = {
@@ -133,8 +132,8 @@ def main() -> None:
     if _KMEANS.value:
         for level in report["levels"]:
             level["kmeans"] = kmeans_figures(rows, level["segments"], vectors, _SEED.value)
-    if tree.language_model is not None:
-        report["language_model"] = tree.language_model
+    if namer is not None:
+        report["language_model"] = namer.counts
     homepages = []
     if users is not None:
         product = SegmentRecommender(Recommender(embeddings), tree.for_pages)
@@ -163,8 +162,7 @@ def _output(folder: pathlib.Path) -> pathlib.Path:
     return folder
 
 
-def _find(catalogue: Catalogue, kin: list[str], output: pathlib.Path) -> SegmentTree:
-    namer = LanguageModelNamer(output / "names.jsonl") if _NAMER.value == "llm" else None
+def _find(catalogue: Catalogue, kin: list[str], namer: LanguageModelNamer | None) -> SegmentTree:
     if _RULE.value == "clusters":
         return find_segments(
             catalogue, _n_segments(), kin_columns=kin, namer=namer, seed=_SEED.value

@@ -250,7 +250,7 @@ def test_the_page_answers_without_a_browser(shown):
 
     page.button(key=cards[0]).click().run()
     assert not page.exception
-    why = shown.product.explain(shown.history(items), int(expected[0].items[0]))
+    why, _ = shown.product.explain(shown.history(items), int(expected[0].items[0]))
     assert any(f"the score {why.score:.3f}" in text.value for text in page.markdown)
 
     page.text_input(key="search").set_value("title 17").run()

@@ -1,6 +1,7 @@
 """The page of the demo in headless Chromium."""
 
 import html
+import itertools
 import os
 import re
 import shutil
@@ -71,9 +72,9 @@ def chromium():
         browser.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def visit(chromium, address):
-    """Opens the page; whatever is wrong with it by the end of the test fails the test."""
+    """Opens the page; whatever is wrong with it by the end of the module fails its last test."""
     problems = []
 
     def visit(width, colours="light"):
@@ -97,6 +98,12 @@ def visit(chromium, address):
     assert not problems
 
 
+@pytest.fixture(scope="module")
+def wide(visit):
+    """On a wide screen that prefers dark colours; the page's are light."""
+    return visit(WIDE, "dark")
+
+
 def local(url, address):
     return url.startswith((address, address.replace("http", "ws"), "data:", "blob:"))
 
@@ -106,11 +113,10 @@ NARROW, WIDE = 390, 1280  # pixels
 FULL_WIDTH = "document.documentElement.scrollWidth"
 # The focused element: what a screen reader calls it, and the ring around it or around the control
 # that it is a part of.
-FOCUSED = """async () => {
+FOCUSED = """() => {
   const focused = document.activeElement;
   focused.dataset.visited = true;
-  const moving = document.getAnimations().filter(a => a instanceof CSSTransition);
-  await Promise.allSettled(moving.map(a => a.finished));
+  document.getAnimations().filter(a => a instanceof CSSTransition).forEach(a => a.finish());
   const read = focused.cloneNode(true);
   read.querySelectorAll("[aria-hidden=true]").forEach(e => e.remove());
   let ringed = focused;
@@ -279,19 +285,22 @@ def test_the_page_in_a_browser_by_keyboard_alone(visit):
     expect(page.get_by_role("heading", name="4 of float32")).to_be_visible()
 
 
-def test_titles_are_shown_as_they_are(visit):
-    page = visit(WIDE)
+def test_titles_are_shown_as_they_are(wide):
+    page = wide
     page.get_by_role("searchbox").press_sequentially("www")
     found = page.locator("[class*=st-key-add_]")
     expect(found).to_contain_text("smile")
     shown = found.get_by_role("button").evaluate("e => e.querySelector('p').innerHTML")
     text = html.unescape(re.sub("<strong>Add</strong>", "Add", shown)).replace("\u2060", "")
     assert text == f"Add {ODD}, nordic-crime,books"
+    page.get_by_role("searchbox").fill("")
+    expect(found).to_have_count(0)
 
 
 # Colours in the page as [what, in front, behind, least ratio]. A canvas lays translucent colours
 # upon each other, and knows all notations.
 COLOURS = """part => {
+  document.getAnimations().filter(a => a instanceof CSSTransition).forEach(a => a.finish());
   const pen = new OffscreenCanvas(1, 1).getContext("2d", {willReadFrequently: true});
   const painted = (e, front) => {
     const behind = [];
@@ -324,28 +333,37 @@ COLOURS = """part => {
 }"""
 
 
-@pytest.mark.parametrize("colours", ["light", "dark"])
-def test_texts_and_charts_stand_out_from_their_backgrounds(visit, colours):
-    page = visit(WIDE, colours)
+def painted(page, part):
+    """The colours of a part of the page on systems that prefer dark and light ones."""
+    found = []
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        found += [[scheme, *colours] for colours in page.evaluate(COLOURS, part)]
+    return found
+
+
+def test_texts_and_charts_stand_out_from_their_backgrounds(wide):
+    page = wide
     assert page.evaluate(FULL_WIDTH) <= WIDE
     page.get_by_role("searchbox").press_sequentially("title")
     expect(page.get_by_role("button", name="Add ").first).to_be_visible()
     page.get_by_role("radio", name="1", exact=True).press("Space")
     expect(page.get_by_text("not in the other").first).to_be_visible()
-    shown = page.evaluate(COLOURS, "[data-testid=stMain]")
+    shown = painted(page, "[data-testid=stMain]")
     page.locator(CARDS).first.get_by_role("button").press("Enter")
     expect(page.get_by_role("button", name="Add to the history")).to_be_visible()
-    shown += page.evaluate(COLOURS, "[role=dialog]")
+    shown += painted(page, "[role=dialog]")
     page.keyboard.press("Escape")
     page.get_by_role("tab", name="Segments").press("Enter")
     page.get_by_role("button", name=re.compile("items")).first.press("Enter")
     expect(page.get_by_role("heading", name="Part of")).to_be_visible()
-    shown += page.evaluate(COLOURS, "[data-testid=stMain]")
-    whats = {what for what, *_ in shown}
-    assert whats >= {"Start from", "not in the other", "bar", "key", "float16"}
+    shown += painted(page, "[data-testid=stMain]")
+    whats = {(scheme, what) for scheme, what, *_ in shown}
+    texts = ("Start from", "not in the other", "bar", "key", "float16")
+    assert whats >= set(itertools.product(("light", "dark"), texts))
     faint = [
-        (what, front, behind, round(contrast(front, behind), 2))
-        for what, front, behind, least in shown
+        (scheme, what, front, behind, round(contrast(front, behind), 2))
+        for scheme, what, front, behind, least in shown
         if contrast(front, behind) < least
     ]
     assert not faint

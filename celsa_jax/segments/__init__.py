@@ -8,14 +8,12 @@ from celsa_jax.segments.embedders import SentenceEmbedder, TfidfEmbedder
 from celsa_jax.segments.files import load_segments, save_segments
 from celsa_jax.segments.find import Catalogue, find_segments, segments_of_factors
 from celsa_jax.segments.language_model import LanguageModelNamer
-from celsa_jax.segments.recommend import Activations, Explanation, Row, SegmentRecommender
+from celsa_jax.segments.recommend import Row, SegmentRecommender
 from celsa_jax.segments.segments import Segment, Segments, SegmentTree
 from celsa_jax.segments.terms import ItemTerms, item_terms
 
 __all__ = [
-    "Activations",
     "Catalogue",
-    "Explanation",
     "ItemTerms",
     "LanguageModelNamer",
     "Row",

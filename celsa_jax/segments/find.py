@@ -65,18 +65,16 @@ def find_segments(
 ) -> SegmentTree:
     """Nested segments of the items whose embeddings are alike, named from metadata.
 
-    The vector of a segment is the mean of its items' rows at unit length, itself scaled to unit
-    length.
+    A segment's vector is the mean of its items' rows at unit length, scaled to unit length.
 
     Args:
       catalogue: the items.
       n_segments: of each level, in any order; None for those of 30, 300 and 1,500 that leave three
         items a segment, at least one level.
-      kin_columns: of the terms (authors). Items that share some are drawn to each other
-        (`celsa_jax.segments.hierarchy.nested_clusters`); other metadata have no say in which items
-        are together.
+      kin_columns: of the terms (authors). Items that share some are drawn to each other; other
+        metadata have no say in which items are together.
       namer: a language model to name segments that have terms; terms alone if None.
-      seed: of the clusters.
+      seed: of `celsa_jax.segments.hierarchy.nested_clusters`.
 
     Example:
       >>> from celsa_jax.segments import item_terms
@@ -131,11 +129,8 @@ def segments_of_factors(
     if not n_groups:
         raise InputError("no item of the embeddings has weights; there is nothing to segment")
     names = name_groups(of_item, n_groups, catalogue.terms)
-    counts = None
     if namer is not None:
-        names, counts = namer.rename(
-            names, _examples(catalogue, members(of_item, n_groups, strength))
-        )
+        names = namer.rename(names, _examples(catalogue, members(of_item, n_groups, strength)))
     # A group without a name is like no other.
     named = sp.diags_array(np.array([bool(name.name) for name in names], np.float32))
     texts = sp.csr_matrix(named @ embedder.embed([name.text for name in names]))
@@ -145,7 +140,7 @@ def segments_of_factors(
     vectors = sp.csr_matrix((signs, pairs // 2, np.arange(n_groups + 1)), shape)
     merged = unit_rows((membership(of_group, of_group.max() + 1) @ vectors).tocsr())
     labels = [np.append(of_group, -1)[of_item], of_item]
-    return _named_tree(catalogue, labels, [merged, vectors], namer, names, counts)
+    return _named_tree(catalogue, labels, [merged, vectors], namer, names)
 
 
 def _named_tree(
@@ -154,12 +149,11 @@ def _named_tree(
     vectors: list[sp.csr_matrix],
     namer: LanguageModelNamer | None,
     finest_names: list[Name] | None = None,
-    counts: dict[str, int] | None = None,
 ) -> SegmentTree:
     """Levels of labels and vectors, the coarsest first, as segments, the largest first.
 
     Args:
-      finest_names: of the last level, if a language model has named it already, with its counts.
+      finest_names: of the last level, if the language model has named it already.
     """
     levels: list[dict[str, Any]] = []
     for of_item, vectors_of_level in zip(labels, vectors, strict=True):
@@ -181,26 +175,22 @@ def _named_tree(
         )
     if finest_names is not None:
         levels[-1]["names"] = [finest_names[at] for at in order]
+    elif namer is not None:
+        examples = _examples(catalogue, levels[-1]["items"])
+        levels[-1]["names"] = namer.rename(levels[-1]["names"], examples)
     if namer is not None:
-        if counts is None:
-            examples = _examples(catalogue, levels[-1]["items"])
-            levels[-1]["names"], counts = namer.rename(levels[-1]["names"], examples)
-        counts = _rename_merged(levels, namer, counts)
-    return SegmentTree(tuple(_segments(level, catalogue.item_ids) for level in levels), counts)
+        _rename_merged(levels, namer)
+    return SegmentTree(tuple(_segments(level, catalogue.item_ids) for level in levels))
 
 
-def _rename_merged(
-    levels: list[dict[str, Any]], namer: LanguageModelNamer, counts: dict[str, int]
-) -> dict[str, int]:
-    """Names all levels but the finest by the names of their parts; adds to the counts."""
+def _rename_merged(levels: list[dict[str, Any]], namer: LanguageModelNamer) -> None:
+    """Names all levels but the finest by the names of their parts."""
     for level, below in zip(levels[-2::-1], levels[:0:-1], strict=True):
         parts = [
             [below["names"][at].name for at in inside]
             for inside in members(below["parents"], len(level["names"]))
         ]
-        level["names"], more = namer.rename_merged(level["names"], parts)
-        counts = {what: n + more[what] for what, n in counts.items()}
-    return counts
+        level["names"] = namer.rename_merged(level["names"], parts)
 
 
 def _segments(level: dict[str, Any], item_ids: np.ndarray) -> Segments:

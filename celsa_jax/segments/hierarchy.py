@@ -28,25 +28,19 @@ def nested_clusters(
     seed: int = 0,
     kin: sp.csr_matrix | None = None,
 ) -> list[np.ndarray]:
-    """Divides the items at several levels, each a coarsening of the next.
+    """Divides the items at several levels, each a coarsening of the next (docs/segments.md).
 
-    The similarities A A^T (of rows of unit length) are reduced to their 384 leading directions. To
-    its own direction an item adds the mean of its kin's. There Ward's method (Ward, JASA 1963)
-    divides the items, and then for each coarser level the unit means of the clusters below,
-    whatever their sizes: else what is like nothing would end in one large cluster.
-
-    Items of little evidence would make clusters of what one user happened to read. So the third
-    whose strongest factor fewest items share has no say in the finest level, nor has a third of the
-    clusters by the same measure in the coarser ones: each follows the nearest cluster of the
-    others. Above 16,384 items the finest level divides the centres of small clusters by k-means,
-    fitted to a sample of 50,000 items.
+    Ward's method (Ward, JASA 1963) in the 384 leading directions of the similarities A A^T (of rows
+    of unit length), without the third of the items and clusters that has the least evidence. Above
+    16,384 items the finest level divides the centres of small clusters by k-means, fitted to a
+    sample of 50,000 items.
 
     Args:
       embeddings: A, items x factors, sparse.
       n_clusters: clusters of each level, in any order.
       seed: of the reduction, k-means and the sample.
-      kin: [n_items, n_terms] rows of unit length or zero, such as TF-IDF of authors: two items are
-        kin by the product of their rows. None for no kin.
+      kin: [n_items, n_terms] rows of unit length or zero, such as TF-IDF of authors: items are
+        drawn to each other by the product of their rows. None for no kin.
 
     Returns:
       For each level, the coarsest first, [n_items] int64: the cluster of each item, 0 ..., -1
@@ -142,6 +136,8 @@ def _divide(
     telling = np.flatnonzero(evidence >= np.quantile(evidence, _LITTLE))
     if len(telling) < n_clusters:
         telling = np.arange(len(points))
+    # Points count once, however many items they are of: else what is like nothing would end in
+    # one large cluster.
     label = _ward(points[telling], n_clusters)
     centres = _unit(membership(label, label.max() + 1) @ points[telling])
     nearest = [np.argmax(points[block] @ centres.T, axis=1) for block in _blocks(len(points))]

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import base64
+import collections
 import dataclasses
 import hashlib
 import json
 import logging
 import os
 import pathlib
-import queue
 import re
 import urllib.parse
-import urllib.request
-from typing import TYPE_CHECKING, NamedTuple
+from multiprocessing.pool import ThreadPool
+from typing import Any, NamedTuple
 
 import tqdm
 
@@ -22,9 +21,6 @@ from celsa_jax.errors import InputError
 from celsa_jax.files import naming
 from celsa_jax.segments.naming import Name
 from celsa_jax.segments.terms import MARKS
-
-if TYPE_CHECKING:
-    from celsa_jax.segments.chat import Chat
 
 BASE_URL, MODEL, KEY = "OPENAI_BASE_URL", "OPENAI_MODEL", "OPENAI_API_KEY"
 _log = logging.getLogger(__name__)
@@ -35,7 +31,9 @@ _LONGEST_NOTE = 240  # of a description
 _LONGEST_NAME = 40
 _MOST_WORDS = 4
 _GIVE_UP_AFTER = 5  # groups in a row
-_OF_ONE_REQUEST = (200, 400, 413, 422)  # statuses; others would be met again
+_AT_ONCE = 4  # requests
+_N_RETRIES = 4
+_OF_ONE_REQUEST = (400, 413, 422)  # statuses; others would be met again
 _OF_SETTINGS = {401: KEY, 403: KEY, 404: f"{BASE_URL} (it often ends in /v1) and {MODEL}"}
 _OF_SETTINGS |= dict.fromkeys((301, 302, 303, 307, 308), f"{BASE_URL} to where that redirects")
 _PLAIN = re.compile(rf"[\w{MARKS}&'\u2019+/. -]*[^\W\d_][\w{MARKS}&'\u2019+/. -]*")
@@ -79,25 +77,24 @@ class _Answer(NamedTuple):
 class LanguageModelNamer:
     """Asks a language model for a name of 2 or 3 words a group.
 
-    Requests go to `{base_url}/chat/completions` at temperature 0, and nowhere else: a redirect is
-    not followed. One that fails for a passing reason is repeated by the openai package. An answer
-    may have 1 MiB. A group without a usable answer keeps the name it has. Every name is written to
-    `cache` as it comes, so a run that breaks off continues where it was.
-
-    Titles are strangers' text: they go out as JSON strings, cut short, and what comes back is taken
-    only if it is a few plain words.
+    Requests go to `{base_url}/chat/completions` and nowhere else: redirects are not followed. The
+    openai package repeats those that fail for a passing reason. A group without a usable answer, a
+    few plain words, keeps the name it has. Titles are strangers' text: they go out as JSON strings,
+    cut short.
 
     Args:
-      cache: a file of JSON lines; made if it is not there.
+      cache: a file of JSON lines, made if it is not there. Names are written to it as they come, so
+        that a run that breaks off continues where it was.
       base_url, model, key: by default the environment's OPENAI_BASE_URL, OPENAI_MODEL and
         OPENAI_API_KEY. The key is never written anywhere.
       timeout: seconds to wait without a byte of an answer, before it is asked for again.
-      deadline: seconds for an answer, with all repetitions.
-      n_workers: requests at once.
+
+    Attributes:
+      counts: of names so far: `cached`, `asked` for now, and `not_named` though asked for.
 
     Raises:
-      InputError: no endpoint or model is named, the address or the key cannot be one, or the
-        openai package is missing.
+      InputError: no endpoint or model is named, the address or the key cannot be one, the proxies
+        or certificates of the environment are no such, or the openai package is missing.
     """
 
     def __init__(
@@ -108,8 +105,6 @@ class LanguageModelNamer:
         model: str | None = None,
         key: str | None = None,
         timeout: float = 60.0,
-        deadline: float = 300.0,
-        n_workers: int = 4,
     ):
         given = {BASE_URL: base_url, MODEL: model, KEY: key}
         settings = {n: (value or os.environ.get(n, "")).strip() for n, value in given.items()}
@@ -118,43 +113,46 @@ class LanguageModelNamer:
                 f"naming by a language model needs {', '.join(missing)} in the environment"
                 + (" (any text, if the endpoint asks for no key)" if KEY in missing else "")
             )
-        self._address, self._model, self._key = settings.values()
+        address, self._model, self._key = settings.values()
         if not self._key.isascii() or not self._key.isprintable():
             raise InputError(f"{KEY} has characters that no key has; set it to the key alone")
-        if not _is_address(self._address):
+        if not _is_address(address):
             raise InputError(
                 f"{BASE_URL} is no address; set it to one such as http://localhost:8000/v1"
             )
         try:
-            from celsa_jax.segments import chat
+            import openai
         except ImportError:
             raise InputError(
                 "the openai package is not installed: pip install 'celsa_jax[llm]'"
             ) from None
-        self._chat = chat
-        proxies = urllib.request.getproxies().values()
-        self._secrets = [self._key, *_passwords([self._address, *proxies])]
-        self._limits = (timeout, deadline, n_workers)
+        try:
+            self._client = openai.OpenAI(
+                base_url=address,
+                api_key=self._key,
+                timeout=timeout,
+                max_retries=_N_RETRIES,
+                http_client=openai.DefaultHttpxClient(follow_redirects=False),
+            )
+        except Exception as error:  # of many kinds
+            raise InputError(
+                f"no client can be made ({self._shown(str(error))}); mend the proxies and "
+                "certificates of the environment"
+            ) from None
         self._cache = pathlib.Path(cache)
+        self.counts = collections.Counter(cached=0, asked=0, not_named=0)
 
-    def rename(
-        self, names: list[Name], examples: list[list[str | dict[str, str]]]
-    ) -> tuple[list[Name], dict[str, int]]:
+    def rename(self, names: list[Name], examples: list[list[str | dict[str, str]]]) -> list[Name]:
         """The same terms under the model's names; names without terms stay as they are.
 
         Args:
           names: of the groups so far; their terms are shown to the model.
-          examples: items of each group, the most typical first, of which twelve are shown: their
-            titles, or texts (title, author, year, description) by what they are.
-
-        Returns:
-          The names, and how many of them are `cached`, `asked` for now, and `not_named` though
-          asked for.
+          examples: items of each group, the most typical first, of which twelve are shown: titles,
+            or texts by what they are (title, author).
 
         Raises:
           InputError: the endpoint refuses the key, the model or the address, or gives no name for
-            several groups in a row (where it gave one before, answers that are no names do not
-            count). What was answered until then is in the cache.
+            five groups in a row (once it gave one, answers that are no names do not count).
           OSError: the cache cannot be written.
         """
         prompts = {
@@ -164,15 +162,10 @@ class LanguageModelNamer:
         }
         return self._renamed(names, prompts)
 
-    def rename_merged(
-        self, names: list[Name], groups: list[list[str]]
-    ) -> tuple[list[Name], dict[str, int]]:
-        """As `rename`, for what groups were merged into, by the names of these groups.
+    def rename_merged(self, names: list[Name], groups: list[list[str]]) -> list[Name]:
+        """As `rename`, by the names of the groups, the largest first, that each was merged from.
 
-        Args:
-          names: so far.
-          groups: of each the names of its groups, the largest first. One that is a single group
-            gets the name of that.
+        What is a single group gets the name of that.
         """
         prompts = {
             at: (_MERGED_TASK, _prompt(name, "groups", [_cut(n) for n in groups[at][:N_EXAMPLES]]))
@@ -185,27 +178,27 @@ class LanguageModelNamer:
         ]
         return self._renamed(alone, prompts)
 
-    def _renamed(
-        self, names: list[Name], prompts: dict[int, _Request]
-    ) -> tuple[list[Name], dict[str, int]]:
-        keys = {at: self._key_of(prompt) for at, prompt in prompts.items()}
+    def _renamed(self, names: list[Name], prompts: dict[int, _Request]) -> list[Name]:
+        keys = {
+            at: hashlib.sha256("\n".join((self._model, *prompt)).encode()).hexdigest()
+            for at, prompt in prompts.items()
+        }
         cache = self._read_cache()
         answers = {key: cache[key] for key in keys.values() if key in cache}
         n_cached = sum(key in answers for key in keys.values())
         problem = self._ask_all({keys[at]: prompts[at] for at in keys}, answers)
-        n_named = sum(key in answers for key in keys.values())
-        if n_missing := len(keys) - n_named:
+        named = {at: answers[key] for at, key in keys.items() if key in answers}
+        if n_missing := len(keys) - len(named):
             _log.warning(
                 "%d groups got no usable answer and keep their names; the last reason: %s",
                 n_missing,
                 problem,
             )
-        renamed = list(names)
-        for at, key in keys.items():
-            if key in answers:
-                renamed[at] = dataclasses.replace(names[at], name=answers[key])
-        counts = {"cached": n_cached, "asked": n_named - n_cached, "not_named": n_missing}
-        return renamed, counts
+        self.counts.update(cached=n_cached, asked=len(named) - n_cached, not_named=n_missing)
+        return [
+            dataclasses.replace(name, name=named.get(at, name.name))
+            for at, name in enumerate(names)
+        ]
 
     def _ask_all(self, prompts: dict[str, _Request], answers: dict[str, str]) -> str:
         """Adds the names that are missing to `answers` and to the cache.
@@ -213,32 +206,22 @@ class LanguageModelNamer:
         Returns:
           What was wrong with the last answer that was no name; "" if all were.
         """
-        from anyio.from_thread import start_blocking_portal  # of the openai package
-
         problem, n_failures = "", 0  # in a row
+        missing = [key for key in prompts if key not in answers]
+        if not missing:
+            return problem
         self._cache.parent.mkdir(parents=True, exist_ok=True)
         with (
             naming(self._cache),
             self._cache.open("a", encoding="utf-8", newline="\n") as cache,
-            start_blocking_portal() as portal,  # which cancels what is left after an error
+            # Of daemons, left behind by Ctrl-C; an executor would wait for their answers.
+            ThreadPool(_AT_ONCE) as pool,
         ):
             cache.write("\n")  # a broken run may have left half a line
-            try:
-                settings = (self._address, self._model, self._key, *self._limits)
-                chat = portal.call(self._chat.Chat, *settings)
-            except Exception as error:  # of many kinds
-                raise InputError(
-                    f"no client can be made ({self._shown(str(error))}); mend the proxies and "
-                    "certificates of the environment"
-                ) from None
-            done: queue.SimpleQueue = queue.SimpleQueue()  # in the order of the answers
-            missing = [key for key in prompts if key not in answers]
-            keys = {portal.start_task_soon(self._ask, chat, prompts[k]): k for k in missing}
-            for future in keys:
-                future.add_done_callback(done.put)
-            for _ in tqdm.trange(len(keys), desc="naming", unit="group", mininterval=1):
-                future = done.get()
-                key, answer = keys[future], future.result()
+            found = pool.imap_unordered(lambda key: (key, self._ask(prompts[key])), missing)
+            for key, answer in tqdm.tqdm(
+                found, "naming", len(missing), unit="group", mininterval=1
+            ):
                 if answer.name:
                     answers[key], n_failures = answer.name, 0
                     cache.write(json.dumps({"key": key, "name": answer.name}) + "\n")
@@ -253,29 +236,39 @@ class LanguageModelNamer:
                     )
         return problem
 
-    async def _ask(self, chat: Chat, request: _Request) -> _Answer:
+    def _ask(self, request: _Request) -> _Answer:
         """A name, or why there is none."""
+        import openai
+
+        messages: list[Any] = [
+            {"role": role, "content": text}
+            for role, text in zip(("system", "user"), request, strict=True)
+        ]
         try:
-            text = await chat.ask(*request)
-        except self._chat.NoAnswer as error:
-            problem = self._shown(str(error))
-            if error.status in _OF_SETTINGS:
+            response = self._client.chat.completions.with_raw_response.create(
+                model=self._model, temperature=0, max_tokens=64, messages=messages
+            )
+        except openai.OpenAIError as error:  # a status, a timeout, no connection
+            status = getattr(error, "status_code", None)
+            cause = error if status else error.__cause__ or error
+            problem = self._shown(f"{type(cause).__name__}: {cause}")
+            if status in _OF_SETTINGS:
                 raise InputError(
                     f"the endpoint of {BASE_URL} refuses requests ({problem}); "
-                    f"set {_OF_SETTINGS[error.status]}"
+                    f"set {_OF_SETTINGS[status]}"
                 ) from None
-            return _Answer("", problem, error.status not in _OF_ONE_REQUEST)
-        name = parse_name(text)
+            return _Answer("", problem, status not in _OF_ONE_REQUEST)
+        try:
+            text = json.loads(response.content)["choices"][0]["message"]["content"]
+            name = parse_name(text)
+        except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+            shown = response.content.decode(errors="replace")
+            return _Answer("", self._shown(f"no chat completion: {shown}"))
         return _Answer(name, "" if name else self._shown(f"no name: {text}"))
 
     def _shown(self, problem: str) -> str:
-        """A problem on one line, without the key and the passwords."""
-        for secret in self._secrets:
-            problem = problem.replace(secret, "***")
-        return _cut(problem)
-
-    def _key_of(self, request: _Request) -> str:
-        return hashlib.sha256("\n".join((self._model, *request)).encode()).hexdigest()
+        """A problem on one line, without the key."""
+        return _cut(problem.replace(self._key, "***"))
 
     def _read_cache(self) -> dict[str, str]:
         """Names by key; lines that a broken run left half-written are passed over."""
@@ -297,17 +290,6 @@ def _is_address(url: str) -> bool:
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         return False
-
-
-def _passwords(urls: list[str]) -> list[str]:
-    """What an endpoint that repeats its request would show of them."""
-    found = []
-    for url in urls:
-        name, mark, password = url.rpartition("@")[0].rpartition("//")[2].partition(":")
-        if mark and password:
-            pair = urllib.parse.unquote(f"{name}:{password}")
-            found += [base64.b64encode(pair.encode()).decode(), pair.partition(":")[2], password]
-    return found
 
 
 def parse_name(answer: str) -> str:

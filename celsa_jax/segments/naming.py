@@ -43,16 +43,11 @@ class Name:
 
 
 def name_groups(labels: np.ndarray, n_groups: int, terms: ItemTerms) -> list[Name]:
-    """Names by what most of a group has and few others have.
+    """Names by what most of a group has and few others have (docs/segments.md).
 
     A term of a share p of the group's items and q of all tells p log(p / q), its part of the
-    divergence (Kullback and Leibler) of the group from the catalogue. A name is the most telling
-    term of two thirds of the items and, behind a comma, the one of half of them that adds most to
-    it. It is two terms ("Comics and Poetry") where four fifths have one or the other and the two
-    tell half as much again, or no term is of two thirds. Else, where none is, it says "Mostly".
-
-    Terms of one item alone count only where there are no others. Those of lists that differ in the
-    order or number of words are one, and two that mostly have the same items are not both named.
+    divergence (Kullback and Leibler) of the group from the catalogue. Terms of one item alone count
+    only where there are no others.
 
     Args:
       labels: [n_items] the group of each item, 0 ... n_groups - 1; -1 for none.

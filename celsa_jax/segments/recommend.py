@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import scipy.sparse as sp
 from celsa_jax.errors import InputError
 from celsa_jax.segments.groups import membership
 from celsa_jax.segments.segments import Segments, loadings
-from celsa_jax.sparse import Recommender
+from celsa_jax.sparse import Explanation, Recommender
 from celsa_jax.sparse.recommender import by_size, check_count, check_k
 from celsa_jax.sparse.rows import unit_rows
 
@@ -27,54 +28,19 @@ _LEAST = 0.5  # of the median cosine of members
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One row of a homepage.
+    """One row of a homepage: items by the user's own scores.
 
     Attributes:
-      title: "Recommended for you", or the name of the segment.
-      segment: its number; -1 for the first row.
+      title: the name of the segment, or "Recommended for you".
+      segment: its number, or -1.
       items: [n_items] int32 positions, best first.
-      scores: [n_items] float32, the user's own scores of these items.
+      scores: [n_items] float32.
     """
 
     title: str
     segment: int
     items: np.ndarray
     scores: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True)
-class Explanation:
-    """Why an item has its score: two exact sums, each over float64 parts.
-
-    Attributes:
-      score: the item's score for the user, x U A_i^T (`celsa_jax.sparse.Recommender`).
-      segments: (name, part) by size of the part; the part of a factor goes to the segment with the
-        largest weight at that factor with the item's sign, to "other" if none has the sign there.
-        A part below 0 speaks against the item. Parts of exactly 0 are left out, here and below.
-      history: (item position, part) by size of the part: x_j U_j A_i^T for each item j.
-    """
-
-    score: float
-    segments: list[tuple[str, float]]
-    history: list[tuple[int, float]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Activations:
-    """The factors of a user's latent vector, the largest in size first.
-
-    Attributes:
-      factors: [n] int64.
-      values: [n] float64, (x U)_f; never 0.
-      segments: [n] int64, the segment with the largest weight at each factor with the sign of its
-        value; -1 for none.
-      item_ids: [n] text, the item that each factor belongs to; None if the embeddings name none.
-    """
-
-    factors: np.ndarray
-    values: np.ndarray
-    segments: np.ndarray
-    item_ids: np.ndarray | None
 
 
 class _Rules(NamedTuple):
@@ -85,7 +51,6 @@ class _Rules(NamedTuple):
     members: sp.csr_matrix
     n_members: int
     for_you: bool
-    repeat_items: bool
 
 
 class SegmentRecommender:
@@ -155,28 +120,25 @@ class SegmentRecommender:
         *,
         members_only: bool = False,
         for_you: bool = True,
-        repeat_items: bool = False,
     ) -> list[list[Row]]:
         """A page for each user: "Recommended for you", then rows of segments.
 
-        Rows come by the score of their segment. A row has the segment's unseen members by
-        the user's own scores, without those whose cosine with its vector is below half of
-        the median; where they are too few, behind them and by these scores too, other items that
-        are as near to the vector as half of the members. A segment is passed over whose members
-        cannot fill half of a row, or that cannot fill the row, with items that are not on the page
-        yet.
+        Rows come by the score of their segment, their items by the user's own. A row has the
+        segment's unseen members, without those whose cosine with its vector is below half of the
+        median; where they are too few, but fill at least half of it, other items follow that are as
+        near to the vector as half of the members. No item is on a page twice, and a segment that
+        cannot fill its row is passed over.
 
         Args:
           user_items: histories [n_users, n_items of the catalogue], sparse.
           n_rows: rows a page, the first included, at most.
           n_items: items a row.
-          members_only: let rows have members of the segment alone, however far off.
+          members_only: rows of the segment's members alone, however far off.
           for_you: begin with "Recommended for you".
-          repeat_items: let an item be in several rows.
 
         Returns:
-          A list of rows for each user; none for a history without any item of weight (nothing to
-          go by) and for one of the whole catalogue (nothing left).
+          A list of rows for each user; none for a history without any item of weight, and for one
+          of the whole catalogue.
         """
         check_count("n_rows", n_rows)
         check_count("n_items", n_items)
@@ -186,67 +148,41 @@ class SegmentRecommender:
         n_members = n_items if members_only else (n_items + 1) // 2
         ranked = self._ranked(histories, latent, members, n_members)
         says_something = np.asarray(abs(latent).sum(axis=1)).ravel() > 0
-        rules = _Rules(n_rows, n_items, members, n_members, for_you, repeat_items)
+        rules = _Rules(n_rows, n_items, members, n_members, for_you)
         return [
             self._page(histories[user], segments, rules) if says_something[user] else []
             for user, (segments, _) in enumerate(ranked)
         ]
 
-    def activations(self, user_items: sp.spmatrix | sp.sparray) -> Activations:
-        """The latent vector x U of one user, and the segments that its factors speak for.
-
-        Args:
-          user_items: one history [1, n_items of the catalogue], sparse.
-
-        Raises:
-          InputError: more than one history.
-        """
-        values = (self._history(user_items, "activations") @ self._rows).toarray()[0]
-        factors = np.argsort(-np.abs(values), kind="stable")[: np.count_nonzero(values)]
-        values = values[factors]
-        factor_ids = self.recommender.embeddings.factor_ids
-        item_ids = None if factor_ids is None else factor_ids[factors]
-        return Activations(factors, values, self._owners(factors, values), item_ids)
-
-    def explain(self, user_items: sp.spmatrix | sp.sparray, item: int) -> Explanation:
-        """Splits the score of an item for one user by segment, and by the history.
+    def explain(
+        self, user_items: sp.spmatrix | sp.sparray, item: int
+    ) -> tuple[Explanation, list[tuple[str, float]]]:
+        """Splits the score of an item for one user by the history, by the factors, by segment.
 
         Args:
           user_items: one history [1, n_items of the catalogue], sparse.
           item: its position.
 
+        Returns:
+          The explanation of `Recommender.explain`, and its factors' parts added up by segment:
+          (name, part), the largest in size first, without those of 0. The part of a factor goes to
+          the segment with the largest weight at that factor with the item's sign, to "other" if
+          none has the sign there.
+
         Raises:
           InputError: more than one history, or no such item.
         """
-        n_items = len(self.segments.item_ids)
-        is_position = isinstance(item, int | np.integer) and not isinstance(item, bool)
-        if not is_position or not 0 <= item < n_items:
-            raise InputError(f"{item!r} is no item position; positions are 0 to {n_items - 1}")
-        history = self._history(user_items, "explain")
-        history.sum_duplicates()
-        latent = (history @ self._rows).toarray()[0]
-        weights = self._rows[[item]]
-        parts = latent[weights.indices] * weights.data
-        owners = self._owners(weights.indices, weights.data)
+        why = self.recommender.explain(user_items, item)
+        weights = self._rows[[item]].toarray()[0]
+        parts: dict[int, float] = collections.defaultdict(float)
+        for factor, part in why.factors:
+            parts[self.segments.of_pair[2 * factor + (weights[factor] < 0)]] += part
         names = [*self.segments.names, OTHER]  # -1 is the last
-        by_segment = [(names[at], float(parts[owners == at].sum())) for at in np.unique(owners)]
-        products = (self._rows[history.indices] @ weights.T).toarray()[:, 0] * history.data
-        by_history = zip(history.indices.tolist(), products.tolist(), strict=True)
-        return Explanation(float(parts.sum()), by_size(by_segment), by_size(by_history))
-
-    def _history(self, user_items: sp.spmatrix | sp.sparray, caller: str) -> sp.csr_matrix:
-        """One history as float64 weights of rows (`Recommender.by_direction`)."""
-        if user_items.shape[0] != 1:
-            raise InputError(f"{caller} takes one history, not {user_items.shape[0]}")
-        return self.recommender.by_direction(user_items).astype(np.float64)
-
-    def _owners(self, factors: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """The segment of each factor with the sign of its value; -1 for none."""
-        return self.segments.of_pair[2 * factors + (values < 0)]
+        return why, by_size((names[at], part) for at, part in parts.items())
 
     @functools.cached_property
     def _rows(self) -> sp.csr_matrix:
-        return self.recommender.embeddings.tocsr().astype(np.float64)
+        return self.recommender.embeddings.tocsr()
 
     @functools.cached_property
     def _own(self) -> sp.csr_matrix:
@@ -271,7 +207,7 @@ class SegmentRecommender:
     def _others(self) -> sp.csr_matrix:
         """CSR [n_segments, n_items]: not members, but as near as half of the members."""
         vectors, of_item = self.segments.vectors, self.segments.of_item
-        rows, least = unit_rows(self.recommender.embeddings.tocsr()), self._nearness[1]
+        rows, least = unit_rows(self._rows), self._nearness[1]
         blocks = [sp.csr_matrix((0, len(least)), dtype=np.float32)]
         for first in range(0, len(of_item), _ITEMS_AT_ONCE):  # most products are weak
             near = (rows[first : first + _ITEMS_AT_ONCE] @ vectors.T).tocoo()
@@ -306,7 +242,7 @@ class SegmentRecommender:
         for segment in segments:
             if len(page) == rules.n_rows:
                 break
-            shown = [] if rules.repeat_items else [row.items for row in page]
+            shown = [row.items for row in page]
             items, scores = self._row(history, int(segment), rules, shown)
             if len(items) == rules.n_items:
                 page.append(Row(self.segments.names[segment], int(segment), items, scores))

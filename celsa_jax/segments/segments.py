@@ -67,11 +67,6 @@ class Segments:
         return [segment.name.name for segment in self.segments]
 
     @functools.cached_property
-    def sizes(self) -> np.ndarray:
-        """[n_segments] int64, items in each."""
-        return np.array([len(segment.items) for segment in self.segments])
-
-    @functools.cached_property
     def of_item(self) -> np.ndarray:
         """[n_items] int64, the segment of each item; -1 for items without weights."""
         labels = np.full(len(self.item_ids), -1)
@@ -98,11 +93,9 @@ class SegmentTree:
 
     Attributes:
       levels: the coarsest first.
-      language_model: how many segments it named (`LanguageModelNamer.rename`), if it was asked.
     """
 
     levels: tuple[Segments, ...]
-    language_model: dict[str, int] | None = None
 
     def __repr__(self) -> str:
         return f"SegmentTree({', '.join(str(len(level)) for level in self.levels)} segments)"

@@ -15,7 +15,7 @@ from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, CountVectorizer
 from celsa_jax.errors import InputError
 
 # What readers' own shelves are called, not what is on them.
-EXCLUDED = ("to read", "currently reading", "favorites", "favourites", "favorite", "owned")
+_SHELVES = re.compile(r"(^| )(to read|currently reading|favorites?|favourites|owned)( |$)", re.I)
 _NUMBERING = {"vol", "volume", "volumes", "book", "books", "part", "no", "edition", "series", "set"}
 _STOP_WORDS = ENGLISH_STOP_WORDS | _NUMBERING
 # Combining marks, for classes of characters: to `re` the vowel signs of Hindi are of no word.
@@ -56,20 +56,19 @@ class ItemTerms:
 def item_terms(
     columns: dict[str, np.ndarray],
     list_columns: tuple[str, ...] | None = None,
-    excluded: tuple[str, ...] = EXCLUDED,
     n_items: int | None = None,
 ) -> ItemTerms:
     """Terms from metadata columns.
 
     A cell of a list column (genres, authors) is a list of terms. A cell of a text column (titles)
     gives its words and phrases of up to three words that neither begin nor end with a stop word.
-    Case makes no difference between terms, nor do blanks and punctuation in lists.
+    Case makes no difference between terms, nor do blanks and punctuation in lists. Readers' own
+    shelves ("to read", "favorites") are left out.
 
     Args:
       columns: [n_items] text each; "" where there is nothing.
       list_columns: names of the columns of lists, delimited by |, ; or a comma, or written like
         ["a, b", "c"]. None finds them: short elements, many of which recur.
-      excluded: words or phrases; a term with one of them in it is left out.
       n_items: needed only where there are no columns.
 
     Raises:
@@ -95,8 +94,7 @@ def item_terms(
         matrices.append(matrix)
         labels += of_column
         sources += [at] * len(of_column)
-    phrases = [f" {phrase.casefold()} " for phrase in excluded]
-    keep = np.array([not any(p in f" {t.casefold()} " for p in phrases) for t in labels], bool)
+    keep = np.array([not _SHELVES.search(label) for label in labels], bool)
     return ItemTerms(
         sp.hstack(matrices, format="csr", dtype=np.float32)[:, keep],
         np.array(labels, object)[keep],
