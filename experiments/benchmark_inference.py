@@ -3,7 +3,7 @@ r"""Times engines that answer "the k best unseen items for this history", all in
     pip install -e ".[bench]"
     python -m experiments.benchmark_inference --embeddings=F --interactions=FILE [--items=items.txt]
     python -m experiments.benchmark_inference --n_items=1000000 --n_factors=4096 --nnz=16 \
-        --history=77 --engines=exact_scipy,exact_fast,approximate
+        --history=77 --engines=exact_scipy,exact_fast
 
 The users of --interactions ask; without, embeddings and histories are random, with list lengths
 that fall by a power law from ten times the mean. Every round times each engine of

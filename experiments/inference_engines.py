@@ -20,7 +20,6 @@ from celsa_jax.sparse.rows import unit_rows
 
 _SCORES_AT_ONCE = 1 << 24
 _MAX_DENSE_BYTES = 2e9
-_QUERY_FACTORS = 256  # a user's, of the approximate engine
 
 
 class Skipped(Exception):
@@ -52,10 +51,8 @@ class Catalogue:
 class ExactFast:
     """`celsa_jax.sparse.Recommender`, from the file on: load, check, build the lists."""
 
-    def __init__(self, catalogue: Catalogue, query_factors: int | None = None):
-        self.recommender = Recommender(
-            SparseEmbeddings.load(catalogue.path), engine="numba", query_factors=query_factors
-        )
+    def __init__(self, catalogue: Catalogue):
+        self.recommender = Recommender(SparseEmbeddings.load(catalogue.path), engine="numba")
         self.recommender.warm_up()
         self.n_bytes = self.recommender.nbytes
 
@@ -64,13 +61,6 @@ class ExactFast:
 
     def serve(self, histories: sp.csr_matrix, k: int) -> np.ndarray:
         return self.recommender.recommend(histories, k)[0]
-
-
-class Approximate(ExactFast):
-    """The same, with candidates ranked by a user's strongest factors."""
-
-    def __init__(self, catalogue: Catalogue):
-        super().__init__(catalogue, _QUERY_FACTORS)
 
 
 class ExactScipy:
@@ -189,7 +179,6 @@ class Implicit:
 ENGINES = {
     "exact_scipy": ExactScipy,
     "exact_fast": ExactFast,
-    "approximate": Approximate,
     "dense_same_d": Dense,
     "sparse_dot_topn": SparseDotTopn,
     "faiss_flat": FaissFlat,

@@ -1,7 +1,7 @@
 r"""Recommends items to every user of a file, from exported embeddings.
 
     python -m experiments.recommend --embeddings=mine.int8 --interactions=ratings.csv \
-        --k=100 --output=recs.parquet [--min_rating=4] [--threads=0] [--query_factors=128]
+        --k=100 --output=recs.parquet [--min_rating=4] [--threads=0]
 
 The output has a row for each user and rank: user_id, rank (from 1), item_id, score. Users come
 in blocks, so that memory holds the interactions, the embeddings and one block of results, however
@@ -36,9 +36,6 @@ _OUTPUT = flags.DEFINE_string("output", None, "File to write, .parquet or .csv."
 _K = flags.DEFINE_integer("k", 10, "Items a user.", lower_bound=1)
 _FILTER_SEEN = flags.DEFINE_boolean("filter_seen", True, "Leave out what is in the history.")
 _THREADS = flags.DEFINE_integer("threads", 0, "Threads; 0 for all cores.", lower_bound=0)
-_QUERY_FACTORS = flags.DEFINE_integer(
-    "query_factors", None, "Approximate: a user's strongest factors alone find candidates."
-)
 _BLOCK = flags.DEFINE_integer("block_users", 4096, "Users in a block.", lower_bound=1)
 _SCHEMA = pa.schema(
     {"user_id": pa.string(), "rank": pa.int32(), "item_id": pa.string(), "score": pa.float32()}
@@ -52,11 +49,7 @@ def main() -> None:
     if output.suffix not in _WRITERS:
         raise InputError(f"--output={output}: let it end in {' or '.join(_WRITERS)}")
     embeddings = inputs.read_sparse(FLAGS.embeddings, FLAGS.items)
-    recommender = Recommender(
-        embeddings,
-        n_threads=_THREADS.value,
-        query_factors=_QUERY_FACTORS.value,
-    )
+    recommender = Recommender(embeddings, n_threads=_THREADS.value)
     users, counts = inputs.read_users(embeddings.item_ids, FLAGS.interactions)
     histories = users.onto(embeddings.item_ids)
     served = np.flatnonzero(np.diff(histories.indptr))

@@ -319,26 +319,6 @@ def test_encode_is_the_product_with_the_embeddings():
     np.testing.assert_allclose(latent.toarray(), histories.toarray() @ dense, atol=1e-6)
 
 
-def test_approximate_retrieval_agrees_between_engines_and_becomes_exact():
-    stored = SparseEmbeddings.from_dense(random_embeddings(4000, 256, 8))
-    histories = random_histories(12, 4000, 25)
-    exact, exact_scores = Recommender(stored).recommend(histories, 20)
-    overlaps = []
-    for query_factors in (5, 20, 80, 256):
-        (items, scores), (same, _) = (
-            Recommender(stored, engine=e, query_factors=query_factors).recommend(histories, 20)
-            for e in ("numba", "scipy")
-        )
-        np.testing.assert_array_equal(items, same)
-        overlaps.append(sum(len(np.intersect1d(a, b)) for a, b in zip(items, exact, strict=True)))
-        # What is found has its exact score.
-        both = items[:, 0] == exact[:, 0]
-        np.testing.assert_array_equal(scores[both, 0], exact_scores[both, 0])
-    assert overlaps == sorted(overlaps)
-    assert overlaps[0] < 0.9 * exact.size
-    assert overlaps[-1] == exact.size
-
-
 def test_embeddings_without_items_or_users():
     for engine in ENGINES:
         recommender = Recommender(SparseEmbeddings.from_dense(np.zeros((3, 2))), engine=engine)
@@ -362,7 +342,7 @@ def test_candidates_are_chosen_from_exactly():
     histories, candidates = random_histories(9, 100, 9), np.arange(5, 60)
     exact = Recommender(stored).recommend(histories, 8, candidates=candidates)
     for engine in ENGINES:
-        few = Recommender(stored, engine=engine, query_factors=1)
+        few = Recommender(stored, engine=engine)
         items, _ = few.recommend(histories, 8, candidates=candidates)
         np.testing.assert_array_equal(items, exact[0])
 
@@ -461,7 +441,6 @@ def test_entries_behind_the_last_row_count_for_nothing():
         (lambda r: r.encode(outside(9)), "holds 9; positions are"),
         (lambda r: Recommender(r.embeddings, engine="gpu"), "unknown engine 'gpu'"),
         (lambda r: Recommender(r.embeddings, n_threads=-1), "n_threads is -1"),
-        (lambda r: Recommender(r.embeddings, query_factors=0), "query_factors is 0"),
     ],
 )
 def test_bad_requests_are_named(call, message):
@@ -521,8 +500,6 @@ def test_no_score_overflows(engine, form):
     recommender = Recommender(SparseEmbeddings.from_dense(dense, format=form), engine=engine)
     for n_users in 1, 9:
         histories = sp.csr_matrix(np.full((n_users, 300), 1e8))
-        for query_factors in None, 1:
-            recommender.query_factors = query_factors
-            items, scores = recommender.recommend(histories, 300, filter_seen=False)
-            assert np.isfinite(scores).all()
-            assert (np.sort(items, axis=1) == np.arange(300)).all()
+        items, scores = recommender.recommend(histories, 300, filter_seen=False)
+        assert np.isfinite(scores).all()
+        assert (np.sort(items, axis=1) == np.arange(300)).all()

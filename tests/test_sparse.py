@@ -181,9 +181,6 @@ def test_int4_is_served_at_any_width(engine, n_users, n_factors):
         )
         np.testing.assert_array_equal(np.sort(items, axis=1), [candidates] * n_users)
         np.testing.assert_allclose(scores, np.take_along_axis(exact, items, axis=1), atol=1e-5)
-    few = Recommender(stored, engine=engine, query_factors=2)
-    items, scores = few.recommend(histories, 3, filter_seen=False)
-    np.testing.assert_allclose(scores, np.take_along_axis(exact, items, axis=1), atol=1e-5)
 
 
 def test_int4_in_several_blocks_of_lists():

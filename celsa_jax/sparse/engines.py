@@ -7,7 +7,6 @@ and scores, [n_users, k] float32.
 from __future__ import annotations
 
 import functools
-import itertools
 import pathlib
 from typing import NamedTuple
 
@@ -21,7 +20,6 @@ from celsa_jax.sparse.rows import top_k
 from celsa_jax.sparse.threads import in_threads, n_cores
 
 FEW_USERS = 8  # from here on scanning all rows for many users at once beats their lists
-OVERSAMPLING = 10
 _SCORES_AT_ONCE = 1 << 24  # of the SciPy engine: 64 MiB
 _USERS_AT_ONCE = 1 << 12  # of a thread of the Numba engine: what it has not ranked yet takes memory
 
@@ -35,8 +33,6 @@ class Request(NamedTuple):
       seen: CSR [n_users, n_candidates], sorted columns; what must not be recommended.
       k: items a user, at most the number of candidates.
       candidates: ascending positions of the items to choose from; None for all.
-      query_factors: without candidates: only this many of a user's strongest factors find
-        `OVERSAMPLING` k items, which are then scored exactly; None for all.
       n_threads: threads over users.
       scale: [n_items] float32 that scores are multiplied by; None to leave them.
     """
@@ -45,7 +41,6 @@ class Request(NamedTuple):
     seen: sp.csr_matrix
     k: int
     candidates: np.ndarray | None
-    query_factors: int | None
     n_threads: int
     scale: np.ndarray | None = None
 
@@ -64,30 +59,20 @@ class ScipyEngine:
         return sum(m.data.nbytes + m.indices.nbytes + m.indptr.nbytes for m in matrices)
 
     def rank(self, request: Request) -> tuple[np.ndarray, np.ndarray]:
-        history, seen, k, candidates, query_factors, n_threads, scale = request
+        history, seen, k, candidates, n_threads, scale = request
         columns = self.columns if candidates is None else self.columns[:, candidates]
         if scale is not None and candidates is not None:
             scale = scale[candidates]
         at_once = max(1, _SCORES_AT_ONCE // seen.shape[1])
 
-        def scores_of(latent: sp.csr_matrix, excluded: sp.csr_matrix) -> np.ndarray:
+        def rank_block(first: int) -> tuple[np.ndarray, np.ndarray]:
+            latent = encode(history[first : first + at_once], self.rows)
+            excluded = seen[first : first + at_once]
             scores = (latent @ columns).toarray()
             if scale is not None:
                 scores *= scale
             users = np.repeat(np.arange(len(scores)), np.diff(excluded.indptr))
             scores[users, excluded.indices] = -np.inf  # entries of weight 0 among them
-            return scores
-
-        def rank_block(first: int) -> tuple[np.ndarray, np.ndarray]:
-            latent = encode(history[first : first + at_once], self.rows)
-            excluded = seen[first : first + at_once]
-            scores = scores_of(latent, excluded)
-            if query_factors is not None:
-                strong = scores_of(_strongest(latent, query_factors), excluded)
-                missed = np.ones(scores.shape, bool)
-                np.put_along_axis(missed, top_k(strong, OVERSAMPLING * k), False, axis=1)
-                missed[np.diff(latent.indptr) <= query_factors] = False  # ranked exactly
-                scores[missed] = -np.inf
             best = top_k(scores, k)
             values = np.take_along_axis(scores, best, axis=1)
             return np.where(values == -np.inf, -1, best), values
@@ -130,7 +115,7 @@ class NumbaEngine:
         return sum(array.nbytes for array in held if array is not None)
 
     def rank(self, request: Request) -> tuple[np.ndarray, np.ndarray]:
-        history, seen, k, candidates, query_factors, n_threads, scale = request
+        history, seen, k, candidates, n_threads, scale = request
         rows, scored = self.rows, self.rows
         if scale is not None:
             scored = rows._replace(scale=scale if rows.scale is None else rows.scale * scale)
@@ -138,9 +123,7 @@ class NumbaEngine:
         arrays = (history.indptr.astype(np.int64), history.indices, history.data)
         excluded = (seen.indptr.astype(np.int64), seen.indices)
         histories = self.kernels.Histories(*arrays, *excluded)
-        by_lists = candidates is None and (n_users < FEW_USERS or query_factors is not None)
-        n_strongest = query_factors or self.n_factors
-        pool = min(OVERSAMPLING * k, seen.shape[1]) if query_factors else k
+        by_lists = candidates is None and n_users < FEW_USERS
         lists = self.lists if by_lists else None
         scored = scored if candidates is None else _take_rows(scored, candidates)
         items = np.empty((n_users, k), np.int32)
@@ -153,11 +136,9 @@ class NumbaEngine:
         def rank_users(first: int) -> None:
             users = first, min(first + size, n_users)
             # Room enough that most never fill it: about k scores pass the first threshold.
-            keys = np.empty((users[1] - first, 2 * pool + 64), np.uint64)
+            keys = np.empty((users[1] - first, 2 * k + 64), np.uint64)
             if by_lists:
-                self.kernels.recommend_by_lists(
-                    rows, scored, lists, histories, *users, n_strongest, pool, k, keys
-                )
+                self.kernels.recommend_by_lists(rows, scored, lists, histories, *users, k, keys)
             else:
                 self.kernels.recommend_by_rows(
                     rows, scored, histories, *users, self.n_factors, k, keys
@@ -187,15 +168,6 @@ def _read_keys(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     is_item = keys > 0
     items = np.where(is_item, ~lower, 0).astype(np.int32)
     return np.where(is_item, items, -1), np.where(is_item, scores, np.float32(-np.inf))
-
-
-def _strongest(latent: sp.csr_matrix, n: int) -> sp.csr_matrix:
-    """The n entries of largest magnitude of each row; ties to the lower factor."""
-    latent = latent.copy()
-    for first, end in itertools.pairwise(latent.indptr):
-        values = latent.data[first:end]
-        values[np.argsort(-np.abs(values), kind="stable")[n:]] = 0
-    return latent
 
 
 def _take_rows(rows: Rows, chosen: np.ndarray) -> Rows:

@@ -1,4 +1,4 @@
-"""Compiled scoring and selection (Numba): the fast exact path and the approximate one.
+"""Compiled scoring and selection (Numba): by lists of factors, or by rows.
 
 The only file that imports Numba, and one file, as Numba's cache does not notice changes of another
 one that is called. All sums run over a row's factors in ascending order, one rounding a product and
@@ -110,12 +110,10 @@ def recommend_by_rows(rows, scored, histories, first, last, n_factors, k, keys):
 
 
 @_compiled
-def recommend_by_lists(rows, scored, lists, histories, first, last, n_strongest, pool, k, keys):
+def recommend_by_lists(rows, scored, lists, histories, first, last, k, keys):
     """The best items for users [first, last), one after the other, by their active lists.
 
-    Where a user has more than `n_strongest` active factors, the `pool` best items by the strongest
-    alone are scored exactly, and the k best of them returned. Fills keys as above, with a capacity
-    of at least 2 pool.
+    Fills keys as above.
     """
     n_items = len(rows.starts) - 1
     n_factors = lists.starts.shape[1] - 1
@@ -127,10 +125,6 @@ def recommend_by_lists(rows, scored, lists, histories, first, last, n_strongest,
         latent[:] = 0
         _encode(latent[:, 0], histories, user, rows)
         active = np.flatnonzero(latent)
-        cut = n_strongest < len(active)
-        if cut:
-            active = _strongest(latent, active, n_strongest)
-        n_wanted = pool if cut else k
         threshold[0] = -np.inf
         count = 0
         for block in range(len(lists.starts)):
@@ -139,11 +133,8 @@ def recommend_by_lists(rows, scored, lists, histories, first, last, n_strongest,
             _score_lists(tile, latent, active, lists, block, scored)
             _mask_seen(tile[:, 0], histories, user, low)
             if block == 0:
-                _raise_threshold(tile, n_wanted, threshold)
-            count = _collect_one(tile, low, n_wanted, user_keys, count, threshold)
-        if cut:
-            count = _finish(user_keys[0], count, n_wanted)
-            _rescore(user_keys[0, :count], latent, scored)
+                _raise_threshold(tile, k, threshold)
+            count = _collect_one(tile, low, k, user_keys, count, threshold)
         _finish(user_keys[0], count, k)
 
 
@@ -234,35 +225,6 @@ def _score_lists(tile, latent, active, lists, block, rows):
     for t in range(len(tile)):
         scale = _row_scale(rows.scale, block * BLOCK + t)
         tile[t, 0] = tile[t, 0] * scale + np.float32(0)
-
-
-@_compiled
-def _rescore(keys, latent, rows):
-    """Replaces the scores in keys by the exact ones."""
-    score = np.empty(1, np.float32)
-    bits = score.view(np.uint32)
-    for at in range(len(keys)):
-        i = _key_position(keys[at])
-        total = np.float32(0)
-        for j in range(rows.starts[i], rows.starts[i + 1]):
-            value = _value(rows.codes, j, rows.table)
-            total += value * latent[rows.factors[j], 0]
-        score[0] = total * _row_scale(rows.scale, i) + np.float32(0)
-        keys[at] = _key(bits[0], i)
-
-
-@_compiled
-def _strongest(latent, active, n):
-    """The n active factors of largest magnitude, ascending."""
-    keys = np.empty(len(active), np.uint64)
-    magnitude = np.abs(latent[:, 0].copy()).view(np.uint32)
-    for a in range(len(active)):
-        keys[a] = _key(magnitude[active[a]], active[a])
-    _keep_largest(keys, n)
-    kept = np.empty(n, np.int64)
-    for a in range(n):
-        kept[a] = _key_position(keys[a])
-    return np.sort(kept)
 
 
 @_compiled
@@ -382,11 +344,6 @@ def _key(bits, position):
     bits = np.uint32(bits)
     upper = ~bits if bits & _SIGN else bits | _SIGN
     return np.uint64(upper) << np.uint64(32) | np.uint64(~np.uint32(position))
-
-
-@_compiled
-def _key_position(key):
-    return np.int64(~np.uint32(key & np.uint64(0xFFFFFFFF)))
 
 
 @_compiled

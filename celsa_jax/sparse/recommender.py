@@ -76,9 +76,6 @@ class Recommender:
       embeddings: the catalogue.
       engine: `numba`, `scipy`, or `auto`: numba if it is installed.
       n_threads: threads over users; 0 for all cores.
-      query_factors: approximate retrieval: only this many of a user's strongest factors find
-        10 k candidates, which are then scored exactly; worth it from some 100,000 items on. None
-        is exact, and so is any choice among given candidates.
 
     Example:
       >>> import numpy as np
@@ -96,7 +93,6 @@ class Recommender:
         *,
         engine: str = "auto",
         n_threads: int = 1,
-        query_factors: int | None = None,
     ):
         if engine not in ENGINES:
             raise InputError(f"unknown engine '{engine}'; use one of {', '.join(ENGINES)}")
@@ -105,15 +101,12 @@ class Recommender:
             raise InputError("engine 'numba' is not installed: pip install 'celsa_jax[serve]'")
         if n_threads < 0:
             raise InputError(f"n_threads is {n_threads}; give 0 (all cores) or more")
-        if query_factors is not None and query_factors < 1:
-            raise InputError(f"query_factors is {query_factors}; give at least 1, or None")
         if engine == "auto":
             engine = "numba" if installed else "scipy"
         make = NumbaEngine if engine == "numba" else ScipyEngine
         self.embeddings = embeddings
         self.engine = engine
         self.n_threads = n_threads or n_cores()
-        self.query_factors = query_factors
         self._engine = make(embeddings)
 
     @property
@@ -307,20 +300,17 @@ class Recommender:
         """As `recommend`; with `unit_rows` as if all rows were of unit length."""
         history = self.by_direction(user_items)
         check_k(k, history.shape[0], self.embeddings.n_items)
-        query_factors = self.query_factors
         seen = history if filter_seen else sp.csr_matrix(history.shape, dtype=np.float32)
         if candidates is not None:
             candidates = np.unique(self._check_positions(candidates, "candidates"))
-            candidates, query_factors = candidates.astype(np.int32), None
+            candidates = candidates.astype(np.int32)
             seen = seen[:, candidates].sorted_indices()
         n_users, n_ranked = history.shape[0], min(k, seen.shape[1])
         items = np.full((n_users, k), -1, np.int32)
         scores = np.full((n_users, k), -np.inf, np.float32)
         if n_users and n_ranked:
             scale = self._inverse_lengths if unit_rows else None
-            request = Request(
-                history, seen, n_ranked, candidates, query_factors, self.n_threads, scale
-            )
+            request = Request(history, seen, n_ranked, candidates, self.n_threads, scale)
             best, scores[:, :n_ranked] = self._engine.rank(request)
             if candidates is not None:
                 best = np.where(best < 0, -1, candidates[best])
