@@ -21,7 +21,6 @@ load_s. An agreement below 1 ends with exit status 1.
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 import time
@@ -45,8 +44,6 @@ inputs.define_metadata()
 _URI = flags.DEFINE_string("uri", None, "Of the database.")
 _NAME = flags.DEFINE_string("name", "items", "Of the index in it.")
 _LISTS = flags.DEFINE_list("list_columns", [], "Of the text columns, those that hold lists.")
-_SHARDS = flags.DEFINE_integer("shards", 1, "Qdrant: of a collection.", lower_bound=1)
-_REPLICAS = flags.DEFINE_integer("replicas", 1, "Qdrant: of a shard.", lower_bound=1)
 _K = flags.DEFINE_integer("k", 100, "Items a user.", lower_bound=1)
 _N_USERS = flags.DEFINE_integer("n_users", 200, "Users to compare; 0: load only.", lower_bound=0)
 _N_ITEMS = flags.DEFINE_integer("n_items", 100_000, "Random: items.", lower_bound=1)
@@ -63,7 +60,7 @@ def main() -> None:
     )
     columns = read_columns(embeddings.item_ids)
     histories = read_histories(embeddings)
-    with open_index(_URI.value, _NAME.value, **_options()) as index:
+    with open_index(_URI.value, _NAME.value) as index:
         started = time.perf_counter()
         version = index.load(embeddings, columns)
         report = {
@@ -166,14 +163,6 @@ def read_histories(embeddings: SparseEmbeddings) -> list[list[str]]:
     ids = embeddings.item_ids
     bounds = zip(matrix.indptr[:-1], matrix.indptr[1:], strict=True)
     return [ids[matrix.indices[first:last]].tolist() for first, last in bounds]
-
-
-def _options() -> dict:
-    """What the flags say to the engine, of those that the URI names."""
-    if _URI.value.startswith("postgres"):
-        return {}
-    key = os.environ.get("QDRANT_API_KEY")
-    return {"api_key": key, "shards": _SHARDS.value, "replicas": _REPLICAS.value}
 
 
 if __name__ == "__main__":

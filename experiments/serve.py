@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import socket
 
 from absl import flags
@@ -44,7 +43,9 @@ def main() -> None:
     with _address() as address:  # nobody else gets it while the model is read
         if _EMBEDDINGS.value:  # a URI may hold a password
             _log.info("reading %s; compiling may take seconds, once", _EMBEDDINGS.value)
-        index = FileIndex(_EMBEDDINGS.value) if _EMBEDDINGS.value else _database()
+            index = FileIndex(_EMBEDDINGS.value)
+        else:
+            index = open_index(_URI.value, _NAME.value)
         with contextlib.closing(index), contextlib.suppress(KeyboardInterrupt):
             host, port = address.getsockname()[:2]
             host = f"[{host}]" if ":" in host else host
@@ -67,12 +68,6 @@ def _address() -> socket.socket:
     except OSError as error:
         raise InputError(f"--host={_HOST.value} --port={_PORT.value}: {error.strerror}") from None
     return bound
-
-
-def _database():
-    key = os.environ.get("QDRANT_API_KEY")
-    options = {} if _URI.value.startswith("postgres") else {"api_key": key}
-    return open_index(_URI.value, _NAME.value, **options)
 
 
 if __name__ == "__main__":

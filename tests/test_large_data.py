@@ -1,4 +1,4 @@
-"""Streaming, and splits by time: training as on full-size data, and preparing them."""
+"""Streaming, and splits by time: training as on full-size data."""
 
 import json
 
@@ -7,11 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from launch import WITHOUT_JAX, program
-from test_cli import assert_fails
 
 from celsa_jax import feed, loop
-from celsa_jax.config import default_config
-from celsa_jax.data import dataset_of, make_split
+from celsa_jax.data import dataset_of, load_dataset, make_split
 from celsa_jax.data.batches import Chunk, in_blocks, make_chunks, nnz_budget, shuffled_batches
 from celsa_jax.errors import InputError
 from celsa_jax.sparse import load_embeddings
@@ -146,20 +144,11 @@ def test_baselines_by_time(timed_file, tmp_path):
     assert json.loads(result.read_text())["recall@20"] > 0.8
 
 
-def test_prepare_data_reports_what_it_kept(tmp_path):
+def test_what_was_left_out_is_counted(tmp_path):
     rows = [f"{u},{i},{2 + 3 * (i != 2)}" for u in "abc" for i in range(7)]
     rows += ["d,1,5", "a,1,5"]
     (tmp_path / "r.csv").write_text("user_id,item_id,rating\n" + "\n".join(rows) + "\n")
-    given = ["--config=configs/file.py", f"--config.data.path={tmp_path}/r.csv"]
-    given += [f"--config.data.data_dir={tmp_path}/data"]
-    done = program("prepare_data", *given, code=WITHOUT_JAX)
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout.splitlines()[-1])
-    assert report.pop("seconds") > 0
-    config = default_config().data
-    config.update(name="file", path=f"{tmp_path}/r.csv", data_dir=f"{tmp_path}/data")
-    assert report.pop("folder") == str(dataset_of(config).folder)
-    assert report == {
+    assert load_dataset("file", path=tmp_path / "r.csv", data_dir=tmp_path).counts == {
         "users": 3,
         "items": 6,
         "interactions": 18,
@@ -169,17 +158,4 @@ def test_prepare_data_reports_what_it_kept(tmp_path):
         "dropped_rows_of_those_users": 1,
         "dropped_rows_of_items_with_too_few": 0,
         "rows": 23,
-        "items_with_metadata": 0,
-        "times": False,
     }
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--config=configs/synthetic.py"], "config.data.name is synthetic"),
-        (["--config=configs/file.py", "--config.data.min_rating=good"], "min_rating is 'good'"),
-    ],
-)
-def test_prepare_data_names_what_is_wrong(flags, message):
-    assert_fails(program("prepare_data", *flags, code=WITHOUT_JAX), message)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import os
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -42,7 +43,7 @@ class QdrantEngine(Engine):
       location: `http://host:6333` or `https://...`, a server of Qdrant 1.16 or newer;
         `qdrant:FOLDER` for the engine in this process, which no other can share.
       name: of the index.
-      api_key: of the server.
+      api_key: of the server; that of the environment, QDRANT_API_KEY, if None.
       shards, replicas: of the collections that are loaded into a server.
       timeout: seconds to wait for the server.
 
@@ -78,7 +79,8 @@ class QdrantEngine(Engine):
             if location.startswith("qdrant:"):
                 self._store = Folder(location.removeprefix("qdrant:"), name)
             else:
-                self._store = Server(location, name, api_key, shards, replicas, timeout)
+                key = api_key or os.environ.get("QDRANT_API_KEY")
+                self._store = Server(location, name, key, shards, replicas, timeout)
         self._shown = self._store.shown
 
     def versions(self) -> dict[str, str]:
