@@ -193,6 +193,22 @@ def test_a_name_is_true_of_most_of_a_group():
     assert crime.name == "Crime"
 
 
+def test_what_a_name_tells_little_of_is_mixed():
+    def name(n_elsewhere, n_others=3):
+        """Of nine novels and others in a group, with further novels among a hundred elsewhere."""
+        genres = ["Novel"] * 9 + [f"Kind {n}" for n in range(n_others)]
+        genres += ["Novel"] * n_elsewhere + ["Verse"] * (100 - n_elsewhere)
+        terms = item_terms({"genres": text(*genres)}, list_columns=("genres",))
+        labels = np.array([0] * (9 + n_others) + [-1] * 100)
+        return name_groups(labels, 1, terms)[0]
+
+    # 3/4 log(3/4 / (39/112)) = 0.58, 3/4 log(3/4 / (11/112)) = 1.52
+    assert name(30).name == "Mixed Novel"
+    assert name(30).text == "Novel: Novel"
+    assert name(2).name == "Novel"
+    assert name(30, n_others=1).name == "Novel"  # of nine of ten
+
+
 def test_a_second_term_is_of_half_of_a_group_and_says_more():
     group = ["Crime|Oslo|Snow"] * 6 + ["Crime|Oslo"] * 2 + ["Crime"] * 2
     others = ["Crime"] * 30 + ["Oslo"] * 20 + ["Novel"] * 40
@@ -206,7 +222,7 @@ def test_a_second_term_is_of_half_of_a_group_and_says_more():
     labels[60:62] = 0  # of novels; crime is of three of five, then
     assert name_groups(labels, 1, terms)[0].name == "Crime and Novel"
     labels[[0, 60, 61]], labels[40:44] = [0, -1, -1], 0
-    assert name_groups(labels, 1, terms)[0].name == "Oslo"
+    assert name_groups(labels, 1, terms)[0].name == "Mixed Oslo"  # 5/6 log(5/6 / (28/100)) = 0.9
 
 
 def test_terms_of_the_same_words_are_one_and_those_of_the_same_items_are_not_both_named():

@@ -18,8 +18,10 @@ _N_CANDIDATES = 30
 _COVERS, _SECOND, _BOTH_COVER, _EACH = 0.65, 0.5, 0.8, 0.3
 _TELLS = 0.2  # least divergence: of a name that tells something, and of what a second term adds
 _PAIR_TELLS = 1.5  # what two terms together must tell, as a multiple of the best alone
+_ALL, _SAYS = 0.9, 1.25  # a name that is true of fewer and says less: the items are mixed
 _SAME = 0.4  # of the items that have either of two terms: terms that share more say the same
 _MOST_WORDS = 6
+_MIXED = "Mixed "
 _WORD = re.compile(rf"[\w{MARKS}]+")
 _ON_SHELVES = frozenset("a an the and of for read book own my i ve other".split())
 
@@ -39,7 +41,7 @@ class Name:
     @property
     def text(self) -> str:
         """Name and terms, as an embedder reads them."""
-        return f"{self.name}: {', '.join(self.terms)}"
+        return f"{self.name.removeprefix(_MIXED)}: {', '.join(self.terms)}"
 
 
 def name_groups(labels: np.ndarray, n_groups: int, terms: ItemTerms) -> list[Name]:
@@ -109,18 +111,27 @@ def _name(labels: list[str], here: np.ndarray, everywhere: np.ndarray) -> Name:
         share[first] < _COVERS and able.any()
     ):
         pair = np.array(np.unravel_index(np.argmax(pairs), pairs.shape))
-        return Name(" and ".join(labels[at] for at in pair[np.argsort(-share[pair])]), terms)
+        words = " and ".join(labels[at] for at in pair[np.argsort(-share[pair])])
+        return Name(_kind(either[*pair], usually[*pair]) + words, terms)
 
     half = np.where(share >= _SECOND, tells, -np.inf)
     most = int(np.argmax(half))
     if share[first] < _COVERS or tells[first] < _TELLS:
-        return Name(f"Mostly {labels[most]}" if half[most] >= _TELLS else labels[first], terms)
+        if half[most] < _TELLS:
+            return Name(labels[first], terms)
+        return Name((_kind(share[most], usual[most]) or "Mostly ") + labels[most], terms)
     # What a second term adds: of the items that have the first, how many more have it than usual.
     ratio = np.maximum(here[first], 1e-9) / np.maximum(everywhere[first], 1e-9)
     adds = here[first] * np.log(ratio * usual[first] / share[first])
     adds = np.where(apart[first] & (share >= _SECOND), adds, -np.inf)
-    second = [labels[np.argmax(adds)]] if adds.max() >= _TELLS else []
-    return Name(", ".join([labels[first], *second]), terms)
+    second = int(np.argmax(adds)) if adds.max() >= _TELLS else first
+    words = ", ".join(labels[at] for at in dict.fromkeys([first, second]))
+    return Name(_kind(here[first, second], everywhere[first, second]) + words, terms)
+
+
+def _kind(share: float, usual: float) -> str:
+    """What to say before a name that is true of these shares of the items, here and everywhere."""
+    return _MIXED if share < _ALL and share * np.log(share / usual) < _SAYS else ""
 
 
 def _n_words(labels: list[str]) -> np.ndarray:
