@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from celsa_jax.data import load_dataset
     from celsa_jax.estimator import CompressedELSA
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["CompressedELSA", "load_dataset"]
 
 _MODULES = {"CompressedELSA": "celsa_jax.estimator", "load_dataset": "celsa_jax.data"}
