@@ -10,13 +10,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from celsa_jax.data import load_dataset
+    from celsa_jax.datasets import load_dataset
     from celsa_jax.estimator import CompressedELSA
 
 __version__ = "0.2.0"
 __all__ = ["CompressedELSA", "load_dataset"]
 
-_MODULES = {"CompressedELSA": "celsa_jax.estimator", "load_dataset": "celsa_jax.data"}
+_MODULES = {"CompressedELSA": "celsa_jax.estimator", "load_dataset": "celsa_jax.datasets"}
 
 
 def __getattr__(name: str) -> Any:

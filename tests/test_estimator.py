@@ -20,7 +20,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.estimator_checks import check_estimator
 
-from celsa_jax import CompressedELSA, data, load_dataset
+from celsa_jax import CompressedELSA, datasets, load_dataset
 from celsa_jax.config import by_name, default_config
 from celsa_jax.data import dataset_of
 from celsa_jax.data.splits import load_split
@@ -566,7 +566,7 @@ def test_the_lines_of_the_readme(monkeypatch, tmp_path, capsys):
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     [snippet] = [b for b in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "ml-100k" in b]
     made_up = load_dataset("synthetic", synthetic={"n_users": 200, "n_items": 60, "n_segments": 4})
-    monkeypatch.setattr(data, "load_dataset", lambda name: made_up)
+    monkeypatch.setattr(datasets, "load_dataset", lambda name: made_up)
     monkeypatch.chdir(tmp_path)
     exec(snippet, {})
     printed = capsys.readouterr().out

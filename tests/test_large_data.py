@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from launch import WITHOUT_JAX, program
 
-from celsa_jax import feed, loop
-from celsa_jax.data import dataset_of, load_dataset, make_split
+from celsa_jax import feed, load_dataset, loop
+from celsa_jax.data import dataset_of, make_split
 from celsa_jax.data.batches import Chunk, in_blocks, make_chunks, nnz_budget, shuffled_batches
 from celsa_jax.errors import InputError
 from celsa_jax.sparse import load_embeddings

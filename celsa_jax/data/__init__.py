@@ -1,6 +1,6 @@
 """From files to interactions: readers, known data sets, splits (no JAX, except `batches`)."""
 
-from celsa_jax.data.datasets import Dataset, dataset_of, load_dataset
+from celsa_jax.data.datasets import Dataset, dataset_of
 from celsa_jax.data.interactions import Interactions
 from celsa_jax.data.splits import Split, make_split, split_users
 
@@ -9,7 +9,6 @@ __all__ = [
     "Interactions",
     "Split",
     "dataset_of",
-    "load_dataset",
     "make_split",
     "split_users",
 ]
