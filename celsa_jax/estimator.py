@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import pathlib
-import signal
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -625,7 +624,7 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
         from celsa_jax.fitting import fit  # with JAX
 
         history: list[dict] = []
-        with stopping.noticing(signal.SIGINT) as asked:
+        with stopping.interrupts() as asked:
             fitted = fit(
                 self.config(),
                 split,

@@ -10,12 +10,15 @@ import pathlib
 import jax
 
 from celsa_jax.errors import InputError
+from celsa_jax.evaluation.protocol import users_at_once
 from celsa_jax.products import capacity, dense_pays, users_in_block
 
 log = logging.getLogger(__name__)
 
 # Bytes of a place: column and weight, two moments, and in a step gradient, values and an update.
 _PLACE = 4 + 4 + 2 * 4 + 3 * 4
+_GATHERED = 58  # and its layout and what gathers over all items pass on, as compilers plan it
+_JUDGED, _SERVED = 12, 24  # bytes of a score, and of a non-zero, in validation
 _CONTAINER = pathlib.Path("/sys/fs/cgroup/memory.max")  # Linux: bytes, or "max"
 _SCORES = 20  # an entry of users x items: x twice, products, scores and their gradient
 
@@ -31,6 +34,8 @@ def training_bytes(
 ) -> int:
     """About what a device holds at once in a training step, users included.
 
+    A CPU holds the scores of validation, too, which is done on the host.
+
     Args:
       n_items: rows of the state on the device.
       n_factors: d.
@@ -45,7 +50,12 @@ def training_bytes(
     users = min(batch_size, users_in_block(n_columns, dense))
     step = (_SCORES * n_columns + 2 * 4 * n_factors) * users
     if dense:
-        step += 3 * 4 * n_columns * n_factors
+        step += 4 * 4 * n_columns * n_factors
+    elif n_columns == n_items:
+        step += _GATHERED * n_items * places
+    if jax.default_backend() == "cpu":
+        judged = _JUDGED * users_at_once(n_items) + _SERVED * min(k, n_factors)
+        step = max(step, n_items * judged)
     return state + step + 4 * (n_users + n_interactions)
 
 

@@ -1,4 +1,9 @@
-"""A request to stop, by SIGTERM or Ctrl-C (SIGINT): met after an epoch."""
+"""A request to stop, by SIGTERM or Ctrl-C (SIGINT): noticed at once, met after an epoch.
+
+Python runs a signal's handler in the main thread, and not while that sits in compiled code. So
+the signal is also written to a pipe (`signal.set_wakeup_fd`), which a thread reads. A run that
+cannot save and leave in time is left as it is: it resumes from its newest checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +16,9 @@ from collections.abc import Callable, Iterator
 
 log = logging.getLogger(__name__)
 
-_SECONDS = 28.0  # to end the epoch, save and leave after SIGTERM; schedulers kill after 30 s
+_SECONDS = 28.0  # to end the epoch, save and leave; schedulers kill after 30 s
 
-_asked = 0  # the signal that came first
+_signal = 0  # that asked first
 
 
 class Stopped(SystemExit):
@@ -23,55 +28,69 @@ class Stopped(SystemExit):
     """
 
 
-@contextlib.contextmanager
-def noticing(*signals: signal.Signals) -> Iterator[Callable[[], bool]]:
-    """The first of these signals is only noticed, inside; another Ctrl-C raises KeyboardInterrupt.
-
-    After SIGTERM a program that cannot save and leave in time is ended, to be gone on with from its
-    newest checkpoint. Nothing changes for a signal that is ignored, as with nohup, and in other
-    threads than the main one, which get none.
-
-    Yields:
-      Whether one has come (`requested`).
-    """
-    global _asked
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    heeded = [number for number in signals if signal.getsignal(number) != signal.SIG_IGN]
-    earlier, _asked = _asked, 0
-    before = {number: signal.signal(number, _notice) for number in heeded}
-    try:
-        yield requested
-    finally:
-        _asked = earlier
-        for number, handler in before.items():
-            signal.signal(number, handler or signal.SIG_DFL)  # None: not of Python's making
+def install() -> None:
+    """Meets both signals from here on; for programs, in their main thread."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    threading.Thread(target=_watch, args=(reader,), daemon=True).start()
 
 
 def requested() -> bool:
     """Whether the program was asked to stop; then it saves what it has, and calls `leave`."""
-    return _asked != 0
+    return _signal != 0
+
+
+@contextlib.contextmanager
+def interrupts() -> Iterator[Callable[[], bool]]:
+    """What tells whether Ctrl-C was pressed, for callers that are no programs of their own.
+
+    The first one is only noticed, the second raises KeyboardInterrupt. Nothing changes where it is
+    ignored, and in other threads than the main one, which get no signals.
+    """
+    pressed = threading.Event()
+
+    def notice(number: int, frame: object) -> None:
+        if pressed.is_set():
+            raise KeyboardInterrupt
+        pressed.set()
+        log.warning("asked to stop: at the end of the epoch; Ctrl-C again leaves now")
+
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as with nohup
+        yield pressed.is_set
+        return
+    before = signal.signal(signal.SIGINT, notice)
+    try:
+        yield pressed.is_set
+    finally:
+        signal.signal(signal.SIGINT, before or signal.SIG_DFL)  # None: not of Python's making
 
 
 def leave(what: str) -> None:
     """Raises Stopped; the log says what there is to go on from."""
     log.info("asked to stop: %s; go on with the same command", what)
-    raise Stopped(128 + (_asked or signal.SIGTERM))  # of several processes one may be asked
+    raise Stopped(128 + (_signal or signal.SIGTERM))  # of several processes one may be asked
 
 
-def _notice(number: int, frame: object) -> None:
-    global _asked
-    if _asked and number == signal.SIGINT:
-        raise KeyboardInterrupt
-    if _asked:  # some schedulers send SIGTERM twice
-        return
-    _asked = number
-    in_time = ""
-    if number == signal.SIGTERM:
-        in_time = f", or after {_SECONDS:.0f} s without a checkpoint"
-        timer = threading.Timer(_SECONDS, os._exit, [128 + number])
-        timer.daemon = True
-        timer.start()
-    name = signal.Signals(number).name
-    log.warning("asked to stop (%s): at the end of the epoch%s; Ctrl-C leaves now", name, in_time)
+def _watch(reader: int) -> None:
+    global _signal
+    _signal = os.read(reader, 1)[0]
+    log.info(
+        "asked to stop (%s): at the end of the epoch, in %.0f s at the latest; Ctrl-C leaves now",
+        signal.Signals(_signal).name,
+        _SECONDS,
+    )
+    timer = threading.Timer(_SECONDS, _leave_now)
+    timer.daemon = True
+    timer.start()
+    while os.read(reader, 1)[0] != signal.SIGINT:  # some schedulers send SIGTERM twice
+        pass
+    _leave_now()
+
+
+def _leave_now() -> None:
+    log.info("leaving without a checkpoint; the run resumes from its newest one")
+    os._exit(128 + _signal)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import pathlib
-import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 
@@ -55,10 +54,10 @@ def run(
         _show_log()
         if isinstance(sys.stdout, io.TextIOWrapper):  # titles on a terminal that has ASCII alone
             sys.stdout.reconfigure(errors="backslashreplace")
-        heeded = (signal.SIGTERM, signal.SIGINT) if resumable else ()
+        if resumable:
+            stopping.install()
         try:
-            with stopping.noticing(*heeded):
-                main(*values)
+            main(*values)
         except InputError as error:
             _fail(str(error))
         except OSError as error:  # a full disk, no permission

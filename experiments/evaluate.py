@@ -54,9 +54,10 @@ def main() -> None:
         if _NORMALIZE.value:
             other = normalize_rows(other)
         reference = evaluate(scorer(other), users, item_ids, **settings)
-        report["loss"] = {
-            name: compare(result, reference, name, _SEED.value) for name in result.per_user
-        }
+        if min(result.counts["n_users"], reference.counts["n_users"]) > 1:
+            report["loss"] = {
+                name: compare(result, reference, name, _SEED.value) for name in result.per_user
+            }
     print(json.dumps(report, allow_nan=False))
 
 

@@ -115,6 +115,14 @@ def test_what_goes_wrong_is_named_and_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("content", [b"<html>log in</html>", CONTENT[:-30], CONTENT[:99] + b"x"])
+def test_what_is_no_archive_is_not_kept(server, tmp_path, content):
+    server.content = content
+    with pytest.raises(InputError, match="no sound zip archive"):
+        fetch(archive(server, sha256=None), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_full_disk_is_named(server, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -147,6 +155,16 @@ def test_a_data_set_without_a_path_is_downloaded_once(server, ml_20m):
     assert (first.interactions.n_users, first.interactions.nnz) == (3, 18)
     assert dataset_of(ml_20m).folder == first.folder
     assert server.n_requests == 1
+
+
+def test_the_archive_of_the_publisher_is_taken_of_several(server, ml_20m, tmp_path):
+    folder = tmp_path / "ml-20m"
+    folder.mkdir()
+    (folder / "ml-20m.zip").write_bytes(server.content)
+    for other in "ab":
+        (folder / f"{other}.zip").write_bytes(zipped(readme="other"))
+    assert dataset_of(ml_20m).interactions.nnz == 18
+    assert server.n_requests == 0
 
 
 def test_several_that_start_at_once_download_once(server, ml_20m):

@@ -229,7 +229,7 @@ def test_stopped_in_an_epoch_that_is_too_long(runs, tmp_path, asked):
     """It leaves when the time is over, or on a second Ctrl-C."""
     assert stopping._SECONDS < 30
     code = HELD.replace("epoch == 1", "True").format(path=str(tmp_path / "never"))
-    code += "import celsa_jax.stopping as s\ns._SECONDS = 0.5\n"
+    code += f"import celsa_jax.stopping as s\ns._SECONDS = {0.5 if len(asked) == 1 else 1e6}\n"
     process = runs.start(runs.half(tmp_path / "w"), code=code)
     wait_for(process, "resumed at step 6")
     process.send_signal(asked[0])
@@ -238,7 +238,7 @@ def test_stopped_in_an_epoch_that_is_too_long(runs, tmp_path, asked):
         process.send_signal(number)
     _, log = process.communicate()
     assert process.returncode == 128 + asked[0]
-    assert ("interrupted" in log) == (len(asked) == 2)
+    assert "the run resumes from its newest" in log
     assert steps(tmp_path / "w") == [3, 6]
 
 

@@ -283,6 +283,8 @@ def test_an_explanation_adds_up_by_item_and_by_factor():
     score, by_item, by_factor = recommender.explain(history, 7)
     latent = dense[4] + 2 * dense[11]
     assert score == pytest.approx(latent @ dense[7], rel=1e-6)
+    twice = sp.csr_matrix(([1.0, 2.0, 0.0], [4, 11, 4], [0, 3]), (1, 20))
+    assert len(recommender.explain(twice, 7).history) == len(by_item) == 2
     assert dict(by_item) == pytest.approx({4: dense[4] @ dense[7], 11: 2 * dense[11] @ dense[7]})
     parts = {f: latent[f] * dense[7, f] for f in np.flatnonzero(latent * dense[7])}
     assert dict(by_factor) == pytest.approx(parts)
@@ -439,6 +441,7 @@ def test_entries_behind_the_last_row_count_for_nothing():
         (lambda r: r.recommend(sp.csr_matrix((1, 4)), candidates=[0.5]), "whole numbers"),
         (lambda r: r.similar_items([-1]), "items: -1 is no item position"),
         (lambda r: r.encode(outside(9)), "holds 9; positions are"),
+        (lambda r: r.recommend(sp.csr_matrix(np.eye(4) * 1j)), "the histories are complex"),
         (lambda r: Recommender(r.embeddings, engine="gpu"), "unknown engine 'gpu'"),
         (lambda r: Recommender(r.embeddings, n_threads=-1), "n_threads is -1"),
     ],

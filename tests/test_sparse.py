@@ -639,6 +639,14 @@ def test_load_reads_scipy_and_numpy_files(tmp_path, kind):
     assert loaded.item_ids.tolist() == list("abcde")
 
 
+@pytest.mark.parametrize("save", [np.save, sp.save_npz])
+def test_files_of_complex_values_are_refused(tmp_path, save):
+    path = tmp_path / ("e.npy" if save is np.save else "e.npz")
+    save(path, np.eye(3) * 1j if save is np.save else sp.csr_matrix(np.eye(3) * 1j))
+    with pytest.raises(InputError, match="the values are complex"):
+        SparseEmbeddings.load(path)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -147,6 +147,8 @@ def test_a_split_of_other_data_is_refused(interactions, tmp_path):
 def test_more_test_users_than_users(interactions):
     with pytest.raises(InputError, match=r"n_test_users = 0 \+ 50.*50 users"):
         split_users(interactions, 0, 50, seed=0)
+    with pytest.raises(InputError, match="n_test_users is -1; it must be at least 0"):
+        split_users(interactions, 5, -1, seed=0)
 
 
 def test_a_split_of_the_same_users_with_other_interactions_is_refused(interactions, tmp_path):

@@ -127,10 +127,11 @@ def test_the_figure_is_written_and_shows_something(trained):
 def test_the_points_of_a_figure_by_hand(tmp_path):
     path = tmp_path / "results.csv"
     path.write_text(
-        "row,column,state,bytes_per_item,ndcg@100\n"
-        "ours,64,done,64.0,0.40\nours,64,done,64.0,0.42\nours,64,failed,,\n"
-        "EASE,any size,done,30,0.3\nEASE,any size,done,50,0.5\nEASE,any size,done,40,0.1\n"
-        "ALS,64,done,64.0,0.25\n"
+        "row,column,seed,state,bytes_per_item,ndcg@100\n"
+        "ours,64,0,done,64.0,0.39\nours,64,0,done,64.0,0.41\n"  # two trainings of a seed
+        "ours,64,1,done,64.0,0.42\nours,64,2,failed,,\n"
+        "EASE,any size,0,done,30,0.3\nEASE,any size,1,done,50,0.5\nEASE,any size,2,done,40,0.1\n"
+        "ALS,64,0,done,64.0,0.25\n"
     )
     points = figures.read_points(path)
     assert set(points) == {"ours", "EASE", "ALS"}

@@ -246,7 +246,8 @@ def _here(folder: pathlib.Path, known: Published) -> pathlib.Path | None:
     if find_optional(folder, known.files[0]):
         return folder
     archives = list(folder.glob("*.zip"))
-    return archives[0] if len(archives) == 1 else None
+    own = [path for path in archives if path.name.startswith(folder.name)]  # as it is published
+    return next((paths[0] for paths in (own, archives) if len(paths) == 1), None)
 
 
 def _fetched(config: ConfigDict, known: Published, folder: pathlib.Path) -> pathlib.Path:

@@ -10,6 +10,7 @@ import shutil
 import socket
 import urllib.error
 import urllib.request
+import zipfile
 
 import tqdm
 
@@ -56,6 +57,16 @@ def fetch(archive: Archive, folder: pathlib.Path) -> None:
             raise InputError(
                 f"{archive.url}: what came has the SHA-256 {sha256}, not {archive.sha256}"
             )
+        if not _is_sound(temporary):
+            raise InputError(f"{archive.url}: what came is no sound zip archive")
+
+
+def _is_sound(path: pathlib.Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except zipfile.BadZipFile:
+        return False
 
 
 def _download(url: str, path: pathlib.Path) -> None:

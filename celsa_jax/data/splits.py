@@ -146,6 +146,9 @@ def split_users(
       12
     """
     n_users = interactions.n_users
+    for name, value in (("n_val_users", n_val), ("n_test_users", n_test)):
+        if value < 0:
+            raise InputError(f"config.data.{name} is {value}; it must be at least 0")
     if test_users is not None:
         n_test = int(test_users.sum())
     if n_val + n_test >= n_users:

@@ -33,15 +33,22 @@ class Name:
     Attributes:
       name: a short title-case name; "" where the items have no metadata at all.
       terms: what at least three tenths of the items share, if anything; most telling first.
+      mixed: whether the name begins with "Mixed", as it tells little.
     """
 
     name: str
     terms: tuple[str, ...] = ()
+    mixed: bool = False
+
+    @property
+    def words(self) -> str:
+        """The name without that."""
+        return self.name.removeprefix(_MIXED) if self.mixed else self.name
 
     @property
     def text(self) -> str:
         """Name and terms, as an embedder reads them."""
-        return f"{self.name.removeprefix(_MIXED)}: {', '.join(self.terms)}"
+        return f"{self.words}: {', '.join(self.terms)}"
 
 
 def name_groups(labels: np.ndarray, n_groups: int, terms: ItemTerms) -> list[Name]:
@@ -112,26 +119,29 @@ def _name(labels: list[str], here: np.ndarray, everywhere: np.ndarray) -> Name:
     ):
         pair = np.array(np.unravel_index(np.argmax(pairs), pairs.shape))
         words = " and ".join(labels[at] for at in pair[np.argsort(-share[pair])])
-        return Name(_kind(either[*pair], usually[*pair]) + words, terms)
+        return _named(words, either[*pair], usually[*pair], terms)
 
     half = np.where(share >= _SECOND, tells, -np.inf)
     most = int(np.argmax(half))
     if share[first] < _COVERS or tells[first] < _TELLS:
         if half[most] < _TELLS:
             return Name(labels[first], terms)
-        return Name((_kind(share[most], usual[most]) or "Mostly ") + labels[most], terms)
+        return _named(labels[most], share[most], usual[most], terms, "Mostly ")
     # What a second term adds: of the items that have the first, how many more have it than usual.
     ratio = np.maximum(here[first], 1e-9) / np.maximum(everywhere[first], 1e-9)
     adds = here[first] * np.log(ratio * usual[first] / share[first])
     adds = np.where(apart[first] & (share >= _SECOND), adds, -np.inf)
     second = int(np.argmax(adds)) if adds.max() >= _TELLS else first
     words = ", ".join(labels[at] for at in dict.fromkeys([first, second]))
-    return Name(_kind(here[first, second], everywhere[first, second]) + words, terms)
+    return _named(words, here[first, second], everywhere[first, second], terms)
 
 
-def _kind(share: float, usual: float) -> str:
-    """What to say before a name that is true of these shares of the items, here and everywhere."""
-    return _MIXED if share < _ALL and share * np.log(share / usual) < _SAYS else ""
+def _named(
+    words: str, share: float, usual: float, terms: tuple[str, ...], otherwise: str = ""
+) -> Name:
+    """Words that are true of these shares of the items, here and everywhere, and what they are."""
+    mixed = bool(share < _ALL and share * np.log(share / usual) < _SAYS)
+    return Name((_MIXED if mixed else otherwise) + words, terms, mixed)
 
 
 def _n_words(labels: list[str]) -> np.ndarray:
@@ -199,7 +209,7 @@ def distinct(names: list[Name]) -> list[Name]:
     taken: set[str] = set()
     result = []
     for name in names:
-        longer = [f"{name.name}, {t}" for t in name.terms if not repeats(name.name, t)]
+        longer = [f"{name.name}, {t}" for t in name.terms if not repeats(name.words, t)]
         numbered = (f"{name.name} ({n})" for n in itertools.count(2))
         choices = itertools.chain([name.name], longer[:3], numbered)
         result.append(

@@ -112,12 +112,12 @@ class SparseEmbeddings:
         if np.iscomplexobj(rows):
             raise InputError("the embeddings are complex; they must be real")
         rows = rows.astype(np.float32)
+        rows.sum_duplicates()
         if not is_bounded(rows.data):
             first = np.argmin(np.abs(rows.data) <= LARGEST)
             row = np.searchsorted(rows.indptr, first, side="right") - 1
             problem = f"not finite, or above {LARGEST:g}, first in row {row}"
             raise InputError(f"the embeddings hold values that are {problem}")
-        rows.sum_duplicates()
         rows.eliminate_zeros()
         n_items, n_factors = rows.shape
         if n_factors > MOST_FACTORS:

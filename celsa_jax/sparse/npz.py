@@ -150,6 +150,8 @@ def _load_matrix(path: pathlib.Path) -> sp.csc_matrix | np.ndarray:
             raise ValueError(f"its shape is {matrix.shape}")
         if matrix.ndim != 2:
             raise ValueError(f"{matrix.ndim} dimensions; items x factors has two")
+        if np.iscomplexobj(matrix):
+            raise ValueError("the values are complex")
         matrix = (matrix.tocsc() if sp.issparse(matrix) else matrix).astype(np.float32)
     except (ValueError, TypeError, MemoryError, OSError) as error:
         raise InputError(

@@ -258,6 +258,7 @@ class Recommender:
         """
         [item] = self._check_positions(np.array([item]), "item")
         history = self.by_direction(user_items).astype(np.float64)
+        history.sum_duplicates()
         if history.shape[0] != 1:
             raise InputError(f"explain takes one history, not {history.shape[0]}")
         own, row = (self._rows[of].astype(np.float64) for of in (history.indices, [item]))
@@ -343,6 +344,8 @@ class Recommender:
             raise InputError("the histories are no CSR matrix: indptr does not fit the entries")
         if n < n_held[1]:
             indices, weights = indices[:n], weights[:n]
+        if np.iscomplexobj(weights):
+            raise InputError("the histories are complex; they must be real")
         weights = weights.astype(np.float32, copy=False)
         for values, is_bad, problem in (
             (indices, (indices < 0) | (indices >= n_items), f"positions are 0 to {n_items - 1}"),
@@ -385,7 +388,9 @@ class Recommender:
 
     @functools.cached_property
     def _inverse_lengths(self) -> np.ndarray:
-        return inverse_lengths(self.embeddings.rows())
+        engine = self._engine  # whose rows are unpacked
+        rows = engine.rows if isinstance(engine, NumbaEngine) else self.embeddings.rows()
+        return inverse_lengths(rows)
 
     @functools.cached_property
     def _rows(self) -> sp.csr_matrix:

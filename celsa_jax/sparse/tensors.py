@@ -14,6 +14,7 @@ import safetensors.numpy
 from celsa_jax.errors import InputError
 from celsa_jax.files import atomic_path
 
+_DTYPES = {"F32": "<f4", "F16": "<f2", "U32": "<u4", "U16": "<u2", "U8": "u1", "I8": "i1"}
 _KEY = "celsa_jax"  # a single one: safetensors writes several in another order each time
 
 
@@ -35,10 +36,17 @@ def read_tensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, A
       InputError: the file is of another kind, or its checksum does not fit.
       Exception: of other kinds, where the header is damaged.
     """
-    content = path.read_bytes()  # at once: what is checked is what will be used
-    tensors = safetensors.numpy.load(content)
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    text = header.get("__metadata__", {}).get(_KEY)
+    with safetensors.safe_open(path, "np"):  # checks the header and all sizes
+        pass
+    # In memory, once (safetensors would copy it): what is checked is what will be used.
+    content = np.fromfile(path, np.uint8)
+    first = 8 + int.from_bytes(content[:8].tobytes(), "little")
+    header = json.loads(content[8:first].tobytes())
+    text = header.pop("__metadata__", {}).get(_KEY)
+    tensors = {}
+    for name, info in header.items():
+        start, end = (first + at for at in info["data_offsets"])
+        tensors[name] = content[start:end].view(_DTYPES[info["dtype"]]).reshape(info["shape"])
     if text is None or "sha256" not in tensors:
         raise InputError(f"{path}: damaged, or not of this version's layout; export it again")
     digest = tensors.pop("sha256").tobytes().hex()

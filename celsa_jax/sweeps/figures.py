@@ -64,15 +64,17 @@ def draw(results_csv: str | pathlib.Path, out: str | pathlib.Path, ours: str = "
 
 def read_points(results_csv: pathlib.Path) -> dict[str, list[tuple[float, float, float]]]:
     """By row: bytes an item, mean of the metric and its standard error, of each column."""
-    cells: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    cells: dict[tuple[str, str], dict[str, list[tuple[float, float]]]] = {}
     with results_csv.open(newline="", encoding="utf-8") as lines:
         for line in csv.DictReader(lines):
             if line["state"] == "done" and line[MAIN_METRIC]:
                 point = float(line["bytes_per_item"]), float(line[MAIN_METRIC])
-                cells.setdefault((line["row"], line["column"]), []).append(point)
+                seeds = cells.setdefault((line["row"], line["column"]), {})
+                seeds.setdefault(line["seed"], []).append(point)
     points: dict[str, list[tuple[float, float, float]]] = {}
-    for (row, _), values in cells.items():
-        sizes, scores = np.transpose(values)
+    for (row, _), seeds in cells.items():
+        # Of several trainings on a seed's users the mean, as in the tables.
+        sizes, scores = np.transpose([np.mean(trainings, axis=0) for trainings in seeds.values()])
         error = float(scipy.stats.sem(scores)) if len(scores) > 1 else 0.0
         points.setdefault(row, []).append((sizes.mean(), scores.mean(), error))
     return points
