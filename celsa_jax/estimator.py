@@ -241,7 +241,7 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
         user: str,
         item: str,
         rating: str | None = None,
-        min_rating: float = 4.0,
+        min_rating: float | None = None,
         min_user_interactions: int = 1,
         validation: Any = None,
         workdir: str | pathlib.Path | None = None,
@@ -254,7 +254,7 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
           frame: of pandas, polars, Arrow or whatever else has `__arrow_c_stream__`.
           user, item: columns of ids, texts or integers.
           rating: column of ratings; None where every row is a positive interaction.
-          min_rating: ratings from here on are positive, others are left out.
+          min_rating: ratings from here on, 4 if None, are positive, others are left out.
           min_user_interactions: users with fewer are left out.
           validation: a table of other users, to judge epochs with.
           workdir, callbacks, progress: as of `fit`.
@@ -315,7 +315,7 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
         user: str,
         item: str,
         rating: str | None = None,
-        min_rating: float = 4.0,
+        min_rating: float | None = None,
         callbacks: Sequence[Callback] = (),
         progress: bool = True,
     ) -> CompressedELSA:

@@ -25,12 +25,14 @@ def interactions_of_frame(
     user: str,
     item: str,
     rating: str | None,
-    min_rating: float,
+    min_rating: float | None,
     min_user_interactions: int = 1,
 ) -> tuple[Interactions, bool]:
     """The interactions of a table, and whether its item ids are integers; see `fit_frame`."""
     if len({user, item, rating}) < 3:
         raise InputError("user, item and rating are columns of their own")
+    if rating is None and min_rating is not None:
+        raise InputError("min_rating: name the column of the ratings, too, as rating")
     ratings, are_integers = ratings_of_frame(frame, Columns(user, item, rating or ""), name)
     return filter_ratings(ratings, min_rating, min_user_interactions, name)[0], are_integers
 

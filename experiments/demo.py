@@ -62,7 +62,7 @@ def main() -> None:
         _read_users(item_ids) | demo_catalogue.readers(tree.for_pages),
         {name: cells for name, cells in shown.columns.items() if name in FLAGS.shown_columns},
     )
-    _log.info("making smaller embeddings to compare with; compiling at the first start")
+    _log.info("preparing the page; compiling at the first start")
     catalogue.warm_up()
     demo_catalogue.serve(catalogue)
     gc.freeze()  # what stays is not looked through again each time the page answers

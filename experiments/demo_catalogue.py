@@ -122,9 +122,7 @@ class Catalogue:
     def warm_up(self) -> None:
         """Does ahead what the first visitor would wait for."""
         empty = self.history([])
-        for k in self.kept:
-            for form in self.formats:
-                self.smaller(k, form).recommend(empty, 1)
+        self.smaller(self.kept[0], self.formats[-1]).recommend(empty, 1)
         self.product.homepage(self.history([0]))
         self.find("a", 1)
 

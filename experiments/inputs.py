@@ -6,6 +6,7 @@ A program defines the groups that it reads, so that flags of the others are unkn
 from __future__ import annotations
 
 import functools
+import logging
 import pathlib
 
 import numpy as np
@@ -24,6 +25,7 @@ from celsa_jax.sparse.embeddings import is_saved
 from celsa_jax.sparse.npz import read_item_ids
 
 FLAGS = flags.FLAGS
+_log = logging.getLogger("celsa_jax.inputs")
 flags.disclaim_key_flags()  # --help shows them with the program that defines them
 
 
@@ -144,6 +146,12 @@ def read_everyone(path: str) -> tuple[Interactions, dict[str, int]]:
         raise InputError(
             f"--min_rating: {path} has no column '{columns.rating}'; "
             "name it with --rating_column, or leave --min_rating out"
+        )
+    if FLAGS.min_rating is None and ratings.ratings is not None and not ratings.fixed_items:
+        _log.warning(
+            "%s has ratings, and each counts as a positive; training takes those from 4 on unless "
+            "it is told otherwise: --min_rating=4",
+            path,
         )
     least = -np.inf if FLAGS.min_rating is None else FLAGS.min_rating
     return filter_ratings(ratings, least, FLAGS.min_user_interactions, path)

@@ -183,6 +183,8 @@ def test_tables(make):
         model.fit_frame(frame, user="user", item="genre")
     with pytest.raises(InputError, match=r"^frame: give a table of pandas .* not list"):
         model.fit_frame([1, 2], user="user", item="film")
+    with pytest.raises(InputError, match="min_rating: name the column of the ratings"):
+        model.fit_frame(frame, user="user", item="film", min_rating=4)
 
 
 def test_saved_and_loaded(users, fitted, tmp_path):

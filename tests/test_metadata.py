@@ -93,7 +93,8 @@ def test_other_encodings_are_read_when_named_and_refused_otherwise(tmp_path, enc
     path = tmp_path / "items.csv"
     path.write_bytes("id,title\nb,Élan\n".encode(encoding))
     with pytest.raises(
-        InputError, match=r"items\.csv: is not UTF-8; name its encoding, say latin-1"
+        InputError,
+        match=r"items\.csv: is not UTF-8.*; save it as UTF-8 or, .* say latin-1",
     ):
         read_metadata([str(path)], ["id"], ["title"], IDS)
     metadata = read_metadata([str(path)], ["id"], ["title"], IDS, encoding)

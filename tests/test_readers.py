@@ -122,15 +122,15 @@ def test_csr_npz_with_and_without_ratings(tmp_path):
         ("user_id,item_id,rating\nu,i,1_0\n", "line 2: the rating '1_0'"),
         ("x" * 200_000 + "\nu\n", "no column 'user_id'"),
         ("user_id,item_id,rating\nu,i,1\nu,i,inf\n", "line 3: the rating 'inf'"),
-        ("user_id,item_id,rating\nu,i,1\n\nu,i,\n", "line 4: the rating ''"),
+        ("user_id,item_id,rating\nu,i,1\n\nu,i,\n", "line 4: the rating is empty"),
         ("user_id,item_id,rating\n,i,1\n", "line 2: the user id is empty"),
         (
             "user_id,item_id,rating\n,i,1\nu,i,1\nu,i,x\nu,i\n",
-            "line 2: the user id is empty; also at fault: 4, 5$",
+            "line 2: the user id is empty; also at fault: 4, 5; correct or remove",
         ),
         (
             "user_id,item_id,rating\n" + ",i,1\n" * 10,
-            "line 2: the user id is empty; also at fault: 3, 4, 5, 6, 7, 8, 9, 10, 11, [.]{3}$",
+            "line 2: the user id is empty; also at fault: 3, 4, 5, 6, 7, 8, 9, 10, 11, [.]{3};",
         ),
         ('user_id,item_id,rating\n,i,1\nu,"i\n', "line 2: the user id is empty"),
         ('user_id,item_id,rating\nu,"",1\n', "line 2: the item id is empty"),

@@ -196,7 +196,9 @@ class _TextFile:
             (line, problem), *others = faults.items()
             lines = ", ".join([str(at) for at, _ in others] + ["..."] * cut)
             more = f"; also at fault: {lines}" if others else ""
-            raise InputError(f"{self.path}: line {line}: {problem}{more}")
+            raise InputError(
+                f"{self.path}: line {line}: {problem}{more}; correct or remove what is at fault"
+            )
         return n_rows
 
     def _rows(self) -> Generator[tuple[int, list[str]]]:
@@ -230,7 +232,8 @@ class _TextFile:
             if kind == _IDS and (fault := id_fault(cell)):
                 return f"the {'user' if name == self.columns.user else 'item'} id {fault}"
             if name == self.columns.rating and not _is_number(cell):
-                return f"the rating '{one_line(cell)}' is not a finite number"
+                what = f"'{one_line(cell)}' is not a finite number" if cell else "is empty"
+                return f"the rating {what}"
             if name == self.columns.time and not _is_time(cell, kind):
                 return f"the time '{one_line(cell)}' is no {_TIMES[kind]}"
         return ""
@@ -266,7 +269,7 @@ def _present(path: str | AnyPath, file_names: list[str], columns: Columns) -> li
     check_columns(path, file_names, names)
     if columns.rating and not is_rated:
         shown = f"{path}: no column '{columns.rating}' ({shown_columns(file_names)})"
-        log.info("%s; every row counts, whatever min_rating is", shown)
+        log.warning("%s; every row counts, whatever min_rating is", shown)
     return names
 
 

@@ -210,7 +210,10 @@ def is_broken(text: str) -> bool:
 
 def _wrong_encoding(path: str | AnyPath, encoding: str, line: int | None = None) -> InputError:
     where = f" (line {line})" if line else ""
-    return InputError(f"{path}: is not {encoding.upper()}; name its encoding, say latin-1{where}")
+    return InputError(
+        f"{path}: is not {encoding.upper()}{where}; save it as UTF-8 or, of a table of items, name "
+        "its encoding, say latin-1"
+    )
 
 
 def header(path: str | AnyPath, delimiter: str, encoding: str = "utf-8") -> list[str]:
@@ -247,7 +250,8 @@ def check_columns(path: str | AnyPath, names: list[str], required: list[str]) ->
             quoted = " and ".join(f"'{name}'" for name in wrong)
             raise InputError(
                 f"{path}: {problem} column {quoted} ({shown_columns(names)}); "
-                "say which to read (user_column, id_column and the like)"
+                "say which to read (user_column, item_column, rating_column, time_column; of items "
+                "id_column, text_columns)"
             )
 
 

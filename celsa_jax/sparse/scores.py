@@ -34,7 +34,8 @@ def scorer(embeddings: sp.spmatrix | np.ndarray) -> Scorer:
     if not sp.issparse(embeddings):
         dense = np.asarray(embeddings, np.float32)
         lengths = np.sqrt(np.einsum("if,if->i", dense, dense, dtype=np.float64))[:, None]
-        directions = dense / np.where(lengths > 0, lengths, 1).astype(np.float32)
+        directions = np.empty_like(dense)  # without a passing array in float64
+        np.divide(dense, np.where(lengths > 0, lengths, 1), out=directions, casting="same_kind")
         return lambda history: (history @ directions) @ dense.T
     directions, columns = unit_rows(sp.csr_matrix(embeddings)), sp.csr_matrix(embeddings.T)
     return lambda history: (history @ directions @ columns).toarray()
