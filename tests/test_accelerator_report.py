@@ -8,7 +8,7 @@ from launch import program
 
 @pytest.mark.slow
 def test_the_accelerator_report_measures(tmp_path):
-    """All of its parts compile for a minute."""
+    """All of its parts take 40 s."""
     parts = [f"--parts={name}" for name in ("devices", "numerics", "memory")]
     done = program("accelerator_report", f"--output={tmp_path}", "--small", *parts)
     assert done.returncode == 0, done.stderr
