@@ -51,8 +51,7 @@ def main() -> None:
     _check_port()
     embeddings = inputs.read_sparse(FLAGS.embeddings, FLAGS.items)
     item_ids = embeddings.item_ids
-    shown = inputs.read_shown_metadata(item_ids)
-    table = inputs.texts_of(shown)
+    table, shown = inputs.read_item_metadata(item_ids)
     tree = load_segments(_SEGMENTS.value, item_ids)
     catalogue = demo_catalogue.Catalogue(
         SegmentRecommender(Recommender(embeddings), tree.for_pages),

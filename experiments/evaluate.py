@@ -27,7 +27,6 @@ from celsa_jax.sparse.rows import unit_rows
 from experiments import cli, inputs
 
 FLAGS = flags.FLAGS
-_log = logging.getLogger("celsa_jax.evaluate")
 inputs.define_embeddings()
 inputs.define_interactions()
 _FOLDS = flags.DEFINE_enum("folds", "disjoint", FOLD_KINDS, "How interactions are held out.")
@@ -42,7 +41,8 @@ def main() -> None:
         embeddings = normalize_rows(embeddings)
     users, counts = inputs.read_users(item_ids, FLAGS.interactions)
     if not FLAGS.split:
-        _log.warning("every user is judged; if some were trained on, give the run's --split")
+        log = logging.getLogger("celsa_jax.evaluate")
+        log.warning("every user is judged; if some were trained on, give the run's --split")
     settings = {"folds": _FOLDS.value, "seed": _SEED.value}
     result = evaluate(scorer(embeddings), users, item_ids, **settings)
     if not result.counts["n_users"]:

@@ -105,7 +105,7 @@ def ended(model: CompressedELSA) -> CompressedELSA:
 
 def texts_of(item_ids: np.ndarray) -> np.ndarray:
     """[n_items] text objects: the text columns of each item, one behind another."""
-    columns = inputs.read_item_metadata(item_ids).columns.values()
+    columns = inputs.read_item_metadata(item_ids)[0].columns.values()
     return np.array([" ".join(cells) for cells in zip(*columns, strict=True)], object)
 
 

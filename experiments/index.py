@@ -127,7 +127,7 @@ def read_columns(item_ids: np.ndarray) -> dict[str, list]:
     strange = set(_LISTS.value) - set(FLAGS.text_columns)
     if strange:
         raise InputError(f"--list_columns: '{min(strange)}' is none of --text_columns")
-    metadata = inputs.read_item_metadata(item_ids)
+    metadata, _ = inputs.read_item_metadata(item_ids)
     return {
         name: [_split(cell) for cell in cells] if name in _LISTS.value else _typed(cells.tolist())
         for name, cells in metadata.columns.items()

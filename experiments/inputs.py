@@ -81,20 +81,11 @@ def define_metadata() -> None:
     flags.DEFINE_string("encoding", "utf-8", "Of the tables in CSV and TSV.")
 
 
-def read_item_metadata(item_ids: np.ndarray) -> Metadata:
-    """The metadata of a catalogue that the flags name: --text_columns."""
-    return texts_of(read_shown_metadata(item_ids))
-
-
-def read_shown_metadata(item_ids: np.ndarray) -> Metadata:
-    """As `read_item_metadata`, with --shown_columns."""
+def read_item_metadata(item_ids: np.ndarray) -> tuple[Metadata, Metadata]:
+    """What the flags name of a catalogue: --text_columns, and with --shown_columns beside them."""
     names = list(dict.fromkeys([*FLAGS.text_columns, *FLAGS.shown_columns]))
-    return read_metadata(FLAGS.metadata, FLAGS.id_column, names, item_ids, FLAGS.encoding)
-
-
-def texts_of(table: Metadata) -> Metadata:
-    """Its --text_columns alone."""
-    return Metadata({name: table.columns[name] for name in FLAGS.text_columns}, table.counts)
+    shown = read_metadata(FLAGS.metadata, FLAGS.id_column, names, item_ids, FLAGS.encoding)
+    return Metadata({name: shown.columns[name] for name in FLAGS.text_columns}, shown.counts), shown
 
 
 def check_output(output: pathlib.Path, *read: str | pathlib.Path | None) -> None:

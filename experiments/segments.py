@@ -185,8 +185,7 @@ def _n_segments() -> list[int] | None:
 
 def _read_metadata(item_ids: np.ndarray) -> tuple[Metadata, Metadata]:
     """The metadata of the catalogue; warns of tables that know few of its items."""
-    shown = inputs.read_shown_metadata(item_ids)
-    table, n_items = inputs.texts_of(shown), len(item_ids)
+    (table, shown), n_items = inputs.read_item_metadata(item_ids), len(item_ids)
     _log.info("read %d items: %s", n_items, table.counts)
     for path, n in table.counts.get("items_by_table", {}).items():
         if n < n_items / 2:
