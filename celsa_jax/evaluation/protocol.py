@@ -116,8 +116,8 @@ def evaluate(
         "n_users_skipped": int((n_evaluated == 0).sum()),
         "n_user_folds": int(n_evaluated.sum()),
         "n_user_folds_skipped": int(len(masks) * data.n_users - n_evaluated.sum()),
-        "n_unknown_in_histories": int((unknown & ~masks).sum()),
-        "n_unknown_held_out": int((unknown & masks).sum()),
+        "n_unknown_in_histories": int((~masks[:, unknown]).sum()),
+        "n_unknown_held_out": int(masks[:, unknown].sum()),
     }
     return Evaluation(per_user, data.user_ids, counts)
 
