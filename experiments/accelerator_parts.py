@@ -49,7 +49,9 @@ class Settings(NamedTuple):
 def send(name: str, settings: tuple, environment: dict[str, str], rows: Connection) -> None:
     """The rows of a measurement, from a process of its own."""
     os.setpgid(0, 0)
-    os.environ.update(environment)
+    for variable, value in environment.items():  # beside flags of the user's own
+        own = os.environ.get(variable, "") if variable == "XLA_FLAGS" else ""
+        os.environ[variable] = f"{own} {value}".strip()
     if platforms := environment.get("JAX_PLATFORMS"):
         jax.config.update("jax_platforms", platforms)
     for row in globals()[name](Settings(*settings)):

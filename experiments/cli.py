@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import logging
 import pathlib
@@ -69,6 +70,11 @@ def run(
             sys.exit(130)
 
     app.run(guarded, flags_parser=parse)
+
+
+def call(module: str, function: str, *arguments: object) -> None:
+    """Calls a function in a process that alone is to import its module."""
+    getattr(importlib.import_module(module), function)(*arguments)
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
