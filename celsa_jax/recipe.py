@@ -23,8 +23,8 @@ _LEAST_BATCH, _LARGEST_BATCH = 24, 1024
 _SMALL = 150_000  # interactions
 _LONG, _SHORT = 50, 15  # interactions of a user in the mean
 _ENOUGH = 35  # of these, for lengths of embeddings to be learned of items with few
-_ALL_SCORED, _NEGATIVES = 100_000, 10_000  # items; not chosen by quality
-_LARGEST_SAMPLED_BATCH = 256  # whose own items are about as many as the negatives
+_ALL_SCORED, _NEGATIVES = 100_000, 2_500  # items; the time of a step decides, not quality
+_LARGEST_SAMPLED_BATCH = 64  # whose own items are about as many as the negatives
 _GOING_ON = 0.2  # of the rate, where training goes on from learned embeddings
 
 

@@ -1,7 +1,7 @@
 """The loss on a part of the catalogue: a batch's own items, and others drawn for each batch.
 
 The terms x.y and |x| of the loss need the batch's own items alone. |y|^2 is estimated without bias:
-of n others of N drawn without replacement each counts N / n times. The loss divides by its root,
+where n different ones of N others are drawn each counts N / n times. The loss divides by its root,
 whose bias falls with the variance of |y|^2.
 
 The optimizer changes the rows and moments of these items alone. On several devices each draws among
@@ -15,27 +15,32 @@ import jax.numpy as jnp
 
 
 def draw_items(
-    key: jax.Array, own: jax.Array, n_items: jax.Array | int, size: int
+    key: jax.Array, own: jax.Array, n_rows: int, n_items: jax.Array | int, size: int
 ) -> tuple[jax.Array, jax.Array]:
-    """A batch's own items, and others at random without replacement.
+    """A batch's own items, and others at random.
+
+    Draws are with replacement, which takes no pass over the catalogue, and count once.
 
     Args:
       key: of the draw.
-      own: [n_rows] bool, the items of the batch.
+      own: [n] int32, the items of the batch, any number of times; `n_rows` for none.
+      n_rows: of the state.
       n_items: items there are; rows from it on belong to none.
-      size: how many in all, at least as many as the batch's own.
+      size: of items in all, at least as many as the batch's own.
 
     Returns:
-      int32 [size] positions, ascending; float32 [size] how often each counts: a batch's own once,
-      rows of no item not at all.
+      int32 [size] positions, ascending, `n_rows` + 1 in places that are not used; float32 [size]
+      how often each counts: a batch's own once, places that are not used not at all.
     """
-    n_rows = own.shape[0]
-    # Own ones come before any that is drawn; the first `size` of a random order are a draw.
-    order = jnp.where(own, -1.0, jax.random.uniform(key, (n_rows,)))
-    order = jnp.where(jnp.arange(n_rows, dtype=jnp.int32) < n_items, order, 2.0)
-    _, items = jax.lax.top_k(-order, size)
-    items = jnp.sort(items).astype(jnp.int32)
-    there, n_own = jnp.float32(n_items), jnp.sum(own, dtype=jnp.float32)
-    n_drawn = jnp.minimum(jnp.float32(size), there) - n_own
-    share = (there - n_own) / jnp.maximum(n_drawn, 1.0)
-    return items, jnp.where(own[items], 1.0, jnp.where(items < n_items, share, 0.0))
+    none = n_rows + 1
+    is_own = jnp.zeros(n_rows, bool).at[own].set(True, mode="drop")
+    n_own = jnp.sum(is_own, dtype=jnp.int32)
+    drawn = jax.random.randint(key, (size,), 0, jnp.maximum(n_items, 1), jnp.int32)
+    left = jnp.where(n_items > 0, size - n_own, 0)
+    drawn = jnp.where(jnp.arange(size, dtype=jnp.int32) < left, drawn, none)
+    several = jnp.concatenate([jnp.where(own < n_rows, own, none), drawn])
+    items = jnp.unique(several, size=size, fill_value=none)
+    n_drawn = (jnp.sum(items < none, dtype=jnp.int32) - n_own).astype(jnp.float32)
+    share = (n_items - n_own).astype(jnp.float32) / jnp.maximum(n_drawn, 1.0)
+    counts = jnp.where(is_own.at[items].get(mode="fill", fill_value=False), 1.0, share)
+    return items, jnp.where(items < none, counts, 0.0)

@@ -91,7 +91,7 @@ def _train_steps(
         part, item_weights, take_part = state, None, take
         if form.n_sampled:
             own = _items_of(take, blocks, n_rows, data_axis)
-            items, item_weights = draw_items(key, own, n_here, form.n_sampled)
+            items, item_weights = draw_items(key, own, n_rows, n_here, form.n_sampled)
             part = jax.tree.map(lambda leaf: leaf[items] if leaf.ndim == 2 else leaf, state)
             row_of = jnp.full(n_rows + 1, len(items), jnp.int32)
             row_of = row_of.at[items].set(jnp.arange(len(items), dtype=jnp.int32))
@@ -102,6 +102,7 @@ def _train_steps(
 
         elif form.as_published:  # others are drawn with replacement, to so many in all
             own = _items_of(take, blocks, n_rows, data_axis)
+            own = jnp.zeros(n_rows, bool).at[own].set(True, mode="drop")
             counts = jnp.stack([jnp.sum(own, dtype=jnp.int32), n_here]).astype(jnp.float32)
             n_own, n_items = sum_along(counts, item_axis)
             times = jnp.maximum(PAPER_OUTPUTS - n_own, 1) / jnp.maximum(n_items - n_own, 1)
@@ -157,15 +158,14 @@ def _train_steps(
 def _items_of(
     take: Callable[[jax.Array], Batch], blocks: jax.Array, n_rows: int, data_axis: str | None
 ) -> jax.Array:
-    """[n_rows] bool: which items any user of a batch has, on whatever device that user is."""
+    """int32 [n] items of a batch's users, on whatever device they are; n_rows for none."""
 
-    def mark(own: jax.Array, rows: jax.Array) -> tuple[jax.Array, None]:
+    def of_block(rows: jax.Array) -> jax.Array:
         batch = take(rows)
-        items = jnp.where(batch.rows < batch.n_users, batch.items, n_rows)
-        return own.at[items].set(True, mode="drop"), None
+        return jnp.where(batch.rows < batch.n_users, batch.items, n_rows)
 
-    own, _ = lax.scan(mark, jnp.zeros(n_rows, bool), blocks)
-    return own if data_axis is None else lax.pmax(own.astype(jnp.int8), data_axis) > 0
+    items = lax.map(of_block, blocks).ravel()
+    return items if data_axis is None else lax.all_gather(items, data_axis, tiled=True)
 
 
 def _sum_over_blocks(

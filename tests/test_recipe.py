@@ -45,7 +45,7 @@ def test_rules(sizes, rule):
 
 
 @pytest.mark.parametrize(
-    ("n_items", "n_negatives", "batch"), [(100_000, 0, 1024), (100_001, 10_000, 256)]
+    ("n_items", "n_negatives", "batch"), [(100_000, 0, 1024), (100_001, 2_500, 64)]
 )
 def test_of_many_items_some_are_sampled_for_smaller_batches(n_items, n_negatives, batch):
     found = choices(users_of(100_001, n_items, 1))
@@ -55,7 +55,7 @@ def test_of_many_items_some_are_sampled_for_smaller_batches(n_items, n_negatives
 
 def test_batches_are_smaller_where_outputs_are_sampled_by_hand():
     few, many = users_of(100_001, 100_000, 1), users_of(100_001, 100_001, 1)
-    assert choices(few, n_negatives=500)["train.batch_size"] == 256
+    assert choices(few, n_negatives=500)["train.batch_size"] == 64
     assert choices(many, n_negatives=0)["train.batch_size"] == 1024
 
 

@@ -10,57 +10,58 @@ from celsa_jax.sampling import draw_items
 
 N_ROWS, N_ITEMS, SIZE = 34, 30, 14  # the last rows are of no item
 OWN = np.array([2, 3, 5, 8, 13, 21, 29])
+NONE = N_ROWS + 1  # what stands in places that are not used
 
 
-@jax.jit
-def draws(keys, own, n_items):
+def draws(own, n_items):
     """[n_keys, SIZE] positions and how often each counts."""
-    return jax.vmap(lambda key: draw_items(key, own, n_items, SIZE))(keys)
+    keys = jax.random.split(jax.random.key(0), 2_000)
+    own = jnp.asarray([*own, N_ROWS, *own[:3]], jnp.int32)  # some twice, and one place of none
+    draw = jax.jit(jax.vmap(lambda key, n: draw_items(key, own, N_ROWS, n, SIZE), (0, None)))
+    return tuple(map(np.asarray, draw(keys, jnp.int32(n_items))))
 
 
 @pytest.fixture(scope="module")
 def drawn():
-    keys = jax.random.split(jax.random.key(0), 2_000)
-    own = np.zeros(N_ROWS, bool)
-    own[OWN] = True
-    return tuple(map(np.asarray, draws(keys, own, jnp.int32(N_ITEMS))))
+    return draws(OWN, N_ITEMS)
 
 
-def test_a_draw_has_the_own_items_and_others_without_replacement(drawn):
+def test_a_draw_has_the_own_items_and_different_others(drawn):
     items, counts = drawn
     assert items.dtype == np.int32
-    assert (np.diff(items, axis=1) > 0).all()
-    own = np.isin(items, OWN)
+    used = items != NONE
+    assert (np.diff(items, axis=1) >= used[:, 1:]).all(), "a position twice"
+    own, others = np.isin(items, OWN), used & ~np.isin(items, OWN)
     assert (own.sum(axis=1) == len(OWN)).all()
     assert (counts[own] == 1).all()
-    # Seven of the other 23 are drawn; with the own they stand for all.
-    np.testing.assert_allclose(counts[~own], 23 / 7, rtol=1e-6)
-    assert items.max() < N_ITEMS
-    np.testing.assert_allclose(counts.sum(axis=1), N_ITEMS, rtol=1e-6)
+    assert (counts[~used] == 0).all()
+    assert items[used].max() < N_ITEMS
+    # Seven draws of 30; those of the other 23 count once, and stand for all of these.
+    n_others = others.sum(axis=1)
+    assert set(n_others) > {4, 5, 6}
+    assert n_others.max() <= 7
+    expected = np.where(n_others > 0, N_ITEMS, len(OWN))
+    np.testing.assert_allclose(counts.sum(axis=1), expected, rtol=1e-6)
     # Every other item is as likely; five standard errors of the draws.
-    share = 7 / 23
-    others = np.delete(np.bincount(items.ravel(), minlength=N_ITEMS), OWN) / len(items)
-    assert np.abs(others - share).max() < 5 * np.sqrt(share * (1 - share) / len(items))
+    share = 1 - (29 / 30) ** 7
+    found = np.delete(np.bincount(items[used], minlength=N_ITEMS), OWN) / len(items)
+    assert np.abs(found - share).max() < 5 * np.sqrt(share * (1 - share) / len(items))
 
 
-def test_rows_of_no_item_never_count():
-    """On a device with fewer items than it scores, they fill up."""
-    own = np.zeros(N_ROWS, bool)
-    own[[0, 4]] = True
-    keys = jax.random.split(jax.random.key(0), 2_000)
-    items, counts = map(np.asarray, draws(keys, own, jnp.int32(10)))
-    assert (counts[items >= 10] == 0).all()
-    np.testing.assert_array_equal(counts[items < 10], 1)
-    assert all(set(range(10)) < set(row) for row in items)
+def test_rows_of_no_item_are_never_drawn():
+    """A device may have fewer items than it scores."""
+    items, counts = draws([0, 4], 10)
+    assert (items[counts > 0] < 10).all()
+    assert (counts[(items == 0) | (items == 4)] == 1).all()
+    np.testing.assert_allclose(counts.sum(axis=1), 10, rtol=1e-6)
     # A device may have no item at all.
-    _, counts = draws(keys, np.zeros(N_ROWS, bool), jnp.int32(0))
+    items, counts = draws([], 0)
+    assert (items == NONE).all()
     np.testing.assert_array_equal(counts, 0)
 
 
 def test_where_all_are_own_each_counts_once():
-    own = np.zeros(N_ROWS, bool)
-    own[:SIZE] = True
-    items, counts = draws(jax.random.split(jax.random.key(0), 2_000), own, jnp.int32(SIZE))
+    items, counts = draws(np.arange(SIZE), SIZE)
     np.testing.assert_array_equal(items[0], np.arange(SIZE))
     np.testing.assert_array_equal(counts, 1)
 
@@ -80,8 +81,10 @@ def test_counts_and_squared_lengths_are_unbiased(drawn, users):
     """Averaged over draws, the sum of counts * y^2 is |y|^2 over the whole catalogue."""
     y, _ = users
     items, counts = drawn
-    times = np.zeros((len(items), N_ITEMS))
+    some = counts.sum(axis=1) > len(OWN)  # any other, that is: one draw in 70,000 has none
+    times = np.zeros((len(items), NONE + 1))
     np.put_along_axis(times, items, counts, axis=1)
+    times = times[some, :N_ITEMS]
     for estimates, expected in ((times, np.ones(N_ITEMS)), (times @ y.T**2, (y**2).sum(axis=1))):
         standard_error = estimates.std(axis=0) / np.sqrt(len(estimates))
         assert standard_error.max() > 0
@@ -92,7 +95,7 @@ def test_counts_and_squared_lengths_are_unbiased(drawn, users):
 def test_the_loss_of_a_draw_is_that_of_the_estimated_length(drawn, users):
     y, x = users
     found = jax.jit(nmse)
-    items, counts = drawn[0][0], drawn[1][0]
+    items, counts = (array[0][drawn[1][0] > 0] for array in drawn)
     losses = found(y[:, items].T, x[:, items].T, counts)
     cosine = (x * y).sum(axis=1) / np.sqrt((y[:, items] ** 2) @ counts) / np.sqrt(4)
     np.testing.assert_allclose(losses, 2 - 2 * cosine, rtol=1e-5)

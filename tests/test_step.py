@@ -107,10 +107,11 @@ def numpy_training(problem, form, given, batches=(0, 1, 2), pruned_to=None):
         seen = seen_of(chunk, rows, key, given.dropout)
         drawn = np.arange(N_ITEMS)
         if form.n_sampled:
-            own = jnp.asarray(users[rows].any(axis=0))
-            drawn, share = draw_items(key, own, N_ITEMS, form.n_sampled)
+            own = np.flatnonzero(users[rows].any(axis=0)).astype(np.int32)
+            drawn, share = map(np.asarray, draw_items(key, own, N_ITEMS, N_ITEMS, form.n_sampled))
+            drawn, share = drawn[share > 0], share[share > 0]
             counts[:] = 0
-            counts[np.asarray(drawn)] = share
+            counts[drawn] = share
         if form.as_published:
             own = users[rows].any(axis=0)
             counts[~own] = (20_000 - own.sum()) / (~own).sum()
@@ -243,9 +244,11 @@ def test_rows_that_are_not_drawn_are_unchanged(problem):
     state, _ = trained(problem, form, given, last=2)
     before = jax.tree.map(np.array, state)
     after, _ = trained(problem, form, given, first=2, last=3, state=state)
-    own = jnp.asarray(np.append(problem[1], np.zeros((1, N_ITEMS)), 0)[problem[3][2]].any(axis=0))
+    users = np.append(problem[1], np.zeros((1, N_ITEMS)), 0)[problem[3][2]]
+    own = np.flatnonzero(users.any(axis=0)).astype(np.int32)
     key = jax.random.fold_in(given.key, 2)
-    drawn = np.asarray(draw_items(key, own, N_ITEMS, form.n_sampled)[0])
+    drawn, count = map(np.asarray, draw_items(key, own, N_ITEMS, N_ITEMS, form.n_sampled))
+    drawn = drawn[count > 0]
     others = np.setdiff1d(np.arange(N_ITEMS), drawn)
     assert len(others)
     for one, other in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
@@ -253,7 +256,7 @@ def test_rows_that_are_not_drawn_are_unchanged(problem):
             np.testing.assert_array_equal(one[others], np.asarray(other)[others])
     # Those that were drawn move, without a gradient, too: by their momentum.
     moved = (before.weights[drawn] != np.asarray(after.weights)[drawn]).any(axis=1)
-    assert moved.sum() > np.asarray(own).sum()
+    assert moved.sum() > len(own)
 
 
 def test_a_mask_chosen_at_every_step_equals_a_numpy_loop(problem):
