@@ -28,10 +28,12 @@ _LARGEST_SAMPLED_BATCH = 64  # whose own items are about as many as the negative
 _GOING_ON = 0.2  # of the rate, where training goes on from learned embeddings
 
 
-def choices(matrix: sp.csr_matrix, n_negatives: int | None = None) -> dict[str, float | str]:
+def choices(
+    matrix: sp.csr_matrix, n_negatives: int | None = None, batch_size: int | None = None
+) -> dict[str, float | str]:
     """What the rules choose for users to train on, CSR [n_users, n_items], by field.
 
-    `n_negatives` is that of the configuration, None if it is open.
+    `n_negatives` and `batch_size` are those of the configuration, None if they are open.
 
     Items without interactions do not count.
 
@@ -46,8 +48,10 @@ def choices(matrix: sp.csr_matrix, n_negatives: int | None = None) -> dict[str, 
     if n_negatives is None:
         n_negatives = _NEGATIVES if n_items > _ALL_SCORED else 0
     largest = _LARGEST_SAMPLED_BATCH if n_negatives else _LARGEST_BATCH
-    batch = min(n_users / max(of_item, _MANY), largest)
-    batch = max(_LEAST_BATCH, round(batch / 8) * 8)
+    batch = batch_size
+    if batch is None:
+        batch = min(n_users / max(of_item, _MANY), largest)
+        batch = max(_LEAST_BATCH, round(batch / 8) * 8)
     small = matrix.nnz < _SMALL
     more = small and of_item >= _MANY
     dropout = max(0.7 if more else 0.5, 1 - length / 25)
@@ -105,7 +109,7 @@ def filled(config: ConfigDict, matrix: sp.csr_matrix, going_on: bool = False) ->
             f"{model.n_factors:,} factors are more than a model may have, {MOST_FACTORS:,}; lower "
             "config.model.n_factors (of neighbours, one an item, take config.model.start=clusters)"
         )
-    values = choices(matrix, filled.train.n_negatives)
+    values = choices(matrix, filled.train.n_negatives, filled.train.batch_size)
     if model.start == "random" and not going_on:
         # As in the paper: ten epochs for each halving from d/2 on.
         n_epochs = max(0, round(10 * math.log2(model.n_factors / sparsity.target_nnz)) - 10)

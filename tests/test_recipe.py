@@ -59,6 +59,13 @@ def test_batches_are_smaller_where_outputs_are_sampled_by_hand():
     assert choices(many, n_negatives=0)["train.batch_size"] == 1024
 
 
+def test_the_rate_follows_a_batch_that_is_chosen_by_hand():
+    matrix = users_of(1000, 1250, 20)  # batches of 64, which bring an item 1.02 interactions
+    assert choices(matrix, batch_size=16)["train.batch_size"] == 16
+    assert choices(matrix, batch_size=16)["train.learning_rate"] == 0.0026  # 0.256 of an item
+    assert choices(matrix, batch_size=512)["train.learning_rate"] == 0.01
+
+
 def test_items_without_interactions_do_not_count():
     matrix = users_of(1000, 1250, 20)
     wider = sp.hstack([sp.csr_matrix((1000, 3000)), matrix], format="csr")
