@@ -112,7 +112,7 @@ def train_split(
             seed=seed_of(config, "folds"),
             held_out_from=split.test_from,
         )
-    devices = jax.devices()
+    devices, peak = jax.devices(), runtime.peak_memory()
     spent = fitted.seconds_before + time.perf_counter() - started
     results = {
         "test": test and {**test.summary(), **test.counts},
@@ -126,12 +126,13 @@ def train_split(
         "data": {**counts, **split.counts()},
         "wall_seconds": round(spent, 1),
         **fitted.seconds,
+        "peak_bytes": peak,
         "device": f"{len(devices)} x {devices[0].device_kind} ({platform.machine()})",
         "versions": runtime.versions(),
     }
     folder.finish(results)
-    peak = runtime.peak_memory().items()
-    log.info("peak memory: %s", ", ".join(f"{where} {n / 2**20:,.0f} MiB" for where, n in peak))
+    peaks = (f"{where} {n / 2**20:,.0f} MiB" for where, n in peak.items())
+    log.info("peak memory: %s", ", ".join(peaks))
     if results["test"] is not None:
         shown = (f"{k} {v:.4f}" for k, v in results["test"].items() if isinstance(v, float))
         log.info("test: %s", ", ".join(shown))

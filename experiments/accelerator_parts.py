@@ -7,7 +7,6 @@ import importlib.util
 import json
 import os
 import pathlib
-import resource
 import subprocess
 import sys
 import tempfile
@@ -112,7 +111,7 @@ def products(settings: Settings) -> Rows:
 def run(settings: Settings) -> Rows:
     """A whole run of the first release of Goodbooks-10k, loading included."""
     if settings.data:
-        yield _run("goodbooks", settings.data)
+        yield whole_run("goodbooks", settings.data)
     else:
         yield {"skipped": "name the first release of Goodbooks-10k as --data"}
 
@@ -124,7 +123,7 @@ def large_run(settings: Settings) -> Rows:
         sp.save_npz(f"{folder}/users.npz", random_users(*size))
         fewer = [f"data.n_{part}_users=20" for part in ("val", "test")]
         fewer += ["train.n_epochs=1", "train.n_final_epochs=0"]
-        yield _run("file", f"{folder}/users.npz", *(fewer if settings.small else ()))
+        yield whole_run("file", f"{folder}/users.npz", *(fewer if settings.small else ()))
 
 
 def numerics(settings: Settings) -> Rows:
@@ -206,7 +205,8 @@ def _elsarec_seconds(users: sp.csr_matrix, d: int) -> float | None:
     return _median(lambda: model.train_step(x, x)[0].item())
 
 
-def _run(config: str, path: str, *fields: str) -> dict[str, Any]:
+def whole_run(config: str, path: str, *fields: str) -> dict[str, Any]:
+    """What a run of `experiments.train` found, and what it took, loading included."""
     with tempfile.TemporaryDirectory() as folder:
         fields = (f"data.path={path}", f"data.data_dir={folder}/data", *fields)
         given = [f"--workdir={folder}/run", *(f"--config.{field}" for field in fields)]
@@ -214,11 +214,13 @@ def _run(config: str, path: str, *fields: str) -> dict[str, Any]:
         started = time.perf_counter()
         done = subprocess.run([*command, *given], stdout=subprocess.PIPE, text=True, check=True)
         spent = time.perf_counter() - started
+        *_, last = pathlib.Path(f"{folder}/run/metrics.jsonl").read_text().splitlines()
     results = json.loads(done.stdout.splitlines()[-1])
-    seconds = {name: value for name, value in results.items() if name.endswith("_seconds")}
-    seconds["wall_seconds"] = round(spent, 2)  # loading, and starting Python, included
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6  # kB on Linux
-    return {"ndcg@100": results["test"]["ndcg@100"], **seconds, "peak_gb": round(peak, 2)}
+    found = {name: value for name, value in results.items() if name.endswith("_seconds")}
+    found |= {"ndcg@100": results["test"]["ndcg@100"]} if results["test"] else {}
+    found["epoch_seconds"] = json.loads(last)["seconds"]  # of the last
+    found["peak_gb"] = _rounded(results["peak_bytes"]["host"] / 1e9)
+    return {**found, "wall_seconds": round(spent, 2)}  # with Python's start
 
 
 def _median(call: Callable[[], object]) -> float:

@@ -56,7 +56,11 @@ def draw(results_csv: str | pathlib.Path, out: str | pathlib.Path, ours: str = "
     )
     for text in legend.get_texts():
         text.set_fontweight("bold" if text.get_text() == ours else "normal")
-    # Neither dates nor random ids: equal results give equal files.
+    save(figure, out)
+
+
+def save(figure: Figure, out: pathlib.Path) -> None:
+    """Writes a figure, .svg or .png, without dates and random ids: equal ones are equal files."""
     undated = {"Date": None} if out.suffix == ".svg" else None
     with matplotlib.rc_context({"svg.hashsalt": "celsa_jax"}), atomic_path(out) as temporary:
         figure.savefig(temporary, format=out.suffix[1:], dpi=160, metadata=undated)
