@@ -15,7 +15,6 @@ printed is one JSON object.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import pathlib
@@ -36,7 +35,7 @@ from celsa_jax.errors import InputError
 from celsa_jax.sparse import FORMATS, SparseEmbeddings
 from celsa_jax.sparse.threads import n_cores
 from experiments import cli, inputs
-from experiments.inference_engines import ENGINES, Catalogue, Skipped
+from experiments.inference_engines import ENGINES
 from experiments.random_data import random_embeddings, random_histories
 
 FLAGS = flags.FLAGS
@@ -81,7 +80,7 @@ def main() -> None:
             "cores": n_cores(),
         }
         del embeddings  # what the engines hold is all that should be in memory
-        engines, loaded = make_engines(Catalogue(path), Catalogue(small), histories)
+        engines, loaded = make_engines(path, small, histories)
         timed = time_engines(engines, histories)
         report["engines"] = {name: loaded[name] | timed.get(name, {}) for name in loaded}
     print(json.dumps(report))
@@ -103,11 +102,11 @@ def _random() -> tuple[SparseEmbeddings, sp.csr_matrix]:
 
 
 def make_engines(
-    catalogue: Catalogue, small: Catalogue, histories: sp.csr_matrix
+    path: pathlib.Path, small: pathlib.Path, histories: sp.csr_matrix
 ) -> tuple[dict, dict[str, dict]]:
     """The engines that run here, and of each the seconds it took to load, or why it is skipped.
 
-    `small` is for what comes before all catalogues: imports and compiling.
+    `path` is of the embeddings, `small` of others for what comes before any: imports and compiling.
     """
     engines, results = {}, {}
     one = sp.csr_matrix(np.eye(9, 20, dtype=np.float32))
@@ -116,10 +115,10 @@ def make_engines(
             try:
                 ENGINES[name](small).serve(one, 1)
                 started = time.perf_counter()
-                engines[name] = ENGINES[name](dataclasses.replace(catalogue))  # loads for itself
+                engines[name] = ENGINES[name](path)
                 engines[name].serve(histories[:1], _K.value)
                 results[name] = {"load_s": round(time.perf_counter() - started, 4)}
-            except (ImportError, Skipped) as reason:
+            except (ImportError, MemoryError) as reason:
                 results[name] = {"skipped": " ".join(str(reason).split())}
                 print(f"{name}: skipped: {reason}", file=sys.stderr)
     return engines, results
@@ -137,7 +136,7 @@ def time_engines(engines: dict, histories: sp.csr_matrix) -> dict[str, dict]:
         for name, engine in engines.items():
             for n in counts:
                 with threadpoolctl.threadpool_limits(n):
-                    engine.set_threads(n)
+                    engine.n_threads = n
                     time.sleep(_SETTLE_S)
                     engine.serve(few, _K.value)  # wakes the cores
                     if n == 1:
