@@ -61,7 +61,12 @@ def main() -> None:
         raise InputError(f"--engines: no engine '{unknown[0]}'; there are {', '.join(ENGINES)}")
     if bool(FLAGS.embeddings) != bool(FLAGS.interactions):
         raise InputError("--embeddings and --interactions go together; for random ones, neither")
-    embeddings, histories = _read() if FLAGS.embeddings else _random()
+    if FLAGS.embeddings:
+        embeddings = inputs.read_sparse(FLAGS.embeddings, FLAGS.items)
+        histories = inputs.draw_histories(embeddings.item_ids, _N_USERS.value)
+    else:
+        embeddings = random_embeddings(_N_ITEMS.value, _N_FACTORS.value, _NNZ.value)
+        histories = random_histories(_N_USERS.value, _N_ITEMS.value, _HISTORY.value)
     if _FORMAT.value:
         embeddings = embeddings.to_format(_FORMAT.value)
     with tempfile.TemporaryDirectory() as folder:
@@ -86,21 +91,6 @@ def main() -> None:
     print(json.dumps(report))
 
 
-def _read() -> tuple[SparseEmbeddings, sp.csr_matrix]:
-    """The embeddings of the flags, and histories of users drawn from the interactions."""
-    embeddings = inputs.read_sparse(FLAGS.embeddings, FLAGS.items)
-    users, _ = inputs.read_users(embeddings.item_ids, FLAGS.interactions)
-    histories = users.onto(embeddings.item_ids)
-    histories = histories[np.diff(histories.indptr) > 0]
-    chosen = np.random.default_rng(0).permutation(histories.shape[0])
-    return embeddings, histories[chosen[: _N_USERS.value]]
-
-
-def _random() -> tuple[SparseEmbeddings, sp.csr_matrix]:
-    embeddings = random_embeddings(_N_ITEMS.value, _N_FACTORS.value, _NNZ.value)
-    return embeddings, random_histories(_N_USERS.value, _N_ITEMS.value, _HISTORY.value)
-
-
 def make_engines(
     path: pathlib.Path, small: pathlib.Path, histories: sp.csr_matrix
 ) -> tuple[dict, dict[str, dict]]:
@@ -115,9 +105,10 @@ def make_engines(
             try:
                 ENGINES[name](small).serve(one, 1)
                 started = time.perf_counter()
-                engines[name] = ENGINES[name](path)
-                engines[name].serve(histories[:1], _K.value)
+                engine = ENGINES[name](path)
+                engine.serve(histories[:1], _K.value)
                 results[name] = {"load_s": round(time.perf_counter() - started, 4)}
+                engines[name] = engine
             except (ImportError, MemoryError) as reason:
                 results[name] = {"skipped": " ".join(str(reason).split())}
                 print(f"{name}: skipped: {reason}", file=sys.stderr)
@@ -130,8 +121,7 @@ def time_engines(engines: dict, histories: sp.csr_matrix) -> dict[str, dict]:
     single = {name: [] for name in engines}
     batch = {name: {n: [] for n in counts} for name in engines}
     answers = {}
-    ones = [histories[u] for u in range(min(_N_SINGLE, histories.shape[0]))]
-    few = histories[:64]
+    ones, few = list(histories[:_N_SINGLE]), histories[:64]
     for turn in range(_ROUNDS.value + 1):
         for name, engine in engines.items():
             for n in counts:

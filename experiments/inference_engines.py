@@ -93,7 +93,8 @@ class Dense:
         self.directions, self.vectors = unit_rows(rows), rows.toarray()
 
     def latent(self, histories: sp.csr_matrix) -> np.ndarray:
-        return (histories @ self.directions).toarray()  # sparse, it would be multiplied without BLAS
+        # Sparse, its product with dense vectors would go without BLAS, and copy them.
+        return (histories @ self.directions).toarray()
 
     def scores(self, histories: sp.csr_matrix) -> np.ndarray:
         return self.latent(histories) @ self.vectors.T
