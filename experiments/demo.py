@@ -53,7 +53,7 @@ def main() -> None:
     item_ids = embeddings.item_ids
     table, shown = inputs.read_item_metadata(item_ids)
     tree = load_segments(_SEGMENTS.value, item_ids)
-    catalogue = demo_catalogue.Catalogue(
+    page = demo_catalogue.Shown(
         SegmentRecommender(Recommender(embeddings), tree.for_pages),
         tree,
         table.shown(item_ids),
@@ -62,8 +62,8 @@ def main() -> None:
         {name: cells for name, cells in shown.columns.items() if name in FLAGS.shown_columns},
     )
     _log.info("preparing the page; compiling at the first start")
-    catalogue.warm_up()
-    demo_catalogue.serve(catalogue)
+    page.warm_up()
+    demo_catalogue.served = page
     gc.freeze()  # what stays is not looked through again each time the page answers
     # It would ask an outside host, for an address to print and where a foreign page connects.
     net_util.get_external_ip = lambda: None
