@@ -18,7 +18,6 @@ from __future__ import annotations
 import gc
 import logging
 import pathlib
-import socket
 
 import numpy as np
 from absl import flags
@@ -48,7 +47,7 @@ def main() -> None:
         from streamlit.web import bootstrap
     except ImportError:
         raise InputError("the demo is not installed: pip install -e '.[demo]'") from None
-    _check_port()
+    cli.bind(_ADDRESS, _PORT).close()  # a port that is taken is named before all is read
     embeddings = inputs.read_sparse(FLAGS.embeddings, FLAGS.items)
     item_ids = embeddings.item_ids
     table, shown = inputs.read_item_metadata(item_ids)
@@ -92,19 +91,6 @@ def _hosts(address: str) -> list[str]:
     if address in ("0.0.0.0", "::"):
         return ["*"]
     return [address, "localhost", "127.0.0.1", "::1"]
-
-
-def _check_port() -> None:
-    """InputError if another program has the port."""
-    address = _ADDRESS.value, _PORT.value
-    try:
-        family = socket.getaddrinfo(*address)[0][0]  # IPv4 or IPv6
-        socket.create_server(address, family=family).close()
-    except OSError as error:
-        raise InputError(
-            f"--port={_PORT.value} of --address={_ADDRESS.value} cannot be had "
-            f"({error.strerror}); give another one"
-        ) from None
 
 
 def _read_users(item_ids: np.ndarray) -> dict[str, np.ndarray]:
