@@ -15,7 +15,6 @@ printed is one JSON object.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import pathlib
@@ -36,7 +35,7 @@ from celsa_jax.errors import InputError
 from celsa_jax.sparse import FORMATS, SparseEmbeddings
 from celsa_jax.sparse.threads import n_cores
 from experiments import cli, inputs
-from experiments.inference_engines import ENGINES, Catalogue, Skipped
+from experiments.inference_engines import ENGINES
 from experiments.random_data import random_embeddings, random_histories
 
 FLAGS = flags.FLAGS
@@ -62,7 +61,12 @@ def main() -> None:
         raise InputError(f"--engines: no engine '{unknown[0]}'; there are {', '.join(ENGINES)}")
     if bool(FLAGS.embeddings) != bool(FLAGS.interactions):
         raise InputError("--embeddings and --interactions go together; for random ones, neither")
-    embeddings, histories = _read() if FLAGS.embeddings else _random()
+    if FLAGS.embeddings:
+        embeddings = inputs.read_sparse(FLAGS.embeddings, FLAGS.items)
+        histories = inputs.draw_histories(embeddings.item_ids, _N_USERS.value)
+    else:
+        embeddings = random_embeddings(_N_ITEMS.value, _N_FACTORS.value, _NNZ.value)
+        histories = random_histories(_N_USERS.value, _N_ITEMS.value, _HISTORY.value)
     if _FORMAT.value:
         embeddings = embeddings.to_format(_FORMAT.value)
     with tempfile.TemporaryDirectory() as folder:
@@ -81,33 +85,18 @@ def main() -> None:
             "cores": n_cores(),
         }
         del embeddings  # what the engines hold is all that should be in memory
-        engines, loaded = make_engines(Catalogue(path), Catalogue(small), histories)
+        engines, loaded = make_engines(path, small, histories)
         timed = time_engines(engines, histories)
         report["engines"] = {name: loaded[name] | timed.get(name, {}) for name in loaded}
     print(json.dumps(report))
 
 
-def _read() -> tuple[SparseEmbeddings, sp.csr_matrix]:
-    """The embeddings of the flags, and histories of users drawn from the interactions."""
-    embeddings = inputs.read_sparse(FLAGS.embeddings, FLAGS.items)
-    users, _ = inputs.read_users(embeddings.item_ids, FLAGS.interactions)
-    histories = users.onto(embeddings.item_ids)
-    histories = histories[np.diff(histories.indptr) > 0]
-    chosen = np.random.default_rng(0).permutation(histories.shape[0])
-    return embeddings, histories[chosen[: _N_USERS.value]]
-
-
-def _random() -> tuple[SparseEmbeddings, sp.csr_matrix]:
-    embeddings = random_embeddings(_N_ITEMS.value, _N_FACTORS.value, _NNZ.value)
-    return embeddings, random_histories(_N_USERS.value, _N_ITEMS.value, _HISTORY.value)
-
-
 def make_engines(
-    catalogue: Catalogue, small: Catalogue, histories: sp.csr_matrix
+    path: pathlib.Path, small: pathlib.Path, histories: sp.csr_matrix
 ) -> tuple[dict, dict[str, dict]]:
     """The engines that run here, and of each the seconds it took to load, or why it is skipped.
 
-    `small` is for what comes before all catalogues: imports and compiling.
+    `path` is of the embeddings, `small` of others for what comes before any: imports and compiling.
     """
     engines, results = {}, {}
     one = sp.csr_matrix(np.eye(9, 20, dtype=np.float32))
@@ -116,10 +105,11 @@ def make_engines(
             try:
                 ENGINES[name](small).serve(one, 1)
                 started = time.perf_counter()
-                engines[name] = ENGINES[name](dataclasses.replace(catalogue))  # loads for itself
-                engines[name].serve(histories[:1], _K.value)
+                engine = ENGINES[name](path)
+                engine.serve(histories[:1], _K.value)
                 results[name] = {"load_s": round(time.perf_counter() - started, 4)}
-            except (ImportError, Skipped) as reason:
+                engines[name] = engine
+            except (ImportError, MemoryError) as reason:
                 results[name] = {"skipped": " ".join(str(reason).split())}
                 print(f"{name}: skipped: {reason}", file=sys.stderr)
     return engines, results
@@ -131,13 +121,12 @@ def time_engines(engines: dict, histories: sp.csr_matrix) -> dict[str, dict]:
     single = {name: [] for name in engines}
     batch = {name: {n: [] for n in counts} for name in engines}
     answers = {}
-    ones = [histories[u] for u in range(min(_N_SINGLE, histories.shape[0]))]
-    few = histories[:64]
+    ones, few = list(histories[:_N_SINGLE]), histories[:64]
     for turn in range(_ROUNDS.value + 1):
         for name, engine in engines.items():
             for n in counts:
                 with threadpoolctl.threadpool_limits(n):
-                    engine.set_threads(n)
+                    engine.n_threads = n
                     time.sleep(_SETTLE_S)
                     engine.serve(few, _K.value)  # wakes the cores
                     if n == 1:

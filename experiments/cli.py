@@ -1,11 +1,11 @@
-"""What programs share: one-line errors, readable logs, tables."""
+"""What programs share: one-line errors, readable logs, tables, a port to listen on."""
 
 from __future__ import annotations
 
-import importlib
 import io
 import logging
 import pathlib
+import socket
 import sys
 from collections.abc import Callable, Iterable, Sequence
 
@@ -72,9 +72,19 @@ def run(
     app.run(guarded, flags_parser=parse)
 
 
-def call(module: str, function: str, *arguments: object) -> None:
-    """Calls a function in a process that alone is to import its module."""
-    getattr(importlib.import_module(module), function)(*arguments)
+def bind(host: flags.FlagHolder, port: flags.FlagHolder) -> socket.socket:
+    """A socket of the two, which does not listen yet; InputError where it cannot be had."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(
+            host.value, port.value, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        bound = socket.socket(family, kind)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError as error:
+        given = f"--{host.name}={host.value} --{port.name}={port.value}"
+        raise InputError(f"{given}: {error.strerror}; give another one") from None
+    return bound
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -18,7 +18,6 @@ from __future__ import annotations
 import gc
 import logging
 import pathlib
-import socket
 
 import numpy as np
 from absl import flags
@@ -48,12 +47,12 @@ def main() -> None:
         from streamlit.web import bootstrap
     except ImportError:
         raise InputError("the demo is not installed: pip install -e '.[demo]'") from None
-    _check_port()
+    cli.bind(_ADDRESS, _PORT).close()  # a port that is taken is named before all is read
     embeddings = inputs.read_sparse(FLAGS.embeddings, FLAGS.items)
     item_ids = embeddings.item_ids
     table, shown = inputs.read_item_metadata(item_ids)
     tree = load_segments(_SEGMENTS.value, item_ids)
-    catalogue = demo_catalogue.Catalogue(
+    page = demo_catalogue.Shown(
         SegmentRecommender(Recommender(embeddings), tree.for_pages),
         tree,
         table.shown(item_ids),
@@ -62,8 +61,8 @@ def main() -> None:
         {name: cells for name, cells in shown.columns.items() if name in FLAGS.shown_columns},
     )
     _log.info("preparing the page; compiling at the first start")
-    catalogue.warm_up()
-    demo_catalogue.serve(catalogue)
+    page.warm_up()
+    demo_catalogue.served = page
     gc.freeze()  # what stays is not looked through again each time the page answers
     # It would ask an outside host, for an address to print and where a foreign page connects.
     net_util.get_external_ip = lambda: None
@@ -92,19 +91,6 @@ def _hosts(address: str) -> list[str]:
     if address in ("0.0.0.0", "::"):
         return ["*"]
     return [address, "localhost", "127.0.0.1", "::1"]
-
-
-def _check_port() -> None:
-    """InputError if another program has the port."""
-    address = _ADDRESS.value, _PORT.value
-    try:
-        family = socket.getaddrinfo(*address)[0][0]  # IPv4 or IPv6
-        socket.create_server(address, family=family).close()
-    except OSError as error:
-        raise InputError(
-            f"--port={_PORT.value} of --address={_ADDRESS.value} cannot be had "
-            f"({error.strerror}); give another one"
-        ) from None
 
 
 def _read_users(item_ids: np.ndarray) -> dict[str, np.ndarray]:

@@ -6,6 +6,7 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import itertools
 import time
 import unicodedata
 from collections.abc import Collection, Sequence
@@ -20,21 +21,11 @@ from celsa_jax.sparse import FORMATS, Recommender, SparseEmbeddings
 _N_READERS = 30
 _READER_ITEMS = 5
 _ROUNDS = 5
-_served: Catalogue | None = None
-
-
-def serve(catalogue: Catalogue) -> None:
-    """Makes this the catalogue of the page, which Streamlit runs anew for each answer."""
-    global _served
-    _served = catalogue
-
-
-def served() -> Catalogue:
-    return _served
+served: Shown | None = None  # by the page, which Streamlit runs anew for each answer
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Catalogue:
+class Shown:
     """A model, its segments, and what their items are called.
 
     Attributes:
@@ -146,36 +137,26 @@ class Catalogue:
         return {name: text for name, text in texts.items() if text and not is_picture(text)}
 
     @functools.cached_property
-    def places(self) -> list[tuple[int, int]]:
-        """(level, number) of all segments, the coarsest first."""
-        levels = enumerate(self.tree.levels)
-        return [(at, number) for at, level in levels for number in range(len(level))]
+    def all_segments(self) -> list[Segment]:
+        """Those of all levels, the coarsest first: a place is a position here, -1 the catalogue."""
+        return [segment for level in self.tree.levels for segment in level]
 
     @functools.cached_property
-    def _starts(self) -> list[int]:
-        return np.cumsum([0, *map(len, self.tree.levels)]).tolist()
-
-    def segment(self, place: int) -> Segment:
-        """The segment at a position of `places`."""
-        level, number = self.places[place]
-        return self.tree.levels[level][number]
+    def _parents(self) -> list[int]:
+        """The place of what each segment is a part of."""
+        ends = itertools.accumulate(map(len, self.tree.levels))
+        starts = itertools.chain([0, 0], ends)  # of the level above; the first one's parents are -1
+        levels = zip(starts, self.tree.levels, strict=False)
+        return [start + segment.parent for start, level in levels for segment in level]
 
     def above(self, place: int) -> list[int]:
         """The segments that one is a part of, the coarsest first."""
-        level, parent = self.places[place][0], self.segment(place).parent
-        if parent < 0:
-            return []
-        up = self._starts[level - 1] + parent
-        return [*self.above(up), up]
+        up = self._parents[place]
+        return [] if up < 0 else [*self.above(up), up]
 
     def parts(self, place: int) -> list[int]:
-        """The parts of a segment, the largest first; of the whole catalogue if -1."""
-        if place < 0:
-            return list(range(len(self.tree.levels[0])))
-        level, number = self.places[place]
-        if level + 1 == len(self.tree.levels):
-            return []
-        return [self._starts[level + 1] + int(at) for at in self.tree.children[level][number]]
+        """The parts of a segment, the largest first."""
+        return [part for part, up in enumerate(self._parents) if up == place]
 
 
 def readers(segments: Segments) -> dict[str, np.ndarray]:

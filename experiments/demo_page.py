@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import html
 import re
 import time
+from collections.abc import Iterable
 
 import numpy as np
 import streamlit as st
 
+from experiments import demo_catalogue
 from experiments import demo_figures as figures
-from experiments.demo_catalogue import Catalogue, served, timed
+from experiments.demo_catalogue import Shown, timed
 
 ROWS = (4, 6, 10)  # to choose from; the second by default
 ROW_ITEMS = (4, 6, 10, 20)
@@ -21,6 +24,10 @@ N_FACTORS = 30
 N_PARTS = 8
 N_LISTED = 50
 N_PARTS_SHOWN = 60
+# What was chosen is still there when the other tab was open.
+search = functools.partial(st.selectbox, filter_mode="contains", persist_state="page")
+choose = functools.partial(st.segmented_control, required=True, persist_state="page")
+toggle = functools.partial(st.toggle, persist_state="page")
 USER, SEGMENTS = "A user's page", "Segments"
 ALL = "The whole catalogue"
 # A segment's cards are one line that scrolls. The verbs of buttons with icons are for those who do
@@ -52,111 +59,104 @@ main:focus-visible, [role="tabpanel"]:focus-visible {
 </style>"""
 
 
-def show(catalogue: Catalogue) -> None:
+def show(shown: Shown) -> None:
     started = time.perf_counter()
     st.set_page_config("Compressed ELSA", layout="wide")
     st.html(STYLE + figures.STYLE)
-    embeddings = catalogue.embeddings
+    embeddings = shown.embeddings
     st.title("Explore a model and its segments", anchor=False)
     st.markdown(
-        f"{embeddings.n_items:,} items, {catalogue.kept[0]} of {embeddings.n_factors:,} factors "
-        f"each, {' / '.join(f'{len(level):,}' for level in catalogue.tree.levels)} segments"
+        f"{embeddings.n_items:,} items, {shown.kept[0]} of {embeddings.n_factors:,} factors "
+        f"each, {' / '.join(f'{len(level):,}' for level in shown.tree.levels)} segments"
     )
     user, segments = st.tabs([USER, SEGMENTS], on_change="rerun", key="tab")
     if user.open:
         with user:
-            show_user(catalogue)
+            show_user(shown)
     if segments.open:
         with segments:
-            show_segments(catalogue)
+            show_segments(shown)
     st.caption(f"Answered in {1000 * (time.perf_counter() - started):.0f} ms.")
 
 
 # A user
 
 
-def show_user(catalogue: Catalogue) -> None:
+def show_user(shown: Shown) -> None:
     controls, rows = st.columns([1, 2.6], gap="medium")
     with controls:
-        items = choose_user(catalogue)
+        items = choose_user(shown)
         n_rows, n_items = choose_page()
-    history = catalogue.history(items)
-    page = catalogue.product.homepage(history, n_rows, n_items)[0]
+    history = shown.history(items)
+    page = shown.product.homepage(history, n_rows, n_items)[0]
     with rows:
         if not page:
             st.info("Add a title to the history, or start from a reader: there is nothing to show.")
         else:
             st.markdown("Press a title to see why it is there.")
         for row in page:
-            show_row(catalogue, history, row)
+            show_row(shown, history, row)
     if page:
-        show_latent(catalogue, history, page)
-        show_smaller(catalogue, history)
+        show_latent(shown, history, page)
+        show_smaller(shown, history)
 
 
-def choose_user(catalogue: Catalogue) -> list[int]:
+def choose_user(shown: Shown) -> list[int]:
     """The controls of the history; returns its items."""
     st.header("User", anchor=False)
-    names = list(catalogue.users)
+    names = list(shown.users)
     if "history" not in st.session_state:
-        start_from(catalogue, names[0] if names else None)
-    st.selectbox(
+        start_from(shown, names[0] if names else None)
+    search(
         "Start from",
         names,
         key="user",
-        on_change=lambda: start_from(catalogue, st.session_state.user),
-        filter_mode="contains",
-        persist_state="page",  # while the other tab is open
+        on_change=lambda: start_from(shown, st.session_state.user),
     )
     history = st.session_state.history
-    find_titles(catalogue, history)
+    find_titles(shown, history)
     st.subheader(f"History ({len(history)})", anchor=False)
     everything = len(history) <= N_HISTORY or st.session_state.get("all", False)
     with st.container(gap=None):
         for item in history if everything else history[:N_HISTORY]:
-            title(catalogue, item, "Remove", "close", remove)
+            title(shown, item, "Remove", "close", remove)
     if len(history) > N_HISTORY:
-        st.toggle(f"Show all {len(history)}", key="all", persist_state="page")
+        toggle(f"Show all {len(history)}", key="all")
     return history
 
 
 def choose_page() -> tuple[int, int]:
     """The controls of the page: its rows, and their items."""
-    chosen = []
-    for label, options in (("Rows", ROWS), ("Items a row", ROW_ITEMS)):
-        chosen.append(
-            st.segmented_control(
-                label, options, default=options[1], required=True, key=label, persist_state="page"
-            )
-        )
-    st.toggle("Scores and ids", key="scores", persist_state="page")
-    return chosen[0], chosen[1]
+    n_rows = choose("Rows", ROWS, default=ROWS[1], key="Rows")
+    n_items = choose("Items a row", ROW_ITEMS, default=ROW_ITEMS[1], key="Items a row")
+    toggle("Scores and ids", key="scores")
+    return n_rows, n_items
 
 
 @st.fragment
-def find_titles(catalogue: Catalogue, history: list[int]) -> None:
+def find_titles(shown: Shown, history: list[int]) -> None:
     """Searches here, since the browser would take long to receive and filter all titles."""
     text = st.text_input(
         "Add a title",
         key="search",
         type="search",
-        placeholder=f"Search {len(catalogue.labels):,} titles",
+        placeholder=f"Search {len(shown.labels):,} titles",
         live="100ms",
         persist_state="page",
     )
-    items = catalogue.find(text, N_FOUND, but=history)
+    items = shown.find(text, N_FOUND, but=history)
     with st.container(gap=None):
         for item in items:
-            if title(catalogue, item, "Add", "add", add):
+            if title(shown, item, "Add", "add", add):
                 st.rerun()  # all of the page
     if text and not items:
         st.caption("No other title has these words.")
 
 
-def title(catalogue: Catalogue, item: int, verb: str, icon: str, act) -> bool:
+def title(shown: Shown, item: int, verb: str, icon: str, act) -> bool:
     """A button that adds or removes a title."""
     return st.button(
-        f"**{verb}** {escaped(catalogue.labels[item])}",
+        f"**{verb}** {escaped(shown.labels[item])}",
         key=f"{verb.lower()}_{item}",
         icon=f":material/{icon}:",
         type="tertiary",
@@ -165,8 +165,8 @@ def title(catalogue: Catalogue, item: int, verb: str, icon: str, act) -> bool:
     )
 
 
-def start_from(catalogue: Catalogue, name: str | None) -> None:
-    st.session_state.history = catalogue.users[name].tolist() if name else []
+def start_from(shown: Shown, name: str | None) -> None:
+    st.session_state.history = shown.users[name].tolist() if name else []
 
 
 def add(item: int) -> None:
@@ -177,35 +177,35 @@ def remove(item: int) -> None:
     st.session_state.history = [other for other in st.session_state.history if other != item]
 
 
-def show_row(catalogue: Catalogue, history, row) -> None:
+def show_row(shown: Shown, history, row) -> None:
     """A row of cards; one that is pressed says why it is there."""
     st.subheader(escaped(row.title), anchor=False)
     with st.container(horizontal=True, wrap=False, gap="small", key=f"row_{row.segment}"):
         for item, score in zip(row.items.tolist(), row.scores.tolist(), strict=True):
-            label = f"**{escaped(catalogue.titles[item])}**"
-            if catalogue.details[item]:
-                label += f" {escaped(catalogue.details[item])}"
+            label = f"**{escaped(shown.titles[item])}**"
+            if shown.details[item]:
+                label += f" {escaped(shown.details[item])}"
             if st.session_state.get("scores"):
-                label += f" ({score:.3f}, id {escaped(catalogue.embeddings.item_ids[item])})"
+                label += f" ({score:.3f}, id {escaped(shown.embeddings.item_ids[item])})"
             key = f"{row.segment}_{item}"
-            if picture := catalogue.picture(item):
+            if picture := shown.picture(item):
                 with st.container(width=168, gap=None):
                     st.html(f'<img src="{html.escape(picture)}" alt="" loading="lazy">')
                     pressed = st.button(label, key=f"card_{key}", width=168, wrap=True)
             else:
                 pressed = st.button(label, key=f"card_{key}", width=168, wrap=True)
             if pressed:
-                show_why(catalogue, history, item)
+                show_why(shown, history, item)
 
 
 @st.dialog("Why is it there?", width="large")
-def show_why(catalogue: Catalogue, history, item: int) -> None:
-    why, by_segment = catalogue.product.explain(history, item)
+def show_why(shown: Shown, history, item: int) -> None:
+    why, by_segment = shown.product.explain(history, item)
     st.markdown(
-        f"**{escaped(catalogue.labels[item])}** has the score {why.score:.3f}, "
+        f"**{escaped(shown.labels[item])}** has the score {why.score:.3f}, "
         "the sum of its parts by segment, and of those by title as well."
     )
-    for name, text in catalogue.texts(item).items():
+    for name, text in shown.texts(item).items():
         st.markdown(f"{escaped(name)}: {escaped(text)}")
     left, right = st.columns(2, gap="medium")
     with left:
@@ -213,7 +213,7 @@ def show_why(catalogue: Catalogue, history, item: int) -> None:
         st.html(figures.parts(largest(by_segment)))
     with right:
         st.subheader("By title of the history", anchor=False)
-        by_title = [(catalogue.titles[at], part) for at, part in why.history]
+        by_title = [(shown.titles[at], part) for at, part in why.history]
         st.html(figures.parts(largest(by_title)))
     if st.button("Add to the history", type="primary", on_click=add, args=(item,)):
         st.rerun()
@@ -228,22 +228,17 @@ def largest(shares: list[tuple[str, float]]) -> list[tuple[str, float]]:
 
 
 @st.fragment
-def show_latent(catalogue: Catalogue, history, page) -> None:
+def show_latent(shown: Shown, history, page) -> None:
     st.header("The user beside a segment", anchor=False)
-    latent = catalogue.product.recommender.encode(history).toarray()[0]
+    latent = shown.product.recommender.encode(history).toarray()[0]
     latent /= np.linalg.norm(latent)
     first = [row.segment for row in page if row.segment >= 0]
-    options = first + [at for at in range(len(catalogue.segments)) if at not in first]
-    at = st.selectbox(
-        "Compare with",
-        options,
-        format_func=lambda at: catalogue.segments.names[at],
-        key="beside",
-        filter_mode="contains",
-        persist_state="page",
+    options = first + [at for at in range(len(shown.segments)) if at not in first]
+    at = search(
+        "Compare with", options, key="beside", format_func=lambda at: shown.segments.names[at]
     )
-    shared = st.toggle("Only factors that both have", key="shared", persist_state="page")
-    vector = catalogue.segments.vectors[[at]].toarray()[0]
+    shared = toggle("Only factors that both have", key="shared")
+    vector = shown.segments.vectors[[at]].toarray()[0]
     factors = np.argsort(-np.abs(latent), kind="stable")[: np.count_nonzero(latent)]
     if shared:
         factors = factors[vector[factors] != 0]
@@ -254,35 +249,21 @@ def show_latent(catalogue: Catalogue, history, page) -> None:
     )
     factors = factors[:N_FACTORS]
     if len(factors):
-        names = [catalogue.factor_names[factor] for factor in factors]
-        texts = ("the user", catalogue.segments.names[at])
+        names = [shown.factor_names[factor] for factor in factors]
+        texts = ("the user", shown.segments.names[at])
         st.html(figures.latent(latent[factors], vector[factors], names, *texts))
 
 
 @st.fragment
-def show_smaller(catalogue: Catalogue, history) -> None:
+def show_smaller(shown: Shown, history) -> None:
     st.header("Smaller embeddings", anchor=False)
     st.markdown("What the list loses if items keep fewer factors, or in a compact format.")
     left, right = st.columns(2, gap="medium")
     with left:
-        kept = st.segmented_control(
-            "Factors an item keeps (k)",
-            catalogue.kept,
-            default=catalogue.kept[0],
-            required=True,
-            key="kept",
-            persist_state="page",
-        )
+        kept = choose("Factors an item keeps (k)", shown.kept, default=shown.kept[0], key="kept")
     with right:
-        form = st.segmented_control(
-            "Format",
-            catalogue.formats,
-            default=catalogue.formats[-1],
-            required=True,
-            key="format",
-            persist_state="page",
-        )
-    full, small = catalogue.product.recommender, catalogue.smaller(kept, form)
+        form = choose("Format", shown.formats, default=shown.formats[-1], key="format")
+    full, small = shown.product.recommender, shown.smaller(kept, form)
     (before, slow), (after, fast) = timed([full, small], history, N_TITLES)
     n_same = len(set(before.tolist()) & set(after.tolist()))
     size = full.embeddings.stored_bytes_per_item
@@ -293,24 +274,21 @@ def show_smaller(catalogue: Catalogue, history) -> None:
         st.metric(f"ms a list (of {slow:.2f})", f"{fast:.2f}", width="content")
     left, right = st.columns(2, gap="medium")
     with left:
-        listed(catalogue, f"{catalogue.kept[0]} of {catalogue.formats[0]}", before, set(after))
+        listed(shown, f"{shown.kept[0]} of {shown.formats[0]}", before, set(after))
     with right:
-        listed(catalogue, f"{kept} of {form}", after, set(before))
+        listed(shown, f"{kept} of {form}", after, set(before))
 
 
-def listed(catalogue: Catalogue, title: str, items, others: set) -> None:
+def listed(shown: Shown, title: str, items, others: set) -> None:
     """A numbered list; titles that the other list lacks are marked."""
     st.subheader(title, anchor=False)
     mark = '<em class="mark">not in the other</em>'
     numbered(
-        [
-            html.escape(catalogue.labels[item]) + " " + ("" if item in others else mark)
-            for item in items
-        ]
+        f"{html.escape(shown.labels[item])} {'' if item in others else mark}" for item in items
     )
 
 
-def numbered(lines: list[str]) -> None:
+def numbered(lines: Iterable[str]) -> None:
     """A numbered list of HTML; Markdown would take the browser several times as long."""
     st.html("<ol>" + "".join(f"<li>{line}</li>" for line in lines) + "</ol>")
 
@@ -318,49 +296,47 @@ def numbered(lines: list[str]) -> None:
 # Segments
 
 
-def show_segments(catalogue: Catalogue) -> None:
+def show_segments(shown: Shown) -> None:
     st.header("Segment", anchor=False)
-    place = st.selectbox(
+    place = search(
         "Type to search by name",
-        range(-1, len(catalogue.places)),
-        format_func=lambda place: named(catalogue, place),
+        range(-1, len(shown.all_segments)),
         key="segment",
-        filter_mode="contains",
-        persist_state="page",
+        format_func=lambda place: named(shown, place),
     )
     left, right = st.columns(2, gap="medium")
     with left:
-        show_tree(catalogue, place)
+        show_tree(shown, place)
     if place < 0:
         return
-    segment = catalogue.segment(place)
+    segment = shown.all_segments[place]
     with right:
         st.subheader(f"Items, the most typical of {len(segment.items):,}", anchor=False)
         if segment.name.terms:
             st.markdown("Terms: " + escaped(", ".join(segment.name.terms)))
         typical = segment.items[:N_LISTED].tolist()
-        numbered([html.escape(catalogue.labels[item]) for item in typical])
+        numbered(html.escape(shown.labels[item]) for item in typical)
 
 
-def named(catalogue: Catalogue, place: int) -> str:
+def named(shown: Shown, place: int) -> str:
     if place < 0:
         return ALL
-    segment = catalogue.segment(place)
+    segment = shown.all_segments[place]
     return f"{segment.name.name} ({len(segment.items):,} items)"
 
 
-def show_tree(catalogue: Catalogue, place: int) -> None:
+def show_tree(shown: Shown, place: int) -> None:
     """Buttons that lead to what a segment is a part of, and to its parts."""
     if place >= 0:
         st.subheader("Part of", anchor=False)
         with st.container(gap=None):
-            for up in [-1, *catalogue.above(place)]:
-                tree_button(named(catalogue, up), up)
-    parts = catalogue.parts(place)
+            for up in [-1, *shown.above(place)]:
+                tree_button(named(shown, up), up)
+    parts = shown.parts(place)
     st.subheader(f"Parts ({len(parts)})", anchor=False)
     with st.container(gap=None):
         for part in parts[:N_PARTS_SHOWN]:
-            tree_button(named(catalogue, part), part)
+            tree_button(named(shown, part), part)
     if len(parts) > N_PARTS_SHOWN:
         st.caption("Search by name for the smaller ones.")
 
@@ -370,14 +346,9 @@ def tree_button(label: str, place: int) -> None:
         escaped(label),
         key=f"tree_{place}",
         type="tertiary",
-        on_click=go_to,
-        args=(place,),
+        on_click=lambda: st.session_state.update(segment=place),
         wrap=False,
     )
-
-
-def go_to(place: int) -> None:
-    st.session_state.segment = place
 
 
 def escaped(text: str) -> str:
@@ -390,4 +361,4 @@ def escaped(text: str) -> str:
 
 
 if __name__ == "__main__":  # as Streamlit runs it
-    show(served())
+    show(demo_catalogue.served)

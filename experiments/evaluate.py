@@ -18,12 +18,12 @@ import logging
 import numpy as np
 import scipy.sparse as sp
 from absl import flags
+from sklearn.preprocessing import normalize
 
 from celsa_jax.errors import InputError
 from celsa_jax.evaluation import FOLD_KINDS, evaluate
 from celsa_jax.evaluation.paired import compare
 from celsa_jax.sparse import scorer
-from celsa_jax.sparse.rows import unit_rows
 from experiments import cli, inputs
 
 FLAGS = flags.FLAGS
@@ -36,9 +36,7 @@ _REFERENCE = flags.DEFINE_string("reference", None, "Embeddings to compare with.
 
 
 def main() -> None:
-    embeddings, item_ids, size = inputs.read_embeddings(FLAGS.embeddings, FLAGS.items)
-    if _NORMALIZE.value:
-        embeddings = normalize_rows(embeddings)
+    embeddings, item_ids, size = read(FLAGS.embeddings)
     users, counts = inputs.read_users(item_ids, FLAGS.interactions)
     if not FLAGS.split:
         log = logging.getLogger("celsa_jax.evaluate")
@@ -52,11 +50,9 @@ def main() -> None:
         )
     report = {**result.summary(), **result.counts, **counts, **size, **settings}
     if _REFERENCE.value:
-        other, other_ids, _ = inputs.read_embeddings(_REFERENCE.value, FLAGS.items)
+        other, other_ids, _ = read(_REFERENCE.value)
         if not np.array_equal(other_ids, item_ids):
             raise InputError(f"--reference={_REFERENCE.value}: other items, or in another order")
-        if _NORMALIZE.value:
-            other = normalize_rows(other)
         reference = evaluate(scorer(other), users, item_ids, **settings)
         if min(result.counts["n_users"], reference.counts["n_users"]) > 1:
             report["loss"] = {
@@ -65,12 +61,10 @@ def main() -> None:
     print(json.dumps(report, allow_nan=False))
 
 
-def normalize_rows(embeddings: sp.spmatrix | np.ndarray) -> sp.spmatrix | np.ndarray:
-    """Unit rows; rows of zeros stay."""
-    if sp.issparse(embeddings):
-        return unit_rows(embeddings.tocsr())
-    norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
-    return embeddings / np.where(norms > 0, norms, 1)
+def read(path: str) -> tuple[sp.spmatrix | np.ndarray, np.ndarray, dict[str, float]]:
+    """As `inputs.read_embeddings`, with rows of unit length if --normalize says so."""
+    embeddings, item_ids, size = inputs.read_embeddings(path, FLAGS.items)
+    return normalize(embeddings) if _NORMALIZE.value else embeddings, item_ids, size
 
 
 if __name__ == "__main__":

@@ -27,7 +27,6 @@ import time
 import urllib.parse
 
 import numpy as np
-import scipy.sparse as sp
 import tqdm
 from absl import flags
 
@@ -150,19 +149,14 @@ def _split(cell: str) -> list[str]:
 
 def read_histories(embeddings: SparseEmbeddings) -> list[list[str]]:
     """External ids of users of the interactions, or of random ones."""
-    n_users = _N_USERS.value
+    ids, n_users = embeddings.item_ids, _N_USERS.value
     if not n_users:
         return []
     if FLAGS.interactions:
-        users, _ = inputs.read_users(embeddings.item_ids, FLAGS.interactions)
-        matrix: sp.csr_matrix = users.onto(embeddings.item_ids)
-        matrix = matrix[np.diff(matrix.indptr) > 0]
-        matrix = matrix[np.random.default_rng(0).permutation(matrix.shape[0])[:n_users]]
+        histories = inputs.draw_histories(ids, n_users)
     else:
-        matrix = random_histories(n_users, embeddings.n_items, _HISTORY.value)
-    ids = embeddings.item_ids
-    bounds = zip(matrix.indptr[:-1], matrix.indptr[1:], strict=True)
-    return [ids[matrix.indices[first:last]].tolist() for first, last in bounds]
+        histories = random_histories(n_users, len(ids), _HISTORY.value)
+    return [ids[row.indices].tolist() for row in histories]
 
 
 if __name__ == "__main__":

@@ -1,15 +1,14 @@
 """The engines that `experiments.benchmark_inference` times, each behind one small interface.
 
-An engine is made from a `Catalogue` and answers `serve(histories, k)`: positions [n_users, k] of
-the best unseen items, -1 where there are fewer. All that a service must do is inside: encode the
-histories, score, leave out what was seen, order the rest. Libraries that cannot leave out items
-are asked for as many more as the longest history has. `n_bytes` is what stays in memory.
+An engine is made from a file of `SparseEmbeddings` and answers `serve(histories, k)`: positions
+[n_users, k] of the best unseen items, -1 where there are fewer. All that a service must do is
+inside: encode the histories, score, leave out what was seen, order the rest. Libraries that cannot
+leave out items are asked for as many more as the longest history has. `n_bytes` is what stays in
+memory, `n_threads` how many may be used; those of BLAS and OpenMP are limited from outside.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import pathlib
 
 import numpy as np
@@ -22,96 +21,54 @@ _SCORES_AT_ONCE = 1 << 24
 _MAX_DENSE_BYTES = 2e9
 
 
-class Skipped(Exception):
-    """This engine cannot run here; the message says why."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Catalogue:
-    """What engines are made of: saved `SparseEmbeddings`."""
-
-    path: pathlib.Path
-
-    @functools.cached_property
-    def rows(self) -> sp.csr_matrix:
-        return SparseEmbeddings.load(self.path).tocsr()
-
-    @functools.cached_property
-    def directions(self) -> sp.csr_matrix:
-        """What histories are encoded with, the rows at unit length."""
-        return unit_rows(self.rows)
-
-    def dense(self) -> np.ndarray:
-        size = 4 * self.rows.shape[0] * self.rows.shape[1]
-        if size > _MAX_DENSE_BYTES:
-            raise Skipped(f"{size / 1e9:.1f} GB in dense form")
-        return self.rows.toarray()
-
-
 class ExactFast:
     """`celsa_jax.sparse.Recommender`, from the file on: load, check, build the lists."""
 
-    def __init__(self, catalogue: Catalogue):
-        self.recommender = Recommender(SparseEmbeddings.load(catalogue.path), engine="numba")
+    n_threads = 1
+
+    def __init__(self, path: pathlib.Path):
+        self.recommender = Recommender(SparseEmbeddings.load(path), engine="numba")
         self.recommender.warm_up()
         self.n_bytes = self.recommender.nbytes
 
-    def set_threads(self, n: int) -> None:
-        self.recommender.n_threads = n
-
     def serve(self, histories: sp.csr_matrix, k: int) -> np.ndarray:
+        self.recommender.n_threads = self.n_threads
         return self.recommender.recommend(histories, k)[0]
 
 
 class ExactScipy:
-    """Plain SciPy: X U A^T, argpartition."""
+    """Plain SciPy: X U A^T, argpartition. Its sparse products have one thread."""
 
-    def __init__(self, catalogue: Catalogue):
-        self.directions = catalogue.directions
-        self.columns = catalogue.rows.T.tocsr()
-        self.n_bytes = sum(_csr_bytes(matrix) for matrix in (self.directions, self.columns))
+    n_threads = 1
 
-    def set_threads(self, n: int) -> None:
-        """SciPy's sparse products have one."""
-
-    def serve(self, histories: sp.csr_matrix, k: int) -> np.ndarray:
-        return _rank_in_blocks(
-            lambda x: (x @ self.directions @ self.columns).toarray(), histories, k
+    def __init__(self, path: pathlib.Path):
+        rows = SparseEmbeddings.load(path).tocsr()
+        self.directions, self.columns = unit_rows(rows), rows.T.tocsr()
+        self.n_bytes = sum(
+            array.nbytes
+            for matrix in (self.directions, self.columns)
+            for array in (matrix.data, matrix.indices, matrix.indptr)
         )
 
-
-class Dense:
-    """NumPy and its BLAS: the whole matrix, dense, at the same width."""
-
-    def __init__(self, catalogue: Catalogue):
-        self.vectors, self.directions = catalogue.dense(), catalogue.directions
-        self.n_bytes = self.vectors.nbytes
-
-    def set_threads(self, n: int) -> None:
-        """Set for all BLAS libraries by the benchmark."""
+    def scores(self, histories: sp.csr_matrix) -> np.ndarray:
+        return (histories @ self.directions @ self.columns).toarray()
 
     def serve(self, histories: sp.csr_matrix, k: int) -> np.ndarray:
-        return _rank_in_blocks(lambda x: (x @ self.directions) @ self.vectors.T, histories, k)
+        return _rank_in_blocks(self.scores, histories, k)
 
 
-class SparseDotTopn:
+class SparseDotTopn(ExactScipy):
     """sparse_dot_topn: a threaded sparse product that keeps the best n."""
 
-    def __init__(self, catalogue: Catalogue):
+    def __init__(self, path: pathlib.Path):
         from sparse_dot_topn import sp_matmul_topn
 
+        super().__init__(path)
         self.multiply = sp_matmul_topn
-        self.directions = catalogue.directions
-        self.columns = catalogue.rows.T.tocsr()
-        self.n_bytes = sum(_csr_bytes(matrix) for matrix in (self.directions, self.columns))
-        self.set_threads(1)
-
-    def set_threads(self, n: int) -> None:
-        self.n_threads = n
 
     def serve(self, histories: sp.csr_matrix, k: int) -> np.ndarray:
         latent = histories @ self.directions
-        n = min(k + _longest(histories), self.directions.shape[0])
+        n = min(k + _longest(histories), histories.shape[1])
         best = self.multiply(latent, self.columns, n, sort=True, n_threads=self.n_threads)
         ranked = np.full((histories.shape[0], n), -1)
         lengths = np.diff(best.indptr)
@@ -119,61 +76,74 @@ class SparseDotTopn:
         return _drop_seen(ranked, histories, k)
 
 
-class FaissFlat:
-    """faiss, exact: dense inner products."""
+class Dense:
+    """NumPy and its BLAS: the whole matrix, dense, at the same width.
 
-    def __init__(self, catalogue: Catalogue):
-        import faiss
+    Raises:
+      MemoryError: it is larger than 2 GB.
+    """
 
-        self.faiss = faiss
-        self.directions = catalogue.directions
-        self.index = self._index(catalogue.dense())
-        self.n_bytes = self.index.ntotal * self.index.d * 4
+    n_threads = 1
 
-    def _index(self, vectors: np.ndarray):
-        index = self.faiss.IndexFlatIP(vectors.shape[1])
-        index.add(vectors)
-        return index
+    def __init__(self, path: pathlib.Path):
+        rows = SparseEmbeddings.load(path).tocsr()
+        self.n_bytes = 4 * rows.shape[0] * rows.shape[1]
+        if self.n_bytes > _MAX_DENSE_BYTES:
+            raise MemoryError(f"{self.n_bytes / 1e9:.1f} GB in dense form")
+        self.directions, self.vectors = unit_rows(rows), rows.toarray()
 
-    def set_threads(self, n: int) -> None:
-        self.faiss.omp_set_num_threads(n)
+    def latent(self, histories: sp.csr_matrix) -> np.ndarray:
+        # Sparse, its product with dense vectors would go without BLAS, and copy them.
+        return (histories @ self.directions).toarray()
+
+    def scores(self, histories: sp.csr_matrix) -> np.ndarray:
+        return self.latent(histories) @ self.vectors.T
 
     def serve(self, histories: sp.csr_matrix, k: int) -> np.ndarray:
-        n = min(k + _longest(histories), self.index.ntotal)
-        ranked = self.index.search((histories @ self.directions).toarray(), n)[1]
-        return _drop_seen(ranked, histories, k)
+        return _rank_in_blocks(self.scores, histories, k)
+
+
+class FaissFlat(Dense):
+    """faiss, exact: dense inner products."""
+
+    kind = "Flat"
+
+    def __init__(self, path: pathlib.Path):
+        import faiss
+
+        super().__init__(path)
+        n_factors, metric = self.vectors.shape[1], faiss.METRIC_INNER_PRODUCT
+        self.index = faiss.index_factory(n_factors, self.kind, metric)
+        self.index.add(self.vectors)
+        del self.vectors  # of which the index has a copy
+
+    def serve(self, histories: sp.csr_matrix, k: int) -> np.ndarray:
+        n = min(k + _longest(histories), histories.shape[1])
+        return _drop_seen(self.index.search(self.latent(histories), n)[1], histories, k)
 
 
 class FaissHnsw(FaissFlat):
     """faiss, approximate: a graph with 32 links an item, 512 candidates a search."""
 
-    def _index(self, vectors: np.ndarray):
-        index = self.faiss.IndexHNSWFlat(vectors.shape[1], 32, self.faiss.METRIC_INNER_PRODUCT)
-        index.hnsw.efSearch = 512
-        index.add(vectors)
-        return index
+    kind = "HNSW32"
+
+    def __init__(self, path: pathlib.Path):
+        super().__init__(path)
+        self.index.hnsw.efSearch = 512
 
 
-class Implicit:
+class Implicit(Dense):
     """implicit's own compiled top k over dense factors."""
 
-    def __init__(self, catalogue: Catalogue):
+    def __init__(self, path: pathlib.Path):
         from implicit.cpu.topk import topk
 
+        super().__init__(path)
         self.top_k = topk
-        self.directions = catalogue.directions
-        self.vectors = catalogue.dense()
-        self.n_bytes = self.vectors.nbytes
-        self.set_threads(1)
-
-    def set_threads(self, n: int) -> None:
-        self.n_threads = n
 
     def serve(self, histories: sp.csr_matrix, k: int) -> np.ndarray:
-        latent = (histories @ self.directions).toarray()
-        return self.top_k(
-            self.vectors, latent, k, filter_query_items=histories, num_threads=self.n_threads
-        )[0]
+        given = {"filter_query_items": histories, "num_threads": self.n_threads}
+        return self.top_k(self.vectors, self.latent(histories), k, **given)[0]
 
 
 ENGINES = {
@@ -185,10 +155,6 @@ ENGINES = {
     "faiss_hnsw": FaissHnsw,
     "implicit": Implicit,
 }
-
-
-def _csr_bytes(matrix: sp.csr_matrix) -> int:
-    return matrix.data.nbytes + matrix.indices.nbytes + matrix.indptr.nbytes
 
 
 def _longest(histories: sp.csr_matrix) -> int:

@@ -129,6 +129,14 @@ def read_users(item_ids: np.ndarray, path: str) -> tuple[Interactions, dict[str,
     return take_split(users, counts, item_ids, path), counts
 
 
+def draw_histories(item_ids: np.ndarray, n_users: int) -> sp.csr_matrix:
+    """CSR [n_users at most, n_items]: histories of --interactions, drawn, none empty."""
+    users, _ = read_users(item_ids, FLAGS.interactions)
+    histories = users.onto(item_ids)
+    histories = histories[histories.getnnz(axis=1) > 0]
+    return histories[np.random.default_rng(0).permutation(histories.shape[0])[:n_users]]
+
+
 def read_everyone(path: str) -> tuple[Interactions, dict[str, int]]:
     """As `read_users`, whatever --split and the catalogue."""
     columns = Columns(FLAGS.user_column, FLAGS.item_column, FLAGS.rating_column)

@@ -28,13 +28,11 @@ import json
 import logging
 import pathlib
 import time
-from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
 from absl import flags
 
-from celsa_jax.data.interactions import Interactions, lookup
+from celsa_jax.data.interactions import Interactions
 from celsa_jax.data.metadata import Metadata
 from celsa_jax.errors import InputError
 from celsa_jax.files import write_json
@@ -114,7 +112,7 @@ def main() -> None:
     kin = _chosen(_KIN, terms)
     if kin is None:
         kin = [name for name in list_columns(terms) if name not in compared]
-    users = _read_users(item_ids)
+    users, popularity = _read_users(item_ids)
 
     namer = LanguageModelNamer(output / "names.jsonl") if _NAMER.value == "llm" else None
     tree = _find(Catalogue(rows, item_ids, terms, _shown_items(shown)), kin, namer)
@@ -137,8 +135,13 @@ def main() -> None:
     homepages = []
     if users is not None:
         product = SegmentRecommender(Recommender(embeddings), tree.for_pages)
-        homepages = _homepages(product, users[0])
-        report["pages"] = _measured(product, *users, vectors)
+        given = {"n_rows": _ROWS.value, "n_items": _ROW_ITEMS.value}
+        given["members_only"] = _MEMBERS_ONLY.value
+        pages = product.homepage(users.onto(item_ids), **given)
+        homepages = list(zip(users.user_ids.tolist(), pages, strict=True))
+        report["pages"] = page_figures(
+            product, _some(users), popularity, vectors, **given, seed=_SEED.value
+        )
 
     save_segments(output, tree, rows)
     if users is not None:
@@ -195,10 +198,8 @@ def _read_metadata(item_ids: np.ndarray) -> tuple[Metadata, Metadata]:
 
 def _shown_items(table: Metadata) -> list[dict[str, str]] | None:
     """What a language model is shown of each item: all its columns."""
-    if not table.columns:
-        return None
-    cells = zip(*table.columns.values(), strict=True)
-    return [dict(zip(table.columns, row, strict=True)) for row in cells]
+    rows = zip(*table.columns.values(), strict=True)
+    return [dict(zip(table.columns, row, strict=True)) for row in rows] or None
 
 
 def _chosen(flag: flags.FlagHolder, terms: ItemTerms) -> list[str] | None:
@@ -209,44 +210,24 @@ def _chosen(flag: flags.FlagHolder, terms: ItemTerms) -> list[str] | None:
     return flag.value
 
 
-def _read_users(item_ids: np.ndarray) -> tuple[Interactions, np.ndarray] | None:
+def _read_users(item_ids: np.ndarray) -> tuple[Interactions | None, np.ndarray | None]:
     """The users of --homepage_for, and of each item how many users of the file have it."""
     path = _HOMEPAGE.value
     if not path:
-        return None
+        return None, None
     everyone, counts = inputs.read_everyone(path)
     users = inputs.take_split(everyone, counts, item_ids, path)
-    at = lookup(item_ids, everyone.item_ids)[everyone.matrix.indices]
     if n_unknown := users.nnz - users.onto(item_ids).nnz:
         _log.warning("%d interactions are of items outside the catalogue", n_unknown)
-    return users, np.bincount(at[at >= 0], minlength=len(item_ids))
+    return users, everyone.onto(item_ids).getnnz(axis=0)
 
 
-def _homepages(product: SegmentRecommender, users: Interactions) -> list[tuple[str, list[Row]]]:
-    histories = users.onto(product.segments.item_ids)
-    pages = product.homepage(
-        histories, _ROWS.value, _ROW_ITEMS.value, members_only=_MEMBERS_ONLY.value
-    )
-    return list(zip(users.user_ids.tolist(), pages, strict=True))
-
-
-def _measured(
-    product: SegmentRecommender, users: Interactions, popularity: np.ndarray, genres: sp.csr_matrix
-) -> dict[str, Any]:
-    """What users find on pages; 300 of them at most."""
-    if users.n_users > _N_MEASURED:
-        rng = np.random.default_rng(_SEED.value)
-        users = users.take_users(np.sort(rng.choice(users.n_users, _N_MEASURED, replace=False)))
-    return page_figures(
-        product,
-        users,
-        popularity,
-        genres,
-        n_rows=_ROWS.value,
-        n_items=_ROW_ITEMS.value,
-        members_only=_MEMBERS_ONLY.value,
-        seed=_SEED.value,
-    )
+def _some(users: Interactions) -> Interactions:
+    """300 of them at most."""
+    if users.n_users <= _N_MEASURED:
+        return users
+    chosen = np.random.default_rng(_SEED.value).choice(users.n_users, _N_MEASURED, replace=False)
+    return users.take_users(np.sort(chosen))
 
 
 def _as_json(homepages: list[tuple[str, list[Row]]], item_ids: np.ndarray) -> list:

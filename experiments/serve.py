@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import socket
 
 from absl import flags
 
@@ -40,7 +39,7 @@ def main() -> None:
         import uvicorn
     except ImportError as error:
         raise InputError(f"pip install -e '.[http]' ({error})") from None
-    with _address() as address:  # nobody else gets it while the model is read
+    with cli.bind(_HOST, _PORT) as address:  # nobody else gets it while the model is read
         if _EMBEDDINGS.value:  # a URI may hold a password
             _log.info("reading %s; compiling may take seconds, once", _EMBEDDINGS.value)
             index = FileIndex(_EMBEDDINGS.value)
@@ -54,20 +53,6 @@ def main() -> None:
                 create_app(index), log_level="warning", timeout_keep_alive=5, limit_concurrency=200
             )
             uvicorn.Server(config).run(sockets=[address])
-
-
-def _address() -> socket.socket:
-    """A socket of the host and the port, which does not listen yet."""
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(
-            _HOST.value, _PORT.value, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        bound = socket.socket(family, kind)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
-    except OSError as error:
-        raise InputError(f"--host={_HOST.value} --port={_PORT.value}: {error.strerror}") from None
-    return bound
 
 
 if __name__ == "__main__":

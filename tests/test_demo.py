@@ -50,7 +50,7 @@ def shown(catalogue, segmented):  # noqa: F811
     tree = load_segments(segmented, ids)
     product = SegmentRecommender(Recommender(embeddings), tree.for_pages)
     users = demo_catalogue.readers(tree.for_pages)
-    return demo_catalogue.Catalogue(product, tree, table.shown(ids), table.details(ids), users)
+    return demo_catalogue.Shown(product, tree, table.shown(ids), table.details(ids), users)
 
 
 # What the page shows
@@ -61,7 +61,7 @@ def test_labels_are_unique_and_lead_back_to_items(shown):
     assert shown.labels[1] == "Title 1, love-poetry,books"
     assert shown.labels[9] == "i9"  # without metadata
     assert shown.titles[5] == ODD  # without what cannot be seen
-    same = demo_catalogue.Catalogue(shown.product, shown.tree, ["A"] * 60, ["b"] * 60, {})
+    same = demo_catalogue.Shown(shown.product, shown.tree, ["A"] * 60, ["b"] * 60, {})
     assert same.labels[:2] == ["A, b (i0)", "A, b (i1)"]
     history = same.history([7, 3])
     assert history.shape == (1, 60)
@@ -72,7 +72,7 @@ def test_labels_are_unique_and_lead_back_to_items(shown):
 def test_titles_are_found_by_their_words_in_any_order_case_and_accents(shown):
     titles = [f"Title {i}" for i in range(60)]
     titles[3:7] = ["Les Misérables", "A Guide to Les Misérables", "STRASSE", "Straße"]
-    some = demo_catalogue.Catalogue(shown.product, shown.tree, titles, ["Hugo"] * 60, {})
+    some = demo_catalogue.Shown(shown.product, shown.tree, titles, ["Hugo"] * 60, {})
     assert some.find("les mis", 9) == [3, 4]
     assert some.find("MISÉRABLES", 9) == [3, 4]
     assert some.find("guide hugo", 9) == [4]
@@ -82,7 +82,7 @@ def test_titles_are_found_by_their_words_in_any_order_case_and_accents(shown):
     assert some.find("title 1", 3, but=[1, 11]) == [10, 12, 13]
     assert some.find("nowhere", 9) == some.find("  ", 9) == []
     some.titles[20] = "Of Les Misérables, the first"
-    assert demo_catalogue.Catalogue(some.product, some.tree, some.titles[::-1], [""] * 60, {}).find(
+    assert demo_catalogue.Shown(some.product, some.tree, some.titles[::-1], [""] * 60, {}).find(
         "les", 9
     ) == [56, 39, 55]  # those that begin with it first
 
@@ -108,11 +108,11 @@ def test_smaller_embeddings_keep_the_largest_weights(shown):
         expected *= np.linalg.norm(row) / max(np.linalg.norm(expected), 1e-12)
         np.testing.assert_allclose(kept, expected, atol=1e-3)
     unit = SparseEmbeddings.from_dense(np.eye(3, 5000, 4999, dtype=np.float32), format="float16")
-    wide = demo_catalogue.Catalogue(SegmentRecommenderOf(unit), shown.tree, [], [], {})
+    wide = demo_catalogue.Shown(SegmentRecommenderOf(unit), shown.tree, [], [], {})
     assert wide.formats == ["float16", "int8", "int4"]
     assert wide.kept == [1]
     narrow = SegmentRecommenderOf(unit.to_format("int4"))
-    narrow = demo_catalogue.Catalogue(narrow, shown.tree, [], [], {})
+    narrow = demo_catalogue.Shown(narrow, shown.tree, [], [], {})
     assert narrow.formats == ["int4"]
     assert narrow.kept == [1]
 
@@ -124,12 +124,12 @@ class SegmentRecommenderOf:
 
 def test_the_tree_leads_to_parts_and_back(shown):
     assert shown.parts(-1) == [0, 1, 2]
-    assert [shown.segment(place).name.name for place in range(3)] == shown.tree.levels[0].names
+    assert [shown.all_segments[place].name.name for place in range(3)] == shown.tree.levels[0].names
     for place in range(3):
         assert shown.above(place) == []
         below = shown.parts(place)
-        items = np.concatenate([shown.segment(part).items for part in below])
-        assert sorted(items) == sorted(shown.segment(place).items)
+        items = np.concatenate([shown.all_segments[part].items for part in below])
+        assert sorted(items) == sorted(shown.all_segments[place].items)
         assert all(shown.above(part) == [place] for part in below)
     assert sorted(np.concatenate([shown.parts(at) for at in range(3)])) == list(range(3, 13))
     assert shown.parts(12) == []
@@ -147,7 +147,7 @@ def test_notes_are_pictures_or_texts(shown):
 def test_factors_are_called_after_their_items(shown):
     assert shown.factor_names == ["0", "1", "2", "3", "4", "5"]
     unit = SparseEmbeddings.from_dense(np.eye(2), ["a", "b"], factor_ids=["b", "z"])
-    named = demo_catalogue.Catalogue(SegmentRecommenderOf(unit), shown.tree, ["A", "B"], [], {})
+    named = demo_catalogue.Shown(SegmentRecommenderOf(unit), shown.tree, ["A", "B"], [], {})
     assert named.factor_names == ["B", "z"]
 
 
@@ -237,7 +237,7 @@ def test_ticks_are_few_and_round(low, high, expected):
 
 
 def test_the_page_answers_without_a_browser(shown):
-    demo_catalogue.serve(shown)
+    demo_catalogue.served = shown
     page = AppTest.from_file(str(PAGE), default_timeout=120).run()
     assert not page.exception
     items = shown.users[next(iter(shown.users))].tolist()
@@ -282,7 +282,7 @@ def history(page):
 
 def test_a_long_history_is_shown_in_part_until_all_is_asked_for(shown):
     users = {"Someone": np.arange(20, dtype=np.int32), **shown.users}
-    demo_catalogue.serve(dataclasses.replace(shown, users=users))
+    demo_catalogue.served = dataclasses.replace(shown, users=users)
     page = AppTest.from_file(str(PAGE), default_timeout=120).run()
     assert history(page) == list(range(6))
     page.toggle(key="all").set_value(True).run()
@@ -294,7 +294,7 @@ def test_rows_and_what_cards_say_are_chosen(shown):
     pictures = np.array([f"https://example.org/{i}.png" for i in range(60)], object)
     years = np.array([f"19{i}" for i in range(60)], object)
     noted = dataclasses.replace(shown, notes={"image": pictures, "year": years})
-    demo_catalogue.serve(noted)
+    demo_catalogue.served = noted
     page = AppTest.from_file(str(PAGE), default_timeout=120).run()
     page.button_group(key="Items a row").set_value(4).run()
     page.toggle(key="scores").set_value(True).run()
@@ -316,7 +316,7 @@ def test_rows_and_what_cards_say_are_chosen(shown):
 
 
 def test_the_tree_can_be_browsed_without_a_browser(shown):
-    demo_catalogue.serve(shown)
+    demo_catalogue.served = shown
     page = AppTest.from_file(str(PAGE), default_timeout=120)
     page.session_state["tab"] = "Segments"
     page.run()
