@@ -41,6 +41,7 @@ PARTS: dict[str, tuple[int, str, dict[str, str]]] = {
     "memory": (60, "", {}),
     "tests": (240, "", {}),
 }
+_MEASUREMENTS = "experiments.accelerator_parts"  # JAX
 _SECONDS = 25 * 60  # for all
 _TOLERANCE = 1e-3
 
@@ -89,13 +90,11 @@ def report_parts(folder: pathlib.Path, end: float) -> None:
 
 def measured(request: tuple, limit: float) -> dict[str, Any]:
     """The rows that a part gave in time, and how it ended."""
-    from experiments import accelerator_parts  # JAX
-
     started, rows = time.monotonic(), []
     context = mp.get_context("forkserver")  # imports once; JAX begins in the processes
-    context.set_forkserver_preload([accelerator_parts.__name__])
+    context.set_forkserver_preload([_MEASUREMENTS])
     reading, writing = context.Pipe(duplex=False)
-    process = context.Process(target=accelerator_parts.send, args=(*request, writing))
+    process = context.Process(target=cli.call, args=(_MEASUREMENTS, "send", *request, writing))
     process.start()
     writing.close()
     state = f"stopped after {limit:.0f} s"

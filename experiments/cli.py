@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import logging
 import pathlib
@@ -85,6 +86,11 @@ def bind(host: flags.FlagHolder, port: flags.FlagHolder) -> socket.socket:
         given = f"--{host.name}={host.value} --{port.name}={port.value}"
         raise InputError(f"{given}: {error.strerror}; give another one") from None
     return bound
+
+
+def call(module: str, function: str, *arguments: object) -> None:
+    """Calls a function in a process that alone is to import its module."""
+    getattr(importlib.import_module(module), function)(*arguments)
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
