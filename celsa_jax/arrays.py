@@ -96,6 +96,26 @@ def text_array(texts: Sequence[str] | np.ndarray) -> np.ndarray:
     return np.array(texts, np.str_)
 
 
+def id_fault(text: str) -> str:
+    """What keeps a text from being an id; "" where nothing does."""
+    if not text:
+        return "is empty"
+    if "\n" in text or "\r" in text:
+        return "has a line break in it"
+    if "\x00" in text:
+        return "has a NUL byte in it"
+    if len(text) > LONGEST_ID:
+        return f"is longer than {LONGEST_ID} characters"
+    if is_broken(text):
+        return "is not UTF-8"
+    return ""
+
+
+def is_broken(text: str) -> bool:
+    """Whether a text was read, with "surrogateescape", of what is not UTF-8."""
+    return any("\ud800" <= c <= "\udfff" for c in text)
+
+
 def _check_size(path: object, source: pathlib.Path | io.BytesIO) -> None:
     if zipfile.is_zipfile(source):
         with zipfile.ZipFile(source) as archive:

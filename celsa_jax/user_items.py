@@ -9,10 +9,10 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.utils.validation import check_non_negative
 
-from celsa_jax.arrays import check_sparse
+from celsa_jax.arrays import check_sparse, id_fault
 from celsa_jax.data import Interactions
 from celsa_jax.data.datasets import filter_ratings
-from celsa_jax.data.readers import Columns, id_fault, ratings_of_frame
+from celsa_jax.data.readers import Columns, ratings_of_frame
 from celsa_jax.errors import InputError
 from celsa_jax.sparse.npz import check_ids
 

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from celsa_jax.arrays import LONGEST_ID, read_sparse
+from celsa_jax.arrays import id_fault, read_sparse
 from celsa_jax.data.tables import (
     BLOCK,
     DELIMITERS,
@@ -31,7 +31,6 @@ from celsa_jax.data.tables import (
     column_names,
     csv_rows,
     header,
-    is_broken,
     kind_of,
     open_data,
     parquet_table,
@@ -107,16 +106,13 @@ def read_ratings(
       names: the columns of a text file without a header.
       delimiter: between the fields of a text file, where its name does not tell.
     """
-    kind = kind_of(path)
-    if delimiter is None and kind == ".npz":
-        return _read_npz(path, columns)
-    if delimiter is None and kind == ".parquet":
-        return _read_parquet(path, columns)
-    if (delimiter := delimiter or DELIMITERS.get(kind)) is None:
-        raise InputError(
-            f"{path}: unknown kind of file '{kind}'; use .csv, .tsv, .parquet or .npz, "
-            "plain or with .gz or .zip behind"
-        )
+    if delimiter is None:
+        kind = kind_of(path, ".npz")
+        if kind == ".npz":
+            return _read_npz(path, columns)
+        if kind == ".parquet":
+            return _read_parquet(path, columns)
+        delimiter = DELIMITERS[kind]
     return _read_text(path, columns, delimiter, names)
 
 
@@ -126,13 +122,11 @@ def _read_text(
     names = given_names or header(path, delimiter)
     file = _TextFile(path, delimiter, names, given_names is None, columns)
     try:
-        table, is_clear = file.read()
-        if is_clear:
-            return _from_table(path, table, columns)
+        return _from_table(path, file.read(), columns)
     except InputError:
         pass  # the check says what is at fault, and where
     n_rows = file.check()
-    table, _ = file.read(multiline=True)
+    table = file.read(multiline=True)
     if n_rows != table.num_rows:
         raise InputError(f"{path}: {table.num_rows} rows were read of {n_rows}; mend its quotes")
     return _from_table(path, table, columns)
@@ -155,11 +149,12 @@ class _TextFile:
     has_header: bool
     columns: Columns
 
-    def read(self, multiline: bool = False) -> tuple[pa.Table, bool]:
-        """What Arrow reads, and whether that is clear: a quote can take the rows below it in.
+    def read(self, multiline: bool = False) -> pa.Table:
+        """What Arrow reads; InputError where that may be wrong, as a quote can take rows in.
 
         Args:
-          multiline: texts in quotes may have several lines, for which Arrow takes longer.
+          multiline: texts in quotes may have several lines, for which Arrow takes longer. Nothing
+            tells then whether it is wrong but the number of rows.
         """
         with open_data(self.path) as stream, arrow_errors(self.path):
             counted = _Counted(stream)
@@ -176,7 +171,9 @@ class _TextFile:
                 ),
             )
         a_line_each = counted.n_lines == table.num_rows + self.has_header
-        return table, not counted.n_quotes or (a_line_each and counted.n_quotes % 2 == 0)
+        if counted.n_quotes and not multiline and not (a_line_each and counted.n_quotes % 2 == 0):
+            raise InputError(f"{self.path}: quotes over several lines, or that do not close")
+        return table
 
     def check(self) -> int:
         """Raises an InputError that names the lines at fault; without one, counts the rows."""
@@ -293,24 +290,9 @@ def is_date(text: str) -> bool:
         return False
 
 
-def id_fault(text: str) -> str:
-    """What keeps a text from being an id; "" where nothing does."""
-    if not text:
-        return "is empty"
-    if "\n" in text or "\r" in text:
-        return "has a line break in it"
-    if "\x00" in text:
-        return "has a NUL byte in it"
-    if len(text) > LONGEST_ID:
-        return f"is longer than {LONGEST_ID} characters"
-    if is_broken(text):
-        return "is not UTF-8"
-    return ""
-
-
 def _read_parquet(path: str | AnyPath, columns: Columns) -> Ratings:
     table = parquet_table(path, _present(path, column_names(path), columns))
-    return _typed_table(path, table, columns)
+    return _from_table(path, table, columns)
 
 
 def ratings_of_frame(frame: Any, columns: Columns, name: str) -> tuple[Ratings, bool]:
@@ -342,29 +324,12 @@ def ratings_of_frame(frame: Any, columns: Columns, name: str) -> tuple[Ratings, 
             frame = frame.select(wanted) if hasattr(frame, "select") else frame[wanted]
         table = pa.table(frame).select(wanted)
         table.validate(full=True)
-    kind = table.schema.field(columns.item).type
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return _typed_table(name, table, columns), pa.types.is_integer(kind)
+    return _from_table(name, table, columns), pa.types.is_integer(_cells(table[columns.item]))
 
 
-def _typed_table(path: str | AnyPath, table: pa.Table, columns: Columns) -> Ratings:
-    """Ids as dictionaries, ratings as float64."""
-    for at, name in enumerate(table.column_names):
-        column = table[name]
-        with arrow_errors(f"{path}: column '{name}'"):
-            if name in (columns.user, columns.item):
-                table = table.set_column(at, name, _id_column(path, column, name))
-            elif name == columns.rating:
-                table = table.set_column(at, name, column.cast(pa.float64()))
-    return _from_table(path, table, columns)
-
-
-def _id_column(path: str | AnyPath, column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-    if not (pa.types.is_integer(kind) or is_text or pa.types.is_string_view(kind)):
-        raise InputError(f"{path}: column '{name}' is {kind}; ids must be text or integers")
-    return column.cast(pa.string()).dictionary_encode()
+def _cells(column: pa.ChunkedArray) -> pa.DataType:
+    """The type of its values, whether or not a dictionary has them."""
+    return column.type.value_type if pa.types.is_dictionary(column.type) else column.type
 
 
 def _from_table(path: str | AnyPath, table: pa.Table, columns: Columns) -> Ratings:
@@ -377,7 +342,9 @@ def _from_table(path: str | AnyPath, table: pa.Table, columns: Columns) -> Ratin
     items, item_ids = codes(path, table[columns.item], columns.item)
     ratings = None
     if columns.rating in table.column_names:
-        ratings = table[columns.rating].fill_null(math.nan).to_numpy()
+        with arrow_errors(f"{path}: column '{columns.rating}'"):
+            values = table[columns.rating].cast(pa.float64())
+        ratings = values.fill_null(math.nan).to_numpy()
         _check_all(path, np.isfinite(ratings), "the rating is not a finite number")
     times = seconds_of(path, table[columns.time], columns.time) if columns.time else None
     return Ratings(users, items, user_ids, item_ids, ratings, times)
@@ -405,7 +372,14 @@ def seconds_of(path: object, column: pa.ChunkedArray, name: str) -> np.ndarray:
 
 
 def codes(path: object, column: pa.ChunkedArray, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """[n_rows] int32 codes of a dictionary column without nulls, and the ids, NumPy text."""
+    """[n_rows] int32 codes of a column of ids without nulls, and the ids, NumPy text."""
+    kind = _cells(column)
+    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    if not (pa.types.is_integer(kind) or is_text or pa.types.is_string_view(kind)):
+        raise InputError(f"{path}: column '{name}' is {kind}; ids must be text or integers")
+    if column.type != _IDS:
+        with arrow_errors(f"{path}: column '{name}'"):
+            column = column.cast(pa.string()).dictionary_encode()
     encoded = column.unify_dictionaries().combine_chunks()
     rows, ids = encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
     for code, text in enumerate(ids):

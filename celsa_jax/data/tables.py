@@ -22,6 +22,7 @@ import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet
 
+from celsa_jax.arrays import is_broken
 from celsa_jax.errors import InputError, one_line
 from celsa_jax.files import check_unpacked
 
@@ -77,12 +78,22 @@ def as_file(path: str | AnyPath) -> AnyPath:
     raise InputError(f"{path}: {'is a folder' if inside.is_dir() else 'no such file'}")
 
 
-def kind_of(path: str | AnyPath) -> str:
-    """The suffix that tells the format of a file, looking behind .gz and into .zip."""
+def kind_of(path: str | AnyPath, *others: str) -> str:
+    """The suffix that tells the format of a file, looking behind .gz and into .zip.
+
+    Raises:
+      InputError: as of `as_file`; it is none of CSV, TSV, parquet and the other ones given.
+    """
     file = as_file(path)
-    if file.suffix == ".gz" and isinstance(file, pathlib.Path):
-        return pathlib.Path(file.stem).suffix.lower()
-    return file.suffix.lower()
+    is_packed = file.suffix == ".gz" and isinstance(file, pathlib.Path)
+    kind = (pathlib.Path(file.stem) if is_packed else file).suffix.lower()
+    if kind not in (*DELIMITERS, ".parquet", *others):
+        known = ", ".join([".csv", ".tsv", ".parquet", *others])
+        raise InputError(
+            f"{path}: unknown kind of file '{kind}'; use one of {known}, plain or with .gz or "
+            ".zip behind"
+        )
+    return kind
 
 
 @contextlib.contextmanager
@@ -94,8 +105,9 @@ def open_data(path: str | AnyPath) -> Iterator[IO[bytes]]:
     """
     file = as_file(path)
     try:
-        if isinstance(file, zipfile.Path):
-            check_member(path, file.root, file.at)
+        if isinstance(file, zipfile.Path):  # which reads no more than is announced
+            n_packed = pathlib.Path(str(file.root.filename)).stat().st_size
+            check_unpacked(path, file.root.getinfo(file.at).file_size, n_packed)
         with file.open("rb") as stream:
             if isinstance(file, pathlib.Path) and file.suffix == ".gz":
                 yield io.BufferedReader(_Unpacked(file, stream), 1 << 20)
@@ -122,12 +134,6 @@ class _Unpacked(io.RawIOBase):
         self._n_bytes += n_read
         check_unpacked(self._path, self._n_bytes, self._n_packed)
         return n_read
-
-
-def check_member(path: str | AnyPath, archive: zipfile.ZipFile, name: str) -> None:
-    """InputError for a member that unpacks to too much; zipfile reads no more than announced."""
-    n_packed = pathlib.Path(str(archive.filename)).stat().st_size
-    check_unpacked(path, archive.getinfo(name).file_size, n_packed)
 
 
 @contextlib.contextmanager
@@ -203,11 +209,6 @@ def csv_rows(
         raise InputError(f"{path}: line {first}: {problem}") from None
 
 
-def is_broken(text: str) -> bool:
-    """Whether a text of `csv_rows` was not UTF-8."""
-    return any("\ud800" <= c <= "\udfff" for c in text)
-
-
 def _wrong_encoding(path: str | AnyPath, encoding: str, line: int | None = None) -> InputError:
     where = f" (line {line})" if line else ""
     return InputError(
@@ -229,18 +230,11 @@ def header(path: str | AnyPath, delimiter: str, encoding: str = "utf-8") -> list
 
 def column_names(path: str | AnyPath, encoding: str = "utf-8") -> list[str]:
     """The columns of a CSV, TSV or parquet file."""
-    kind = _table_kind(path)
+    kind = kind_of(path)
     if kind != ".parquet":
         return header(path, DELIMITERS[kind], encoding)
     with open_data(path) as stream, arrow_errors(path):
         return _parquet_file(path, stream)[0].schema_arrow.names
-
-
-def _table_kind(path: str | AnyPath) -> str:
-    kind = kind_of(path)
-    if kind not in (".parquet", *DELIMITERS):
-        raise InputError(f"{path}: unknown kind of file '{kind}'; use .csv, .tsv or .parquet")
-    return kind
 
 
 def check_columns(path: str | AnyPath, names: list[str], required: list[str]) -> None:
@@ -275,7 +269,7 @@ def read_text_columns(
 
     Numbers become their text, nulls "", and lists (parquet) their elements with | between.
     """
-    kind = _table_kind(path)
+    kind = kind_of(path)
     if kind == ".parquet":
         table = parquet_table(path, names)
         return {name: _as_text(path, name, table[name]) for name in names}

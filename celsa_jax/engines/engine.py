@@ -74,7 +74,7 @@ class Snapshot(abc.ABC):
         """Ids and scores, best first."""
 
 
-class Engine(abc.ABC):
+class Engine(contextlib.AbstractContextManager):
     """An index in a database that other processes, and other machines, ask as well.
 
     Every model is a version of its own. A request asks the one that is current when it begins, all
@@ -105,43 +105,40 @@ class Engine(abc.ABC):
           InputError: an argument that does not fit, conditions on other columns.
           EngineError: the database is out of reach, or has no such index.
         """
-        check_count("k", k, _LARGEST_K)
         lists = [as_texts(history, "a history") for history in histories]
-        among = None
         if candidates is not None:
-            texts = as_texts(candidates, "candidates")
-            among = [item for item in dict.fromkeys(texts) if storable(item)]
-
-        def ask(now: Snapshot) -> list[Recommendation]:
-            conditions, found = check_where(where, now.kinds), []
-            for ids in lists:
-                counts = Counter(ids)
-                keys, rows = now.rows([item for item in counts if storable(item)])
-                seen = list(keys.values()) if filter_seen else []
-                latent = _latent(rows, [counts[item] for item in keys])
-                query = Query(latent, int(k), seen, among, conditions, cosine=False)
-                unknown = [item for item in ids if item not in keys]
-                ranked = now.rank(query) if keys and among != [] else []
-                found.append(_named(ranked, unknown, now.version))
-            return found
-
-        return self._answer(ask)
+            candidates = list(filter(storable, as_texts(candidates, "candidates")))
+        return self._ranked(lists, k, where, filter_seen, candidates)
 
     def similar_ids(
         self, item_ids: Sequence, k: int = 10, *, where: Iterable[Condition] = ()
     ) -> list[Recommendation]:
         """The k nearest items of each by cosine, itself included, as `Recommender.similar_ids`."""
+        lists = [[item] for item in as_texts(item_ids, "item_ids")]
+        return self._ranked(lists, k, where, filter_seen=False, cosine=True)
+
+    def _ranked(
+        self,
+        lists: list[list[str]],
+        k: int,
+        where: Iterable[Condition],
+        filter_seen: bool,
+        candidates: list[str] | None = None,
+        cosine: bool = False,
+    ) -> list[Recommendation]:
         check_count("k", k, _LARGEST_K)
-        ids = as_texts(item_ids, "item_ids")
 
         def ask(now: Snapshot) -> list[Recommendation]:
             conditions, found = check_where(where, now.kinds), []
-            for item in ids:
-                keys, rows = now.rows([item] if storable(item) else [])
-                latent = _latent(rows, [1] * len(keys))
-                query = Query(latent, int(k), [], None, conditions, cosine=True)
-                ranked = now.rank(query) if keys else []
-                found.append(_named(ranked, [] if keys else [item], now.version))
+            for ids in lists:
+                counts = Counter(ids)
+                keys, rows = now.rows(list(filter(storable, counts)))
+                seen = list(keys.values()) if filter_seen else []
+                latent = _latent(rows, [counts[item] for item in keys])
+                query = Query(latent, int(k), seen, candidates, conditions, cosine)
+                unknown = [item for item in ids if item not in keys]
+                ranked = now.rank(query) if keys and candidates != [] else []
+                found.append(_named(ranked, unknown, now.version))
             return found
 
         return self._answer(ask)
@@ -244,9 +241,6 @@ class Engine(abc.ABC):
     @abc.abstractmethod
     def close(self) -> None:
         """Gives connections and files back."""
-
-    def __enter__(self):
-        return self
 
     def __exit__(self, *_):
         self.close()

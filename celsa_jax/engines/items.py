@@ -142,16 +142,12 @@ def _condition(condition: Any, kinds: Mapping[str, str]) -> Condition:
 
 
 def _value(column: str, kind: str, value: Any) -> Any:
-    wanted: dict[str, tuple[type, ...]] = {"text": (str,), "texts": (str,), "boolean": (bool,)}
     if isinstance(value, np.generic):
         value = value.item()
-    is_bool = isinstance(value, bool)
-    fits = isinstance(value, wanted.get(kind, (int, float))) and is_bool == (kind == "boolean")
-    if fits and isinstance(value, str):
-        fits = storable(value)
-    if fits and not isinstance(value, str):
-        fits = math.isfinite(value) and abs(value) < 1 << 63
-    if not fits:
+    is_text, is_boolean = kind in ("text", "texts"), kind == "boolean"
+    wanted = str if is_text else bool if is_boolean else int | float
+    is_of_kind = isinstance(value, wanted) and isinstance(value, bool) == is_boolean
+    if not (is_of_kind and _fits("text" if is_text else kind, value)):
         raise InputError(f"where: {value!r} is no value for '{column}' ({kind})")
     return value
 

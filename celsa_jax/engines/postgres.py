@@ -189,9 +189,7 @@ class PostgresEngine(Engine):
                     raise EngineError(f"{self._shown}: another process loads '{self._name}'; wait")
                 time.sleep(0.1)
             try:
-                n_loaded = self._prepare(guard, items)
-                with self._clear():
-                    yield n_loaded
+                yield self._prepare(guard, items)
                 self._run(guard, _NEXT_POSITION, (f"{self._name}_{version}",), version)
                 self._run(guard, "VACUUM (ANALYZE) {table}", version=version)
                 self._run(guard, _READY, (version,))

@@ -221,11 +221,11 @@ class Folder:
 
     def __init__(self, path: str, name: str):
         try:
-            import qdrant_edge
+            import qdrant_edge as edge
         except ImportError as error:
             raise InputError(f"Qdrant: pip install 'celsa_jax[qdrant]' ({error})") from None
         self.name, self.shown = name, f"Qdrant in {path}"
-        self._edge, self._folder = qdrant_edge, pathlib.Path(path) / name
+        self._edge, self._folder = edge, pathlib.Path(path) / name
         self._file = self._folder / "versions.json"
         self._held = contextlib.ExitStack()
         if not self._held.enter_context(locked(self._folder / "lock", wait=False)):
@@ -233,7 +233,6 @@ class Folder:
         self._shards: dict[str, Any] = {}
         self._lock = threading.RLock()
         self._versions = self._read()
-        edge = qdrant_edge
         self.models = SimpleNamespace(
             Filter=edge.Filter,
             has_id=lambda keys: edge.HasIdCondition(set(keys)),

@@ -15,7 +15,6 @@ import numpy as np
 import pyarrow as pa
 import scipy.sparse as sp
 
-from celsa_jax.data.interactions import lookup
 from celsa_jax.sparse import Recommender, SparseEmbeddings
 
 if TYPE_CHECKING:
@@ -55,7 +54,9 @@ def recommend(
         recommender = _recommender(version, shared)
         return recommend_batches(batches, recommender, k, filter_seen=filter_seen)
 
-    users = _pairs(interactions).groupBy("user_id").agg({"item_id": "collect_set"})
+    texts = (f"cast({column} as string) as {column}" for column in ("user_id", "item_id"))
+    pairs = interactions.selectExpr(*texts).dropna()
+    users = pairs.groupBy("user_id").agg({"item_id": "collect_set"})
     return users.toDF("user_id", "history").mapInArrow(partition, SCHEMA)
 
 
@@ -79,14 +80,12 @@ def recommend_batches(
     item_ids = recommender.embeddings.item_ids
     for batch in batches:
         history = batch["history"]
-        ids = history.flatten().to_numpy(zero_copy_only=False).astype(np.str_)
-        positions = lookup(item_ids, ids)
+        positions = recommender.positions(history.flatten().to_pylist())
         users = np.repeat(np.arange(len(batch)), history.value_lengths().to_numpy())
         known = positions >= 0
         entries = np.ones(known.sum(), np.float32), (users[known], positions[known])
         matrix = sp.csr_matrix(entries, shape=(len(batch), len(item_ids)))
         items, scores = recommender.recommend(matrix, k, filter_seen=filter_seen)
-        items[np.diff(matrix.indptr) == 0] = -1  # nothing is known of them
         user, rank = np.nonzero(items >= 0)
         columns = {
             "user_id": batch["user_id"].take(pa.array(user)),
@@ -95,11 +94,6 @@ def recommend_batches(
             "score": pa.array(scores[user, rank]),
         }
         yield pa.RecordBatch.from_pydict(columns)
-
-
-def _pairs(interactions: DataFrame) -> DataFrame:
-    columns = ("user_id", "item_id")
-    return interactions.selectExpr(*(f"cast({c} as string) as {c}" for c in columns)).dropna()
 
 
 def _recommender(version: str, shared: Any) -> Recommender:

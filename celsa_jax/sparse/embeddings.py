@@ -24,7 +24,7 @@ from celsa_jax.sparse.formats import (
     unpack,
 )
 from celsa_jax.sparse.npz import check_ids, load_embeddings
-from celsa_jax.sparse.rows import keep_largest, unit_rows
+from celsa_jax.sparse.rows import keep_largest, row_lengths, unit_rows
 from celsa_jax.sparse.tensors import checksum, read_tensors, write_tensors
 
 
@@ -221,8 +221,7 @@ class SparseEmbeddings:
             raise InputError(f"nnz is {nnz}; keep at least 1")
         rows = self.tocsr()
         kept = unit_rows(keep_largest(rows, nnz))
-        norms = np.sqrt(rows.astype(np.float64).power(2).sum(axis=1))
-        kept.data *= np.repeat(np.asarray(norms).ravel(), np.diff(kept.indptr))
+        kept.data *= np.repeat(row_lengths(rows), np.diff(kept.indptr))
         starts, arrays = pack(kept, self.format)
         return dataclasses.replace(self, starts=starts, arrays=arrays)
 

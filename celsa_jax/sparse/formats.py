@@ -29,6 +29,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from celsa_jax.errors import InputError
+from celsa_jax.sparse.rows import row_lengths
 
 FORMATS = ("float32", "float16", "int8", "int4")
 LARGEST = 1e16  # value of a model; with weights up to `LARGEST_WEIGHT` no score overflows float32
@@ -268,7 +269,7 @@ def _blocks(
 
 def _norms(matrix: sp.csr_matrix, format: str) -> np.ndarray:
     """[n_rows] float16; InputError for one that would lose more than its last digits."""
-    lengths = np.sqrt(_row_sums(matrix.data.astype(np.float64) ** 2, matrix.indptr))
+    lengths = row_lengths(matrix)
     with np.errstate(over="ignore"):
         norms = lengths.astype(_NORM_TYPE)
     low, high = _TINY, np.finfo(_NORM_TYPE).max

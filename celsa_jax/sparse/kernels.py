@@ -335,7 +335,6 @@ def _finish(keys, count, k):
         _keep_largest(keys[:count], k)
         count = k
     keys[count:k] = 0
-    return count
 
 
 @_compiled

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from celsa_jax.arrays import LONGEST_ID, read_arrays, read_sparse
+from celsa_jax.arrays import id_fault, read_arrays, read_sparse
 from celsa_jax.errors import InputError
 from celsa_jax.files import write_text
 from celsa_jax.seals import check_seal, write_sealed
@@ -110,7 +110,7 @@ def read_item_ids(path: str | pathlib.Path, n: int | None = None, of: str = "") 
     path = pathlib.Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    # Only line feeds end a line: an id may hold any other character that Python calls a break.
+    # Only line feeds end a line: an id may hold other characters that Python calls breaks.
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             text = stream.read()
@@ -118,13 +118,8 @@ def read_item_ids(path: str | pathlib.Path, n: int | None = None, of: str = "") 
         raise InputError(f"{path}: not UTF-8") from None
     lines = text.replace("\r\n", "\n").removesuffix("\n").split("\n") if text else []
     for number, line in enumerate(lines, 1):
-        problem = "" if line else "is empty"
-        if "\x00" in line:
-            problem = "has a NUL byte in it"
-        if len(line) > LONGEST_ID:
-            problem = f"is longer than {LONGEST_ID} characters"
-        if problem:
-            raise InputError(f"{path}: line {number}: the item id {problem}")
+        if fault := id_fault(line):
+            raise InputError(f"{path}: line {number}: the item id {fault}")
     item_ids = np.array(lines, np.str_)
     check_ids(item_ids, len(lines) if n is None else n, str(path), of)
     return item_ids

@@ -162,16 +162,7 @@ class Recommender:
         Raises:
           InputError: a history is one text instead of a list, or as of `recommend`.
         """
-        rows, unknown = [], []
-        for history in histories:
-            ids = as_texts(history, "a history")
-            positions = self.positions(ids)
-            rows.append(positions[positions >= 0])
-            unknown.append([ids[at] for at in np.flatnonzero(positions < 0)])
-        starts = np.cumsum([0, *map(len, rows)])
-        items = np.concatenate([np.empty(0, np.int32), *rows])
-        shape = (len(rows), self.embeddings.n_items)
-        x = sp.csr_matrix((np.ones(len(items), np.float32), items, starts), shape=shape)
+        x, unknown = self._histories([as_texts(history, "a history") for history in histories])
         among = None
         if candidates is not None:
             among = self.positions(as_texts(candidates, "candidates"))
@@ -184,13 +175,8 @@ class Recommender:
 
         An item that the catalogue does not have has none.
         """
-        check_count("k", k)
-        ids = as_texts(item_ids, "item_ids")
-        positions = self.positions(ids)
-        known = positions >= 0
-        best, scores = np.full((len(ids), k), -1, np.int32), np.zeros((len(ids), k), np.float32)
-        best[known], scores[known] = self.similar_items(positions[known], k)
-        unknown = [[] if is_known else [item] for item, is_known in zip(ids, known, strict=True)]
+        x, unknown = self._histories([[item] for item in as_texts(item_ids, "item_ids")])
+        best, scores = self._recommend(x, k, filter_seen=False, unit_rows=True)
         return self._named(best, scores, unknown)
 
     def positions(self, item_ids: Sequence[str]) -> np.ndarray:
@@ -375,6 +361,17 @@ class Recommender:
                 f"positions are 0 to {n_items - 1}"
             )
         return positions
+
+    def _histories(self, lists: list[list[str]]) -> tuple[sp.csr_matrix, list[list[str]]]:
+        """Lists of ids as [n_users, n_items], and what the catalogue does not have of each."""
+        rows, unknown = [np.empty(0, np.int32)], []
+        for ids in lists:
+            positions = self.positions(ids)
+            rows.append(positions[positions >= 0])
+            unknown.append([ids[at] for at in np.flatnonzero(positions < 0)])
+        items, starts = np.concatenate(rows), np.cumsum([len(row) for row in rows])
+        shape = (len(lists), self.embeddings.n_items)
+        return sp.csr_matrix((np.ones(len(items), np.float32), items, starts), shape), unknown
 
     def _named(
         self, items: np.ndarray, scores: np.ndarray, unknown: list[list[str]]

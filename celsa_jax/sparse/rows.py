@@ -46,10 +46,14 @@ def keep_largest(matrix: np.ndarray | sp.csr_matrix, k: int) -> sp.csr_matrix:
     return sp.vstack([empty, *blocks], format="csr")
 
 
+def row_lengths(matrix: sp.csr_matrix) -> np.ndarray:
+    """[n_rows] L2 norms, in float64, where the squares of small values do not vanish."""
+    return np.asarray(np.sqrt(matrix.astype(np.float64).power(2).sum(axis=1))).ravel()
+
+
 def unit_rows(matrix: sp.csr_matrix) -> sp.csr_matrix:
     """Every row over its L2 norm, CSR float32 of the same shape; rows of zeros stay."""
-    # In float64, where the squares of small values do not vanish.
-    norms = np.asarray(np.sqrt(matrix.astype(np.float64).power(2).sum(axis=1))).ravel()
+    norms = row_lengths(matrix)
     values = matrix.data / np.repeat(np.where(norms > 0, norms, 1), np.diff(matrix.indptr))
     return sp.csr_matrix((values, matrix.indices, matrix.indptr), matrix.shape, np.float32)
 
@@ -78,17 +82,6 @@ def split_signs(matrix: sp.csr_matrix) -> sp.csr_matrix:
     return sp.csr_matrix(arrays, shape=(matrix.shape[0], 2 * matrix.shape[1]))
 
 
-def split_queries(latent: sp.csr_matrix) -> sp.csr_matrix:
-    """Latent user vectors [n, d] that score `split_signs` items exactly: CSR [n, 2 d].
-
-    Each entry v of factor f becomes v at 2 f and -v at 2 f + 1.
-    """
-    shape = (latent.shape[0], 2 * latent.shape[1])
-    indices = np.stack([2 * latent.indices, 2 * latent.indices + 1], axis=1).ravel()
-    values = np.stack([latent.data, -latent.data], axis=1).ravel()
-    return sp.csr_matrix((values, indices, 2 * latent.indptr), shape=shape)
-
-
 def positive_items(matrix: sp.csr_matrix) -> tuple[sp.csr_matrix, float]:
     """Non-negative vectors for engines whose queries must not be negative either (`split_signs`).
 
@@ -110,8 +103,8 @@ def positive_items(matrix: sp.csr_matrix) -> tuple[sp.csr_matrix, float]:
 def positive_queries(latent: sp.csr_matrix) -> tuple[sp.csr_matrix, np.ndarray]:
     """Latent user vectors [n, d] that score `positive_items`: as the signed ones, plus a constant.
 
-    What makes an entry negative, its user's largest magnitude c, is added to all: every item gets c
-    times the largest sum of `positive_items` more.
+    An entry v of factor f stands at 2 f, and -v at 2 f + 1. To all of them the user's largest
+    magnitude c is added: every item gets c times the largest sum of `positive_items` more.
 
     Returns:
       CSR [n, 2 d + 1] float32, dense in all its dimensions, and c, [n].
@@ -123,6 +116,7 @@ def positive_queries(latent: sp.csr_matrix) -> tuple[sp.csr_matrix, np.ndarray]:
       >>> (queries @ stored.T).toarray() - c[:, None] * largest
       array([[3., 3.]], dtype=float32)
     """
-    dense = split_queries(latent).toarray().astype(np.float32)
+    dense = latent.toarray().astype(np.float32)
     shift = np.abs(dense).max(axis=1, initial=0)
-    return sp.csr_matrix(np.hstack([dense + shift[:, None], shift[:, None]])), shift
+    signed = np.stack([dense, -dense], axis=2).reshape(len(dense), 2 * latent.shape[1])
+    return sp.csr_matrix(np.hstack([signed + shift[:, None], shift[:, None]])), shift
