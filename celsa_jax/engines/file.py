@@ -45,18 +45,20 @@ class FileIndex:
     def recommend_ids(
         self,
         histories: Iterable[Sequence],
-        *args: Any,
+        k: int = 10,
+        *,
+        filter_seen: bool = True,
+        candidates: Sequence | None = None,
         where: Iterable[Condition] = (),
-        **options: Any,
     ) -> list[Recommendation]:
-        """As `Recommender.recommend_ids`; there are no columns that conditions could be on."""
         check_where(where, {})
-        return self._recommender.recommend_ids(histories, *args, **options)
+        return self._recommender.recommend_ids(
+            histories, k, filter_seen=filter_seen, candidates=candidates
+        )
 
     def similar_ids(
         self, item_ids: Sequence, k: int = 10, *, where: Iterable[Condition] = ()
     ) -> list[Recommendation]:
-        """As `Recommender.similar_ids`; likewise."""
         check_where(where, {})
         return self._recommender.similar_ids(item_ids, k)
 
