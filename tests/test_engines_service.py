@@ -85,7 +85,7 @@ def test_a_file_that_is_replaced_is_read_again(client, file):
         ("[" * 100_000, None, ""),
         (b"\xff\xfe{}", None, ""),
         ('{"history": "i3"}', 422, "body.history: Input should be a valid list"),
-        ('{"history": [3]}', 422, "body.history.0: Input should be a valid string"),
+        ('{"history": [null]}', 422, "body.history.0: Input should be a valid string"),
         ('{"history": ["a"], "k": 0}', 422, "body.k: Input should be greater than"),
         ('{"history": ["a"], "k": 1e9}', 422, "body.k: Input should be a valid int"),
         ('{"history": ["a"], "k": 100000}', 422, "body.k: Input should be less than"),
@@ -106,6 +106,12 @@ def test_what_does_not_fit_is_one_line(client, body, status, problem):
     assert problem in error
     assert "\n" not in error
     assert len(error) < 250
+
+
+def test_ids_may_be_numbers(client):
+    answer = client.post("/recommend", json={"history": [3, "i3"]}).json()
+    assert answer["unknown"] == ["3"]
+    assert answer["items"] == client.post("/recommend", json={"history": ["i3"]}).json()["items"]
 
 
 def test_bodies_without_a_length_are_cut_too(client):

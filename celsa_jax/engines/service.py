@@ -31,7 +31,7 @@ ItemId = Annotated[str, Field(max_length=1_000)]
 class Wish(BaseModel):
     """What a request may ask; see `Engine.recommend_ids`."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True)  # ids may be numbers
     k: int = Field(10, ge=1, le=_LARGEST_K, strict=True)
     where: list[tuple[str, str, Any]] = Field([], max_length=20)
 
