@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import os
 import pathlib
@@ -168,8 +167,6 @@ FIELDS: dict[str, Any] = {
         "n_negatives": Field(None, _whole(0)),
         # Whether to write a trace of the second epoch into the folder of the run.
         "profile": Field(False),
-        # Whether to write the metrics for TensorBoard, too.
-        "tensorboard": Field(False),
         # The folder of an earlier run whose embeddings this one begins at.
         "init_from": Field(""),
     },
@@ -223,8 +220,7 @@ def outcome(config: ConfigDict) -> dict[str, Any]:
     it is spelt.
     """
     fields = config.to_dict()
-    del fields["mesh"], fields["checkpoint"], fields["data"]["data_dir"]
-    del fields["train"]["tensorboard"], fields["train"]["profile"]
+    del fields["mesh"], fields["checkpoint"], fields["data"]["data_dir"], fields["train"]["profile"]
     paths = ("data", "path"), ("data", "items_path"), ("data", "test_users"), ("train", "init_from")
     for section, name in paths:
         if path := fields[section][name]:
@@ -266,11 +262,6 @@ def validate(config: ConfigDict) -> None:
         if config.data[name] or name == "test_from":
             seconds(name, config.data[name])
     train = config.train
-    if train.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        raise InputError(
-            "config.train.tensorboard needs TensorBoard: pip install 'celsa_jax[tensorboard]', or "
-            "leave it off"
-        )
     if train.n_epochs == 0 and train.n_final_epochs == 0:
         raise InputError("config.train.n_epochs and n_final_epochs are both 0; nothing to train")
 

@@ -43,7 +43,6 @@ class Workdir:
         self.split = self.path / "split.npz"
         self.embeddings = self.path / "embeddings.npz"
         self.checkpoints = self.path / "checkpoints"
-        self.tensorboard = self.path / "tensorboard"
         self._metrics = self.path / "metrics.jsonl"
         self._results = self.path / "results.json"
         self._factors = self.path / "factors.txt"
