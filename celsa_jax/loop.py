@@ -275,7 +275,7 @@ class TrainingLoop:
         by_chunk = []
         for at, chunk, batches in self.feed.on_device(epoch, self._block(form.dense is not None)):
             losses = np.zeros(len(at), np.float32)
-            for piece in self.progress.pieces(epoch, len(at), at[0]):
+            for piece in self.progress.pieces(len(at)):
                 steps = put(np.array(piece, np.int32))
                 state, trained = train_steps(
                     state, chunk, batches, put(rates[at]), steps, layout, numbers, form=form
