@@ -161,6 +161,20 @@ def read_json(path: pathlib.Path) -> Any:
         raise ValueError("nested too deeply") from None
 
 
+def read_json_lines(path: pathlib.Path) -> list[dict]:
+    """The objects in a file of one a line, without lines that a killed process left half-written.
+
+    None where there is no file.
+    """
+    found = []
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        with contextlib.suppress(ValueError, RecursionError):
+            value = json.loads(line.decode())  # as JSON, bytes may have a mark of their encoding
+            if isinstance(value, dict):
+                found.append(value)
+    return found
+
+
 def check_unpacked(path: object, n_bytes: int, n_packed: int) -> None:
     """InputError for an archive, or a file of compressed columns, that would fill the memory.
 

@@ -18,7 +18,7 @@ import tqdm
 
 from celsa_jax.data.metadata import printable
 from celsa_jax.errors import InputError
-from celsa_jax.files import naming
+from celsa_jax.files import naming, read_json_lines
 from celsa_jax.segments.naming import Name
 from celsa_jax.segments.terms import MARKS
 
@@ -271,17 +271,9 @@ class LanguageModelNamer:
         return _cut(problem.replace(self._key, "***"))
 
     def _read_cache(self) -> dict[str, str]:
-        """Names by key; lines that a broken run left half-written are passed over."""
-        names: dict[str, str] = {}
-        if not self._cache.exists():
-            return names
-        for line in self._cache.read_bytes().splitlines():
-            try:
-                entry = json.loads(line)
-                names[str(entry["key"])] = str(entry["name"])
-            except (ValueError, KeyError, TypeError, RecursionError):
-                continue
-        return names
+        """Names by key."""
+        entries = read_json_lines(self._cache)
+        return {str(e["key"]): str(e["name"]) for e in entries if {"key", "name"} <= set(e)}
 
 
 def _is_address(url: str) -> bool:
