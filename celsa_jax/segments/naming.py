@@ -33,17 +33,15 @@ class Name:
     Attributes:
       name: a short title-case name; "" where the items have no metadata at all.
       terms: what at least three tenths of the items share, if anything; most telling first.
-      mixed: whether the name begins with "Mixed", as it tells little.
     """
 
     name: str
     terms: tuple[str, ...] = ()
-    mixed: bool = False
 
     @property
     def words(self) -> str:
-        """The name without that."""
-        return self.name.removeprefix(_MIXED) if self.mixed else self.name
+        """The name without "Mixed", with which it begins where it tells little."""
+        return self.name.removeprefix(_MIXED)
 
     @property
     def text(self) -> str:
@@ -140,8 +138,8 @@ def _named(
     words: str, share: float, usual: float, terms: tuple[str, ...], otherwise: str = ""
 ) -> Name:
     """Words that are true of these shares of the items, here and everywhere, and what they are."""
-    mixed = bool(share < _ALL and share * np.log(share / usual) < _SAYS)
-    return Name((_MIXED if mixed else otherwise) + words, terms, mixed)
+    mixed = share < _ALL and share * np.log(share / usual) < _SAYS
+    return Name((_MIXED if mixed else otherwise) + words, terms)
 
 
 def _n_words(labels: list[str]) -> np.ndarray:
