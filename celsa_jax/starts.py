@@ -19,6 +19,7 @@ import scipy.sparse as sp
 import tqdm
 
 from celsa_jax.errors import InputError
+from celsa_jax.sparse.rows import from_places
 from celsa_jax.sparse.threads import in_threads, n_cores
 
 log = logging.getLogger(__name__)
@@ -55,9 +56,7 @@ class Start(NamedTuple):
 
     def tocsr(self) -> sp.csr_matrix:
         """[n_items, n_factors] float32."""
-        n_items, k0 = self.columns.shape
-        arrays = self.values.ravel(), self.columns.ravel(), np.arange(n_items + 1) * k0
-        return sp.csr_matrix(arrays, (n_items, self.n_factors))
+        return from_places(self.columns, self.values, self.n_factors)
 
 
 def neighbours(matrix: sp.csr_matrix, k0: int, alpha: float, seed: int) -> Start:
