@@ -102,7 +102,7 @@ def fit(
             callbacks = (folder.log_metrics, *callbacks)
         reached = loop.train(begun, callbacks, stop, show_bar)
     step = int(reached.state.step)  # pruning gives the arrays of the state away
-    embeddings = loop.embeddings(loop.at_target(reached))
+    embeddings = loop.embeddings(reached)
     if earlier is not None:
         embeddings = _unused_as_before(embeddings, factor_ids, train, earlier)
     return Fitted(
