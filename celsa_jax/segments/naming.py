@@ -104,7 +104,8 @@ def _name(labels: list[str], here: np.ndarray, everywhere: np.ndarray) -> Name:
     tells = share * np.log(share / usual)
     either, usually = (m.diagonal() + m.diagonal()[:, None] - m for m in (here, everywhere))
     apart = ~np.array([[repeats(one, other) for other in labels] for one in labels])
-    apart &= (everywhere < _SAME * usually) & (np.add.outer(*[_n_words(labels)] * 2) <= _MOST_WORDS)
+    n_words = np.array([len(label.split()) for label in labels])
+    apart &= (everywhere < _SAME * usually) & (np.add.outer(n_words, n_words) <= _MOST_WORDS)
 
     alone = np.where(share >= _COVERS, tells + 1e-3 * share, -np.inf)
     first = int(np.argmax(alone if (share >= _COVERS).any() else share))
@@ -140,10 +141,6 @@ def _named(
     """Words that are true of these shares of the items, here and everywhere, and what they are."""
     mixed = share < _ALL and share * np.log(share / usual) < _SAYS
     return Name((_MIXED if mixed else otherwise) + words, terms)
-
-
-def _n_words(labels: list[str]) -> np.ndarray:
-    return np.array([len(label.split()) for label in labels])
 
 
 def _merged(terms: ItemTerms) -> ItemTerms:
