@@ -16,12 +16,8 @@ from celsa_jax.errors import InputError
 from celsa_jax.evaluation import FOLD_KINDS
 from celsa_jax.schedules import SCHEDULES
 
-SPLITS = ("users", "temporal")
-STARTS = ("neighbours", "clusters", "random")
-NORMS = ("learned", "unit")
 # What XLA is told for `train.deterministic`.
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
-PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 class Field(NamedTuple):
@@ -87,7 +83,7 @@ FIELDS: dict[str, Any] = {
         "min_user_interactions": Field(5, _whole(0)),
         "min_item_interactions": Field(0, _whole(0)),
         # "users": some users are held back from training. "temporal": the future of users is.
-        "split": Field("users", _one_of(SPLITS)),
+        "split": Field("users", _one_of(("users", "temporal"))),
         # The dates, such as 2015-03-31, from which a temporal split validates and tests.
         "val_from": Field(""),
         "test_from": Field(""),
@@ -107,7 +103,7 @@ FIELDS: dict[str, Any] = {
         # Where training begins. "neighbours": every item is a factor, and begins with those of the
         # items most similar to it. "clusters": the same with clusters of items. "random": all
         # factors at random values, as in the paper.
-        "start": Field("neighbours", _one_of(STARTS)),
+        "start": Field("neighbours", _one_of(("neighbours", "clusters", "random"))),
         # The number of factors; 0 with neighbours, where it is the number of items.
         "n_factors": Field(0, _whole(0)),
         # The exponent of the item counts in the similarity of items: less favours popular
@@ -115,7 +111,7 @@ FIELDS: dict[str, Any] = {
         "alpha": Field(0.5, _EXPONENT),
         # The length of an item's embedding, which says how readily the item is recommended:
         # "learned", or "unit", the same for all, as in the paper.
-        "norms": Field(None, _one_of(NORMS)),
+        "norms": Field(None, _one_of(("learned", "unit"))),
     },
     "sparsity": {
         # How the non-zeros of an item fall from the start to the target.
@@ -151,7 +147,7 @@ FIELDS: dict[str, Any] = {
         "chunk_users": Field(0, _whole(0)),
         # The precision of dense products: float32, bfloat16, or "auto", float32 on a CPU and
         # bfloat16 elsewhere.
-        "precision": Field("auto", _one_of(PRECISIONS)),
+        "precision": Field("auto", _one_of(("auto", "float32", "bfloat16"))),
         # The loss covers the items of a batch and at least so many others; 0 for all items.
         "n_negatives": Field(None, _whole(0)),
         # Whether to write a trace of the second epoch into the folder of the run.
@@ -188,18 +184,15 @@ def default_config() -> ConfigDict:
       >>> config = default_config()
       >>> config.sparsity.target_nnz = 32
     """
-    return ConfigDict(_defaults(FIELDS))
+    return ConfigDict(_default(FIELDS))
 
 
-def _defaults(fields: dict[str, Any]) -> dict[str, Any]:
-    def of(field: Field | dict[str, Any]) -> Any:
-        if isinstance(field, dict):
-            return _defaults(field)
-        if field.default is None:  # takes any value or None, on the command line, too
-            return config_dict.FieldReference(None, field_type=object)
-        return field.default
-
-    return {name: of(field) for name, field in fields.items()}
+def _default(field: Field | dict[str, Any]) -> Any:
+    if isinstance(field, dict):
+        return {name: _default(inner) for name, inner in field.items()}
+    if field.default is None:  # takes any value or None, on the command line, too
+        return config_dict.FieldReference(None, field_type=object)
+    return field.default
 
 
 def outcome(config: ConfigDict) -> dict[str, Any]:

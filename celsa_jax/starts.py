@@ -18,7 +18,6 @@ import numpy as np
 import scipy.sparse as sp
 import tqdm
 
-from celsa_jax.errors import InputError
 from celsa_jax.sparse.rows import from_places
 from celsa_jax.sparse.threads import in_threads, n_cores
 
@@ -91,14 +90,9 @@ def clusters(matrix: sp.csr_matrix, n_factors: int, k0: int, alpha: float, seed:
       n_factors: clusters, at least 1 and at most the items that have interactions.
       k0: factors an item, at least 1; more than n_factors count as n_factors.
       alpha, seed: as in `neighbours`.
-
-    Raises:
-      InputError: n_factors is out of range.
     """
     counts = np.bincount(matrix.indices, minlength=matrix.shape[1])
     used = np.flatnonzero(counts)
-    if not 1 <= n_factors <= len(used):
-        raise InputError(f"n_factors is {n_factors}; choose 1 to {len(used)}, the items' number")
     own = np.arange(len(counts)) % n_factors
     own[used] = _agglomerate(matrix if len(used) == len(own) else matrix[:, used], n_factors)
     of_cluster = np.bincount(own, counts)
