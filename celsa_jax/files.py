@@ -162,9 +162,9 @@ def read_json(path: pathlib.Path) -> Any:
 
 
 def read_json_lines(path: pathlib.Path) -> list[dict]:
-    """The objects in a file of one a line, without lines that a killed process left half-written.
+    """The objects of a file that has one a line, if it is there.
 
-    None where there is no file.
+    Lines that a killed process left half-written are passed over.
     """
     found = []
     for line in path.read_bytes().splitlines() if path.exists() else ():

@@ -183,7 +183,8 @@ class LanguageModelNamer:
             at: hashlib.sha256("\n".join((self._model, *prompt)).encode()).hexdigest()
             for at, prompt in prompts.items()
         }
-        cache = self._read_cache()
+        entries = [e for e in read_json_lines(self._cache) if {"key", "name"} <= set(e)]
+        cache = {str(entry["key"]): str(entry["name"]) for entry in entries}
         answers = {key: cache[key] for key in keys.values() if key in cache}
         n_cached = sum(key in answers for key in keys.values())
         problem = self._ask_all({keys[at]: prompts[at] for at in keys}, answers)
@@ -269,11 +270,6 @@ class LanguageModelNamer:
     def _shown(self, problem: str) -> str:
         """A problem on one line, without the key."""
         return _cut(problem.replace(self._key, "***"))
-
-    def _read_cache(self) -> dict[str, str]:
-        """Names by key."""
-        entries = read_json_lines(self._cache)
-        return {str(e["key"]): str(e["name"]) for e in entries if {"key", "name"} <= set(e)}
 
 
 def _is_address(url: str) -> bool:
