@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import os
 import pathlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict, config_dict
@@ -17,12 +16,8 @@ from celsa_jax.errors import InputError
 from celsa_jax.evaluation import FOLD_KINDS
 from celsa_jax.schedules import SCHEDULES
 
-SPLITS = ("users", "temporal")
-STARTS = ("neighbours", "clusters", "random")
-NORMS = ("learned", "unit")
 # What XLA is told for `train.deterministic`.
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
-PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 class Field(NamedTuple):
@@ -42,38 +37,27 @@ def _one_of(known: Collection[str]) -> Callable[[Any], str | None]:
     return lambda value: None if value in known else f"choose one of {', '.join(sorted(known))}"
 
 
+def _number(fits: Callable[[Any], bool], problem: str) -> Callable[[Any], str | None]:
+    def of(value: Any) -> str | None:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return None if is_number and fits(value) else problem
+
+    return of
+
+
 def _whole(least: int) -> Callable[[Any], str | None]:
-    def problem(value: Any) -> str | None:
-        fits = _is_number(value) and isinstance(value, int) and value >= least
-        return None if fits else f"it must be a whole number from {least} on"
-
-    return problem
+    problem = f"it must be a whole number from {least} on"
+    return _number(lambda value: isinstance(value, int) and value >= least, problem)
 
 
-def _seed(value: Any) -> str | None:
-    is_whole = isinstance(value, int) and not isinstance(value, bool)
-    return None if is_whole and 0 <= value < 1 << 32 else "choose a whole number from 0 to 2^32 - 1"
-
-
-def _share(value: Any) -> str | None:
-    return None if _is_number(value) and 0 <= value < 1 else "it must be from 0 to below 1"
-
-
-def _positive(value: Any) -> str | None:
-    return None if _is_number(value) and 0 < value < math.inf else "use a number above 0"
-
-
-def _exponent(value: Any) -> str | None:
-    return None if _is_number(value) and value >= 0 else "give a number from 0 on"
-
-
-def _threshold(value: Any) -> str | None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return None if is_number and not math.isnan(value) else "give a number"
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+_SEED = _number(
+    lambda value: isinstance(value, int) and 0 <= value < 1 << 32,
+    "choose a whole number from 0 to 2^32 - 1",
+)
+_SHARE = _number(lambda value: 0 <= value < 1, "it must be from 0 to below 1")
+_POSITIVE = _number(lambda value: 0 < value < math.inf, "use a number above 0")
+_EXPONENT = _number(lambda value: 0 <= value < math.inf, "give a number from 0 on")
+_THRESHOLD = _number(lambda value: not math.isnan(value), "give a number")
 
 
 FIELDS: dict[str, Any] = {
@@ -94,12 +78,12 @@ FIELDS: dict[str, Any] = {
         "time_column": Field("timestamp"),
         # Ratings below this are dropped, all others become 1. Where it is open it is 4, but the
         # values of a matrix are counts, which are all positives.
-        "min_rating": Field(None, _threshold),
+        "min_rating": Field(None, _THRESHOLD),
         # Users, and items, with fewer interactions are dropped, until all have as many.
         "min_user_interactions": Field(5, _whole(0)),
         "min_item_interactions": Field(0, _whole(0)),
         # "users": some users are held back from training. "temporal": the future of users is.
-        "split": Field("users", _one_of(SPLITS)),
+        "split": Field("users", _one_of(("users", "temporal"))),
         # The dates, such as 2015-03-31, from which a temporal split validates and tests.
         "val_from": Field(""),
         "test_from": Field(""),
@@ -119,15 +103,15 @@ FIELDS: dict[str, Any] = {
         # Where training begins. "neighbours": every item is a factor, and begins with those of the
         # items most similar to it. "clusters": the same with clusters of items. "random": all
         # factors at random values, as in the paper.
-        "start": Field("neighbours", _one_of(STARTS)),
+        "start": Field("neighbours", _one_of(("neighbours", "clusters", "random"))),
         # The number of factors; 0 with neighbours, where it is the number of items.
         "n_factors": Field(0, _whole(0)),
         # The exponent of the item counts in the similarity of items: less favours popular
         # neighbours, 0.7 would compare items of many interactions by cosines.
-        "alpha": Field(0.5, _exponent),
+        "alpha": Field(0.5, _EXPONENT),
         # The length of an item's embedding, which says how readily the item is recommended:
         # "learned", or "unit", the same for all, as in the paper.
-        "norms": Field(None, _one_of(NORMS)),
+        "norms": Field(None, _one_of(("learned", "unit"))),
     },
     "sparsity": {
         # How the non-zeros of an item fall from the start to the target.
@@ -150,34 +134,32 @@ FIELDS: dict[str, Any] = {
         # Users in a batch.
         "batch_size": Field(None, _whole(1)),
         # The chance of an interaction to be left out of the input. The target is always all.
-        "input_dropout": Field(None, _share),
+        "input_dropout": Field(None, _SHARE),
         # Whether steps are those of the paper's code: its Nadam at one rate until the end, scores
         # of at most 6, items outside of a batch that count several times (docs/paper.md).
         "as_published": Field(False),
-        "learning_rate": Field(None, _positive),
+        "learning_rate": Field(None, _POSITIVE),
         # The decay of its momentum.
-        "b1": Field(0.8, _share),
+        "b1": Field(0.8, _SHARE),
         # Whether GPUs give the same bits again; CPUs always do.
         "deterministic": Field(False),
         # Users on the device at a time, where it cannot hold all; 0 for all.
         "chunk_users": Field(0, _whole(0)),
         # The precision of dense products: float32, bfloat16, or "auto", float32 on a CPU and
         # bfloat16 elsewhere.
-        "precision": Field("auto", _one_of(PRECISIONS)),
+        "precision": Field("auto", _one_of(("auto", "float32", "bfloat16"))),
         # The loss covers the items of a batch and at least so many others; 0 for all items.
         "n_negatives": Field(None, _whole(0)),
         # Whether to write a trace of the second epoch into the folder of the run.
         "profile": Field(False),
-        # Whether to write the metrics for TensorBoard, too.
-        "tensorboard": Field(False),
         # The folder of an earlier run whose embeddings this one begins at.
         "init_from": Field(""),
     },
     # The seed of everything random.
-    "seed": Field(0, _seed),
+    "seed": Field(0, _SEED),
     # Seeds of single parts that are to differ from it: the split of the users, what is held out of
     # the users who are judged, the start, and the order and the draws of training.
-    "seeds": {name: Field(None, _seed) for name in ("split", "folds", "start", "training")},
+    "seeds": {name: Field(None, _SEED) for name in ("split", "folds", "start", "training")},
     # Devices along which the users of a batch and the items are shared; 0 for all that are left.
     "mesh": {"data": Field(1, _whole(1)), "item": Field(0, _whole(0))},
     "checkpoint": {
@@ -202,18 +184,15 @@ def default_config() -> ConfigDict:
       >>> config = default_config()
       >>> config.sparsity.target_nnz = 32
     """
-    return ConfigDict(_defaults(FIELDS))
+    return ConfigDict(_default(FIELDS))
 
 
-def _defaults(fields: dict[str, Any]) -> dict[str, Any]:
-    def of(field: Field | dict[str, Any]) -> Any:
-        if isinstance(field, dict):
-            return _defaults(field)
-        if field.default is None:  # takes any value or None, on the command line, too
-            return config_dict.FieldReference(None, field_type=object)
-        return field.default
-
-    return {name: of(field) for name, field in fields.items()}
+def _default(field: Field | dict[str, Any]) -> Any:
+    if isinstance(field, dict):
+        return {name: _default(inner) for name, inner in field.items()}
+    if field.default is None:  # takes any value or None, on the command line, too
+        return config_dict.FieldReference(None, field_type=object)
+    return field.default
 
 
 def outcome(config: ConfigDict) -> dict[str, Any]:
@@ -223,8 +202,7 @@ def outcome(config: ConfigDict) -> dict[str, Any]:
     it is spelt.
     """
     fields = config.to_dict()
-    del fields["mesh"], fields["checkpoint"], fields["data"]["data_dir"]
-    del fields["train"]["tensorboard"], fields["train"]["profile"]
+    del fields["mesh"], fields["checkpoint"], fields["data"]["data_dir"], fields["train"]["profile"]
     paths = ("data", "path"), ("data", "items_path"), ("data", "test_users"), ("train", "init_from")
     for section, name in paths:
         if path := fields[section][name]:
@@ -258,7 +236,9 @@ def seed_of(config: ConfigDict, what: str) -> int:
 
 def validate(config: ConfigDict) -> None:
     """Raises an InputError that names the first field at fault."""
-    for name, field, value in _each(FIELDS, config):
+    values = by_name(config)
+    for name, field in by_name(FIELDS).items():
+        value = values[name]
         if not (value is None and field.default is None) and (problem := field.problem(value)):
             raise InputError(f"config.{name} is {value!r}; {problem}")
     _check_widths(config)
@@ -266,23 +246,8 @@ def validate(config: ConfigDict) -> None:
         if config.data[name] or name == "test_from":
             seconds(name, config.data[name])
     train = config.train
-    if train.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        raise InputError(
-            "config.train.tensorboard needs TensorBoard: pip install 'celsa_jax[tensorboard]', or "
-            "leave it off"
-        )
     if train.n_epochs == 0 and train.n_final_epochs == 0:
         raise InputError("config.train.n_epochs and n_final_epochs are both 0; nothing to train")
-
-
-def _each(
-    fields: dict[str, Any], config: ConfigDict, prefix: str = ""
-) -> Iterator[tuple[str, Field, Any]]:
-    for name, field in fields.items():
-        if isinstance(field, dict):
-            yield from _each(field, config[name], f"{prefix}{name}.")
-        else:
-            yield prefix + name, field, config[name]
 
 
 def _check_widths(config: ConfigDict) -> None:

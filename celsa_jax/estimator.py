@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import pathlib
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -180,10 +179,8 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
                 own = next(name for name, of in _FIELDS.items() if of == field)
                 raise InputError(f"options: '{field}' is an argument of its own, {own}")
         for field, value in {**options, **given}.items():
-            *sections, name = field.split(".")
-            section = functools.reduce(lambda c, s: c[s], sections, config)
             try:
-                section[name] = value
+                config.update_from_flattened_dict({field: value})
             except TypeError:
                 raise InputError(f"config.{field} is {value!r}, of another type") from None
         validate(config)
@@ -300,7 +297,10 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
         train = interactions_of(users, earlier.item_ids)
         if not train.nnz:
             raise ValueError("user_items has no interaction: no value is above 0")
-        going_on, split = self._going_on(), Split(train, nobody(train), nobody(train))
+        # Lengths that were learned, or not, stay so; values that were learned are not rewound.
+        norms = self.norms or str(self.recipe_.get("model.norms", "unit"))
+        going_on = clone(self).set_params(norms=norms, rewind=False)
+        split = Split(train, nobody(train), nobody(train))
         with self._whole_or_not():
             going_on._train(split, None, callbacks, progress, earlier)
             self.history_ = self.history_ + going_on.history_
@@ -385,11 +385,9 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
                 f"never recommended: {shown}",
                 stacklevel=2,
             )
-        self._learn(
-            sp.vstack([matrix, rows]).tocsr(),
-            np.concatenate([known.item_ids, text]),
-            known.factor_ids,
-        )
+        ids = np.concatenate([known.item_ids, text])
+        both = sp.vstack([matrix, rows])
+        self._set(SparseEmbeddings.from_scipy(both, ids, factor_ids=known.factor_ids))
         return self
 
     # Recommending.
@@ -634,18 +632,12 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
                 stop=asked,
                 show_bar=progress,
             )
-        self._learn(fitted.embeddings, split.train.item_ids, fitted.factor_ids)
+        self._set(
+            SparseEmbeddings.from_scipy(
+                fitted.embeddings, split.train.item_ids, factor_ids=fitted.factor_ids
+            )
+        )
         self.history_, self.recipe_, self.stopped_ = history, fitted.recipe, fitted.stopped
-
-    def _going_on(self) -> CompressedELSA:
-        """Of the same kind, for embeddings that were learned."""
-        norms = self.norms or str(self.recipe_.get("model.norms", "unit"))
-        return clone(self).set_params(norms=norms, rewind=False)
-
-    def _learn(
-        self, matrix: sp.spmatrix, item_ids: np.ndarray, factor_ids: np.ndarray | None
-    ) -> None:
-        self._set(SparseEmbeddings.from_scipy(matrix, item_ids, factor_ids=factor_ids))
 
     def _set(self, embeddings: SparseEmbeddings) -> None:
         self.embeddings_ = embeddings
@@ -674,9 +666,6 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
         if not self._integer_ids:
             return item_ids
         return np.array([int(item) for item in item_ids], None if len(item_ids) else np.int64)
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "embeddings_")
 
     def __getstate__(self) -> dict:
         state = dict(super().__getstate__())

@@ -161,6 +161,20 @@ def read_json(path: pathlib.Path) -> Any:
         raise ValueError("nested too deeply") from None
 
 
+def read_json_lines(path: pathlib.Path) -> list[dict]:
+    """The objects of a file that has one a line, if it is there.
+
+    Lines that a killed process left half-written are passed over.
+    """
+    found = []
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        with contextlib.suppress(ValueError, RecursionError):
+            value = json.loads(line.decode())  # as JSON, bytes may have a mark of their encoding
+            if isinstance(value, dict):
+                found.append(value)
+    return found
+
+
 def check_unpacked(path: object, n_bytes: int, n_packed: int) -> None:
     """InputError for an archive, or a file of compressed columns, that would fill the memory.
 

@@ -12,12 +12,12 @@ import numpy as np
 import scipy.sparse as sp
 from ml_collections import ConfigDict
 
-from celsa_jax import recipe, tensorboard
+from celsa_jax import recipe
 from celsa_jax.checkpoint import Checkpoints, steps_in
 from celsa_jax.config import seed_of
 from celsa_jax.data import Interactions, Split
 from celsa_jax.data.interactions import lookup
-from celsa_jax.loop import Reached, TrainingLoop
+from celsa_jax.loop import TrainingLoop
 from celsa_jax.memory import check_memory, training_bytes
 from celsa_jax.sharding import DATA, ITEM, Placement, is_first_process, make_placement, wait_for_all
 from celsa_jax.sparse import SparseEmbeddings
@@ -91,16 +91,18 @@ def fit(
         checkpoints = None
         if folder is not None:
             _begin_folder(folder, config, split, factor_ids if going_on and start else None)
-            checkpoints = Checkpoints(folder.checkpoints, config.checkpoint.keep)
-            stack.enter_context(checkpoints)
+            checkpoints = stack.enter_context(
+                Checkpoints(folder.checkpoints, config.checkpoint.keep)
+            )
         profile = folder.path / "profile" if folder and config.train.profile else None
         loop = TrainingLoop(filled, split, placement, checkpoints, profile)
         begun = loop.begin(start)
         if folder is not None:
-            callbacks = (*_records(folder, config, begun, stack), *callbacks)
+            folder.cut_metrics(int(begun.state.step), begun.epoch)
+            callbacks = (folder.log_metrics, *callbacks)
         reached = loop.train(begun, callbacks, stop, show_bar)
     step = int(reached.state.step)  # pruning gives the arrays of the state away
-    embeddings = loop.embeddings(loop.at_target(reached))
+    embeddings = loop.embeddings(reached)
     if earlier is not None:
         embeddings = _unused_as_before(embeddings, factor_ids, train, earlier)
     return Fitted(
@@ -142,18 +144,6 @@ def _begin_folder(
     if is_first_process() and not folder.split.exists():
         split.save(folder.split)
     wait_for_all("split saved")
-
-
-def _records(
-    folder: Workdir, config: ConfigDict, begun: Reached, stack: contextlib.ExitStack
-) -> list[Callback]:
-    """What writes the metrics of every epoch into the folder, where it may hold some already."""
-    step = int(begun.state.step)
-    folder.cut_metrics(step, begun.epoch)
-    if not (config.train.tensorboard and is_first_process()):
-        return [folder.log_metrics]
-    scalars = stack.enter_context(tensorboard.scalars(folder.tensorboard, step))
-    return [folder.log_metrics, scalars]
 
 
 def _start(

@@ -125,7 +125,15 @@ class TrainingLoop:
         Args:
           start: where a new one begins; None for dense, at random.
         """
-        return self._resume() or Reached(self._new_state(start), 0, 0.0)
+        if (resumed := self._resume()) is not None:
+            return resumed
+        widest = self.config.sparsity.start_nnz
+        form, places = self._form(widest), self._places(widest)
+        if start is None:
+            state = random_state(self.start_key, self.split.train.n_items, form, places)
+        else:
+            state = sparse_state(start, form, places)
+        return Reached(state, 0, 0.0)
 
     def train(
         self,
@@ -158,29 +166,21 @@ class TrainingLoop:
                 epoch += 1
         return Reached(state, epoch, before + time.perf_counter() - started, stopped)
 
-    def at_target(self, reached: Reached) -> TrainState:
-        """The state with the target number of weights an item, wherever training ended."""
-        if self._kept_after(reached.epoch) == self.config.sparsity.target_nnz:
-            return reached.state
-        last = self.plan[reached.epoch - 1]
-        return self._at_target(reached.state, last)
+    def embeddings(self, reached: Reached) -> sp.csc_matrix:
+        """CSC float32 [n_items, n_factors], at the target wherever training ended.
 
-    def embeddings(self, state: TrainState) -> sp.csc_matrix:
-        """Those of a trained state, CSC float32 [n_items, n_factors]."""
-        form = self._form(self.config.sparsity.target_nnz)
-        return embeddings_of(state, self.split.train.n_items, form)
+        Args:
+          reached: after an epoch at least; its arrays are given up.
+        """
+        state = reached.state
+        if reached.epoch < self.n_epochs:
+            state = self._at_target(state, self.plan[reached.epoch - 1])
+        return self._embeddings(state)
 
     def seconds_by_part(self) -> dict[str, float]:
         return {f"{part}_seconds": round(spent, 2) for part, spent in self.seconds.items()}
 
-    # The beginning of a run, and its checkpoints.
-
-    def _new_state(self, start: Start | None) -> TrainState:
-        widest = self.config.sparsity.start_nnz
-        form, places = self._form(widest), self._places(widest)
-        if start is None:
-            return random_state(self.start_key, self.split.train.n_items, form, places)
-        return sparse_state(start, form, places)
+    # The checkpoints of a run.
 
     def _resume(self) -> Reached | None:
         checkpoints = self.checkpoints
@@ -233,7 +233,7 @@ class TrainingLoop:
 
     def _epoch(self, epoch: int, state: TrainState) -> tuple[TrainState, dict[str, float | None]]:
         """The state after an epoch, with the mask updates before and after it, and its metrics."""
-        now, target = self.plan[epoch], self.config.sparsity.target_nnz
+        now = self.plan[epoch]
         if now.kept != self._kept_after(epoch):
             state = self._prune(state, now.kept, now.rewind)
         started = time.perf_counter()
@@ -241,8 +241,7 @@ class TrainingLoop:
         spent = time.perf_counter() - started
         self.seconds["training"] += spent
         self._check_finite(epoch, state, losses)
-        if epoch + 1 == self.n_epochs and now.kept > target:
-            # Meets the target where no final phase follows, or the mask was chosen every step.
+        if epoch + 1 == self.n_epochs:
             state = self._at_target(state, now)
         n_users = self.split.train.n_users
         realised = to_host(nnz_per_row(state))[: self.split.train.n_items]
@@ -275,7 +274,7 @@ class TrainingLoop:
         by_chunk = []
         for at, chunk, batches in self.feed.on_device(epoch, self._block(form.dense is not None)):
             losses = np.zeros(len(at), np.float32)
-            for piece in self.progress.pieces(epoch, len(at), at[0]):
+            for piece in self.progress.pieces(len(at)):
                 steps = put(np.array(piece, np.int32))
                 state, trained = train_steps(
                     state, chunk, batches, put(rates[at]), steps, layout, numbers, form=form
@@ -294,7 +293,10 @@ class TrainingLoop:
             return jax.block_until_ready(pruned)
 
     def _at_target(self, state: TrainState, now: Epoch) -> TrainState:
+        """The target is not met where no final phase follows, or the mask is chosen every step."""
         target = self.config.sparsity.target_nnz
+        if now.kept == target:
+            return state
         return self._prune(state, target, chosen_each_step=now.kept > now.nnz)
 
     def _validate(self, state: TrainState, now: Epoch) -> dict[str, float | None]:
@@ -302,7 +304,7 @@ class TrainingLoop:
         if now.kept > now.nnz:  # the mask as it would be, if training ended here
             mask = largest_mask(state, jnp.int32(now.nnz), form=self._form(now.nnz, True))
             state = state._replace(weights=jnp.where(mask, state.weights, 0))
-        embeddings = self.embeddings(state)
+        embeddings = self._embeddings(state)
         nearly_dense = 4 * embeddings.nnz > embeddings.shape[0] * embeddings.shape[1]
         return evaluate(
             scorer(embeddings.toarray() if nearly_dense else embeddings),  # there BLAS is faster
@@ -313,6 +315,10 @@ class TrainingLoop:
             n_folds=1,
             held_out_from=self.split.val_from,
         ).summary()
+
+    def _embeddings(self, state: TrainState) -> sp.csc_matrix:
+        form = self._form(self.config.sparsity.target_nnz)
+        return embeddings_of(state, self.split.train.n_items, form)
 
     def _check_finite(self, epoch: int, state: TrainState, losses: np.ndarray) -> None:
         """InputError if a step of the epoch has diverged, before anything of it is saved."""

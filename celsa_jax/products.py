@@ -25,10 +25,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.sparse as sp
 from jax import lax
 
 from celsa_jax.data.batches import Array, Batch
+from celsa_jax.sparse.rows import from_places
 
 _LEAST_CAPACITY = 16
 _BLOCKS = (16, 32)  # items that a factor adds up at once, where it has few, and where many
@@ -61,18 +61,14 @@ class Layout(NamedTuple):
 
 def make_layout(columns: np.ndarray, n_factors: int) -> Layout:
     """The layout of columns [n_items, capacity], where n_factors stands for no factor."""
-    n_items = len(columns)
-    used = columns < n_factors
-    starts = np.concatenate([[0], np.cumsum(used.sum(axis=1))])
-    places = np.flatnonzero(used).astype(np.int32)
-    by_item = sp.csr_matrix((places, columns[used], starts), shape=(n_items, n_factors))
-    by_factor = by_item.tocsc()  # a counting sort
+    places = np.arange(columns.size, dtype=np.int32).reshape(columns.shape)
+    by_factor = from_places(columns, places, n_factors).tocsc()  # a counting sort
     counts = np.diff(by_factor.indptr)
     block = _BLOCKS[columns.size > _MANY_ITEMS * n_factors]
     n_blocks = -(-counts // block)
     first_block, first_entry = np.cumsum(n_blocks) - n_blocks, np.cumsum(counts) - counts
     entries = np.full((columns.size // block + n_factors, block), columns.size, np.int32)
-    to = np.repeat(first_block * block - first_entry, counts) + np.arange(len(places))
+    to = np.repeat(first_block * block - first_entry, counts) + np.arange(by_factor.nnz)
     entries.ravel()[to] = by_factor.data
     items = np.where(entries < columns.size, entries // columns.shape[1], 0).astype(np.int32)
     factors = np.full(len(entries), n_factors, np.int32)

@@ -156,21 +156,16 @@ def is_first_process() -> bool:
 
 def wait_for_all(what: str) -> None:
     """Until all processes have come here."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(what)
+    multihost_utils.sync_global_devices(what)
 
 
 def from_first_process(value: int) -> int:
     """What the first process has, in every process; all must call this."""
-    if jax.process_count() == 1:
-        return value
     return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
 def in_any_process(flag: bool) -> bool:
     """Whether a flag is set in some process; all must call this."""
-    if jax.process_count() == 1:
-        return flag
     return bool(multihost_utils.process_allgather(np.bool_(flag)).any())
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import scipy.sparse as sp
 import tqdm
 
-from celsa_jax.errors import InputError
+from celsa_jax.sparse.rows import from_places
 from celsa_jax.sparse.threads import in_threads, n_cores
 
 log = logging.getLogger(__name__)
@@ -55,9 +55,7 @@ class Start(NamedTuple):
 
     def tocsr(self) -> sp.csr_matrix:
         """[n_items, n_factors] float32."""
-        n_items, k0 = self.columns.shape
-        arrays = self.values.ravel(), self.columns.ravel(), np.arange(n_items + 1) * k0
-        return sp.csr_matrix(arrays, (n_items, self.n_factors))
+        return from_places(self.columns, self.values, self.n_factors)
 
 
 def neighbours(matrix: sp.csr_matrix, k0: int, alpha: float, seed: int) -> Start:
@@ -92,14 +90,9 @@ def clusters(matrix: sp.csr_matrix, n_factors: int, k0: int, alpha: float, seed:
       n_factors: clusters, at least 1 and at most the items that have interactions.
       k0: factors an item, at least 1; more than n_factors count as n_factors.
       alpha, seed: as in `neighbours`.
-
-    Raises:
-      InputError: n_factors is out of range.
     """
     counts = np.bincount(matrix.indices, minlength=matrix.shape[1])
     used = np.flatnonzero(counts)
-    if not 1 <= n_factors <= len(used):
-        raise InputError(f"n_factors is {n_factors}; choose 1 to {len(used)}, the items' number")
     own = np.arange(len(counts)) % n_factors
     own[used] = _agglomerate(matrix if len(used) == len(own) else matrix[:, used], n_factors)
     of_cluster = np.bincount(own, counts)

@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec
 from celsa_jax.losses import unit
 from celsa_jax.pruning import top_k_mask
 from celsa_jax.sharding import ITEM, Placement, pad_rows, to_host
+from celsa_jax.sparse.rows import from_places
 from celsa_jax.starts import Start
 
 
@@ -138,20 +139,13 @@ def sparse_state(start: Start, form: Form, places: int) -> TrainState:
     """A model at the factors and values of a start; columns of n_factors are not in use."""
     columns, values = start.columns, start.values
     if places == form.n_factors:  # place f is that of factor f
-        matrix = sparse_rows(columns, values, form.n_factors)
+        matrix = from_places(columns, values, form.n_factors)
         columns = np.full(matrix.shape, form.n_factors, np.int32)
         rows = np.repeat(np.arange(len(columns)), np.diff(matrix.indptr))
         columns[rows, matrix.indices] = matrix.indices
         values = matrix.toarray()
     make = jax.jit(_state_of, static_argnames=("form", "places"))
     return make(values, columns, form=form, places=places)
-
-
-def sparse_rows(columns: np.ndarray, values: np.ndarray, n_factors: int) -> sp.csr_matrix:
-    """CSR [n_items, n_factors] of an ELL array; every place in use is stored, those of 0 too."""
-    used = columns < n_factors
-    starts = np.concatenate([[0], np.cumsum(used.sum(axis=1))])
-    return sp.csr_matrix((values[used], columns[used], starts), shape=(len(columns), n_factors))
 
 
 def _state_of(weights: jax.Array, columns: jax.Array, form: Form, places: int) -> TrainState:
@@ -163,19 +157,19 @@ def _state_of(weights: jax.Array, columns: jax.Array, form: Form, places: int) -
         n_rows,
         form.n_factors,
     )
-    state = TrainState(jnp.int32(0), weights, columns, nadam(0.9).init(weights))
+    state = _new_state(weights, columns)
     return state if form.placement is None else form.placement.constrain_state(state)
 
 
 def state_shape(n_rows: int, places: int) -> TrainState:
     """Shapes and dtypes of a state (`jax.eval_shape`)."""
 
-    def make() -> TrainState:
-        weights = jnp.zeros((n_rows, places))
-        columns = jnp.zeros((n_rows, places), jnp.int32)
-        return TrainState(jnp.int32(0), weights, columns, nadam(0.9).init(weights))
+    weights, columns = (jax.ShapeDtypeStruct((n_rows, places), of) for of in ("float32", "int32"))
+    return jax.eval_shape(_new_state, weights, columns)
 
-    return jax.eval_shape(make)
+
+def _new_state(weights: jax.Array, columns: jax.Array) -> TrainState:
+    return TrainState(jnp.int32(0), weights, columns, nadam(0.9).init(weights))
 
 
 def prune(
@@ -315,4 +309,4 @@ def embeddings_of(state: TrainState, n_items: int, form: Form) -> sp.csc_matrix:
     """
     weights = unit(state.weights) if form.unit_rows else state.weights
     columns, values = (to_host(a)[:n_items] for a in (state.columns, weights))
-    return sparse_rows(columns, values, form.n_factors).tocsc()
+    return from_places(columns, values, form.n_factors).tocsc()

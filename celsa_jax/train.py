@@ -32,7 +32,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> dict:
     Args:
       config: see `celsa_jax.config.default_config`.
       workdir: receives config.json, split.npz, metrics.jsonl, checkpoints/, embeddings.npz,
-        items.txt, factors.txt and results.json; tensorboard/ and profile/, if asked for.
+        items.txt, factors.txt and results.json; profile/, if asked for.
 
     Returns:
       The contents of results.json.

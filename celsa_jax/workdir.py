@@ -18,6 +18,7 @@ from celsa_jax.files import (
     locked,
     naming,
     read_json,
+    read_json_lines,
     remove_left_overs,
     write_json,
     write_text,
@@ -43,7 +44,6 @@ class Workdir:
         self.split = self.path / "split.npz"
         self.embeddings = self.path / "embeddings.npz"
         self.checkpoints = self.path / "checkpoints"
-        self.tensorboard = self.path / "tensorboard"
         self._metrics = self.path / "metrics.jsonl"
         self._results = self.path / "results.json"
         self._factors = self.path / "factors.txt"
@@ -137,7 +137,7 @@ class Workdir:
 
     def metrics(self) -> list[dict]:
         """What was logged, sound lines alone."""
-        return [record for record, _ in self._logged()]
+        return [r for r in read_json_lines(self._metrics) if {"step", "epoch"} <= set(r)]
 
     def cut_metrics(self, step: int, epoch: int) -> None:
         """Drops what was logged after a checkpoint, a half-written line included.
@@ -151,21 +151,11 @@ class Workdir:
         """
         if not self._writes:
             return
-        kept = [(record, text) for record, text in self._logged() if record["step"] <= step]
-        epochs = {record["epoch"] for record, _ in kept}
+        kept = [record for record in self.metrics() if record["step"] <= step]
+        epochs = {record["epoch"] for record in kept}
         if missing := sorted(set(range(1, epoch + 1)) - epochs):
             log.warning("%s: damaged: epochs %s are missing; going on", self._metrics, missing)
-        write_text(self._metrics, "".join(text for _, text in kept))
-
-    def _logged(self) -> Iterator[tuple[dict, str]]:
-        """The sound records of metrics.jsonl, and their lines."""
-        content = self._metrics.read_bytes() if self._metrics.exists() else b""
-        for line in content.splitlines():
-            with contextlib.suppress(ValueError, TypeError, RecursionError):
-                text = line.decode()  # as JSON, bytes may have a mark of their encoding
-                record = json.loads(text)
-                if {"step", "epoch"} <= set(record):
-                    yield record, text + "\n"
+        write_text(self._metrics, "".join(json.dumps(record) + "\n" for record in kept))
 
 
 def _read_object(path: pathlib.Path) -> dict:

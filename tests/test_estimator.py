@@ -512,6 +512,7 @@ def test_segments_are_the_two_groups(fitted):
     [
         ({"nnz": 0}, "^nnz is 0; it must be a whole number from 1 on"),
         ({"nnz": 30, "start_nnz": None}, "^nnz is 30, and the training users have 24 items"),
+        ({"start": "clusters", "n_factors": 25}, "^n_factors is 25, and .* have 24 items"),
         ({"start": "warm"}, "^start is 'warm'; choose one of"),
         ({"learning_rate": "fast"}, "^learning_rate is 'fast'"),
         ({"start": "clusters"}, "^start=clusters needs n_factors"),

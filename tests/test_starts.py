@@ -12,7 +12,6 @@ from conftest import directions, planted_segments
 from celsa_jax import starts
 from celsa_jax.data.interactions import lookup
 from celsa_jax.data.synthetic import synthetic
-from celsa_jax.errors import InputError
 from celsa_jax.starts import clusters, neighbours
 
 
@@ -244,12 +243,3 @@ def test_items_without_interactions_are_in_nobodys_way(make):
     scores = (wider @ directions(rows.toarray())) @ rows.T.toarray()
     unused = np.setdiff1d(np.arange(66), used)
     assert scores[:, unused].max() < 0.01 * scores[:, used].max(axis=1).min()
-
-
-@pytest.mark.parametrize("n_factors", [0, 13])
-def test_clusters_are_as_many_as_items_at_most(n_factors):
-    with pytest.raises(InputError, match=f"n_factors is {n_factors}; choose 1 to 12"):
-        clusters(islands(12), n_factors, 3, 0.5, seed=0)
-    wider = sp.hstack([islands(12), sp.csr_matrix((6, 5))], format="csr")
-    with pytest.raises(InputError, match=f"n_factors is {n_factors}; choose 1 to 12"):
-        clusters(wider, n_factors, 3, 0.5, seed=0)

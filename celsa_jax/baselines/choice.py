@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from celsa_jax.data import Split
 from celsa_jax.errors import InputError
@@ -27,19 +28,16 @@ def choose(
     Returns:
       The fit, its options, and all combinations, each with its value as MAIN_METRIC.
     """
-    tried: list[dict[str, object]] = []
-
-    def value_of(pair: tuple[dict[str, object], Fit]) -> float:
-        options, fitted = pair
+    best: tuple[Any, dict[str, object]] = None, {}
+    highest, tried = -math.inf, []
+    for values in itertools.product(*grid.values()):
+        options = dict(zip(grid, values, strict=True))
+        fitted = fit(**options)
         judged = value(fitted)
         tried.append({**options, MAIN_METRIC: judged})
-        return judged
-
-    combinations = (
-        dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())
-    )
-    options, fitted = max(((options, fit(**options)) for options in combinations), key=value_of)
-    return fitted, options, tried
+        if judged > highest:
+            best, highest = (fitted, options), judged
+    return *best, tried
 
 
 def validation_value(score: Scorer, split: Split, *, folds: str, seed: int) -> float:

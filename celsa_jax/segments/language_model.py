@@ -18,7 +18,7 @@ import tqdm
 
 from celsa_jax.data.metadata import printable
 from celsa_jax.errors import InputError
-from celsa_jax.files import naming
+from celsa_jax.files import naming, read_json_lines
 from celsa_jax.segments.naming import Name
 from celsa_jax.segments.terms import MARKS
 
@@ -183,7 +183,8 @@ class LanguageModelNamer:
             at: hashlib.sha256("\n".join((self._model, *prompt)).encode()).hexdigest()
             for at, prompt in prompts.items()
         }
-        cache = self._read_cache()
+        entries = [e for e in read_json_lines(self._cache) if {"key", "name"} <= set(e)]
+        cache = {str(entry["key"]): str(entry["name"]) for entry in entries}
         answers = {key: cache[key] for key in keys.values() if key in cache}
         n_cached = sum(key in answers for key in keys.values())
         problem = self._ask_all({keys[at]: prompts[at] for at in keys}, answers)
@@ -269,19 +270,6 @@ class LanguageModelNamer:
     def _shown(self, problem: str) -> str:
         """A problem on one line, without the key."""
         return _cut(problem.replace(self._key, "***"))
-
-    def _read_cache(self) -> dict[str, str]:
-        """Names by key; lines that a broken run left half-written are passed over."""
-        names: dict[str, str] = {}
-        if not self._cache.exists():
-            return names
-        for line in self._cache.read_bytes().splitlines():
-            try:
-                entry = json.loads(line)
-                names[str(entry["key"])] = str(entry["name"])
-            except (ValueError, KeyError, TypeError, RecursionError):
-                continue
-        return names
 
 
 def _is_address(url: str) -> bool:

@@ -33,17 +33,15 @@ class Name:
     Attributes:
       name: a short title-case name; "" where the items have no metadata at all.
       terms: what at least three tenths of the items share, if anything; most telling first.
-      mixed: whether the name begins with "Mixed", as it tells little.
     """
 
     name: str
     terms: tuple[str, ...] = ()
-    mixed: bool = False
 
     @property
     def words(self) -> str:
-        """The name without that."""
-        return self.name.removeprefix(_MIXED) if self.mixed else self.name
+        """The name without "Mixed", with which it begins where it tells little."""
+        return self.name.removeprefix(_MIXED)
 
     @property
     def text(self) -> str:
@@ -106,7 +104,8 @@ def _name(labels: list[str], here: np.ndarray, everywhere: np.ndarray) -> Name:
     tells = share * np.log(share / usual)
     either, usually = (m.diagonal() + m.diagonal()[:, None] - m for m in (here, everywhere))
     apart = ~np.array([[repeats(one, other) for other in labels] for one in labels])
-    apart &= (everywhere < _SAME * usually) & (np.add.outer(*[_n_words(labels)] * 2) <= _MOST_WORDS)
+    n_words = np.array([len(label.split()) for label in labels])
+    apart &= (everywhere < _SAME * usually) & (np.add.outer(n_words, n_words) <= _MOST_WORDS)
 
     alone = np.where(share >= _COVERS, tells + 1e-3 * share, -np.inf)
     first = int(np.argmax(alone if (share >= _COVERS).any() else share))
@@ -140,12 +139,8 @@ def _named(
     words: str, share: float, usual: float, terms: tuple[str, ...], otherwise: str = ""
 ) -> Name:
     """Words that are true of these shares of the items, here and everywhere, and what they are."""
-    mixed = bool(share < _ALL and share * np.log(share / usual) < _SAYS)
-    return Name((_MIXED if mixed else otherwise) + words, terms, mixed)
-
-
-def _n_words(labels: list[str]) -> np.ndarray:
-    return np.array([len(label.split()) for label in labels])
+    mixed = share < _ALL and share * np.log(share / usual) < _SAYS
+    return Name((_MIXED if mixed else otherwise) + words, terms)
 
 
 def _merged(terms: ItemTerms) -> ItemTerms:

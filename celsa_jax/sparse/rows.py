@@ -68,6 +68,18 @@ def _largest(rows: np.ndarray | sp.csr_matrix, k: int) -> sp.csr_matrix:
     return kept
 
 
+def from_places(columns: np.ndarray, values: np.ndarray, n_columns: int) -> sp.csr_matrix:
+    """CSR [n_rows, n_columns] of entries in equally many places a row, zeros among them.
+
+    Args:
+      columns: [n_rows, n_places] of the entries; n_columns or more for places not in use.
+      values: [n_rows, n_places].
+    """
+    used = columns < n_columns
+    starts = np.concatenate([[0], np.cumsum(used.sum(axis=1))])
+    return sp.csr_matrix((values[used], columns[used], starts), shape=(len(columns), n_columns))
+
+
 def split_signs(matrix: sp.csr_matrix) -> sp.csr_matrix:
     """Non-negative vectors: 2 f for a positive entry of factor f, 2 f + 1 for a negative one.
 

@@ -94,10 +94,6 @@ class Results:
         between = max(0.0, values.mean(axis=1).var(ddof=1) - within / n_trainings)
         return float(np.sqrt(between)), float(np.sqrt(within))
 
-    def mean(self, row: str, column: str, name: str) -> float | None:
-        values = self.values(row, column, name)
-        return float(values.mean()) if len(values) else None
-
     def differences(self, row: str, column: str) -> np.ndarray:
         """[n_users] row - reference of every user that both can be judged on.
 

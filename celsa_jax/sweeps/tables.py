@@ -159,8 +159,8 @@ def _spread_cell(results: Results, row: str, column: str) -> str:
 
 
 def _bytes_cell(results: Results, row: str, column: str) -> str:
-    mean = results.mean(row, column, "bytes_per_item")
-    return "" if mean is None else f"{mean:,.0f}"
+    values = results.values(row, column, "bytes_per_item")
+    return f"{values.mean():,.0f}" if len(values) else ""
 
 
 def _chosen(results: Results) -> Iterator[str]:
