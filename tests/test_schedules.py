@@ -1,3 +1,4 @@
+import jax
 import numpy as np
 import pytest
 from hypothesis import given
@@ -71,3 +72,12 @@ def test_every_schedule_falls_to_exactly_the_target(schedule, n_factors, data, p
     assert nnz_at(schedule, 1.0, n_factors, target) == target
     if schedule != "constant":
         assert nnz_at(schedule, 0.0, n_factors, target) == n_factors
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_jax_traces_a_schedule(schedule):
+    progress = np.linspace(0, 1, 101, dtype=np.float32)
+    traced = jax.jit(lambda p: nnz_at(schedule, p, 1024, 16))(progress)
+    assert traced.dtype == np.int32
+    # float32 against float64: a rounding may fall to the other side.
+    np.testing.assert_allclose(traced, nnz_at(schedule, progress, 1024, 16), atol=1)
