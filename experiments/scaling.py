@@ -17,6 +17,7 @@ import tempfile
 import scipy.sparse as sp
 from absl import flags
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from celsa_jax.files import write_text
 from celsa_jax.sweeps.figures import save
@@ -73,8 +74,12 @@ def draw(rows: list[dict], out: pathlib.Path) -> None:
             measured = [row[name] for row in rows if row["quantity"] == quantity]
             axes[int(name == "peak_gb"), at].plot(values, measured, marker="o", label=label)
         axes[1, at].set(xlabel=quantity, xscale="log")
+        axes[1, at].set_xticks(values)
+        axes[1, at].xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes[1, at].minorticks_off()
     axes[0, 0].set(ylabel="seconds", yscale="log")
-    axes[1, 0].set(ylabel="GB at the peak", yscale="log")
+    axes[0, 0].yaxis.set_major_formatter("{x:g}")
+    axes[1, 0].set(ylabel="GB at the peak", ylim=(0, None))
     axes[0, 0].legend(frameon=False)
     for panel in axes.flat:
         panel.grid(alpha=0.25)
