@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import json
 import os
 import pathlib
 import subprocess
@@ -27,6 +26,7 @@ from celsa_jax.runtime import peak_memory, versions
 from celsa_jax.state import Form, Numbers, prune, random_state
 from celsa_jax.step import train_steps
 from experiments.random_data import random_users
+from experiments.whole_run import whole_run
 
 Rows = Iterator[dict[str, Any]]
 _STEPS, _ROUNDS = 4, 5
@@ -203,24 +203,6 @@ def _elsarec_seconds(users: sp.csr_matrix, d: int) -> float | None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model, x = elsa.ELSA(users.shape[1], d, device), torch.tensor(users.toarray(), device=device)
     return _median(lambda: model.train_step(x, x)[0].item())
-
-
-def whole_run(config: str, path: str, *fields: str) -> dict[str, Any]:
-    """What a run of `experiments.train` found, and what it took, loading included."""
-    with tempfile.TemporaryDirectory() as folder:
-        fields = (f"data.path={path}", f"data.data_dir={folder}/data", *fields)
-        given = [f"--workdir={folder}/run", *(f"--config.{field}" for field in fields)]
-        command = [sys.executable, "-m", "experiments.train", f"--config=configs/{config}.py"]
-        started = time.perf_counter()
-        done = subprocess.run([*command, *given], stdout=subprocess.PIPE, text=True, check=True)
-        spent = time.perf_counter() - started
-        *_, last = pathlib.Path(f"{folder}/run/metrics.jsonl").read_text().splitlines()
-    results = json.loads(done.stdout.splitlines()[-1])
-    found = {name: value for name, value in results.items() if name.endswith("_seconds")}
-    found |= {"ndcg@100": results["test"]["ndcg@100"]} if results["test"] else {}
-    found["epoch_seconds"] = json.loads(last)["seconds"]  # of the last
-    found["peak_gb"] = _rounded(results["peak_bytes"]["host"] / 1e9)
-    return {**found, "wall_seconds": round(spent, 2)}  # with Python's start
 
 
 def _median(call: Callable[[], object]) -> float:

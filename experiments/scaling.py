@@ -22,8 +22,8 @@ from matplotlib.ticker import EngFormatter
 from celsa_jax.files import write_text
 from celsa_jax.sweeps.figures import save
 from experiments import cli
-from experiments.accelerator_parts import whole_run
 from experiments.random_data import random_users
+from experiments.whole_run import whole_run
 
 MIDDLE = {"items": 30_000, "users": 20_000, "non-zeros": 16, "factors": 0}
 VALUES = {
