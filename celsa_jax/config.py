@@ -148,7 +148,7 @@ FIELDS: dict[str, Any] = {
         # The precision of dense products: float32, bfloat16, or "auto", float32 on a CPU and
         # bfloat16 elsewhere.
         "precision": Field("auto", _one_of(("auto", "float32", "bfloat16"))),
-        # The loss covers the items of a batch and at least so many others; 0 for all items.
+        # The loss covers the items of a batch and about so many others; 0 for all items.
         "n_negatives": Field(None, _whole(0)),
         # Whether to write a trace of the second epoch into the folder of the run.
         "profile": Field(False),
