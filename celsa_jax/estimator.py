@@ -91,7 +91,7 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
       batch_size: users in a step.
       input_dropout: share of a history that is left out of the input.
       learning_rate: of Nadam.
-      n_negatives: the loss covers the items of a batch and so many others; 0 for all.
+      n_negatives: the loss covers the items of a batch and about so many others; 0 for all.
       seed: of everything random.
       options: further fields of the configuration by name, {"train.b1": 0.9}
         (`celsa_jax.config`).

@@ -293,7 +293,10 @@ class TrainingLoop:
             return jax.block_until_ready(pruned)
 
     def _at_target(self, state: TrainState, now: Epoch) -> TrainState:
-        """The target is not met where no final phase follows, or the mask is chosen every step."""
+        """The state with as many weights as the target has.
+
+        It has more where no final phase follows, or the mask is chosen at every step.
+        """
         target = self.config.sparsity.target_nnz
         if now.kept == target:
             return state

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import pathlib
 import platform
 import sys
 
@@ -30,7 +31,10 @@ def check_deterministic() -> None:
 def peak_memory() -> dict[str, int]:
     """Bytes that this process, and on accelerators its first device, had in use at most."""
     peak = {}
-    if sys.platform != "win32":
+    status = pathlib.Path("/proc/self/status")
+    if status.exists():  # what getrusage says on Linux may be of the process that started this one
+        peak["host"] = 1024 * int(status.read_text().partition("VmHWM:")[2].split()[0])
+    elif sys.platform != "win32":
         unit = 1 if sys.platform == "darwin" else 1024
         peak["host"] = unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     stats = jax.local_devices()[0].memory_stats() or {}

@@ -87,7 +87,7 @@ def clusters(matrix: sp.csr_matrix, n_factors: int, k0: int, alpha: float, seed:
 
     Args:
       matrix: [n_users, n_items], binary CSR with at least one interaction.
-      n_factors: clusters, at least 1 and at most the items that have interactions.
+      n_factors: clusters, from 1 to the items that have interactions (`recipe` checks that).
       k0: factors an item, at least 1; more than n_factors count as n_factors.
       alpha, seed: as in `neighbours`.
     """

@@ -17,7 +17,7 @@ from celsa_jax.losses import nmse
 from celsa_jax.model import ELSA
 from celsa_jax.products import Layout
 from celsa_jax.pruning import top_k_mask
-from celsa_jax.sampling import draw_items
+from celsa_jax.sampling import draw_items, place_in
 from celsa_jax.sharding import DATA, ITEM, sum_along
 from celsa_jax.state import PAPER_OUTPUTS, Form, Numbers, TrainState, nadam, paper_nadam
 
@@ -91,14 +91,13 @@ def _train_steps(
         part, item_weights, take_part = state, None, take
         if form.n_sampled:
             own = _items_of(take, blocks, n_rows, data_axis)
-            items, item_weights = draw_items(key, own, n_rows, n_here, form.n_sampled)
+            draw = key if item_axis is None else jax.random.fold_in(key, lax.axis_index(item_axis))
+            items, item_weights = draw_items(draw, own, n_rows, n_here, form.n_sampled)
             part = jax.tree.map(lambda leaf: leaf[items] if leaf.ndim == 2 else leaf, state)
-            row_of = jnp.full(n_rows + 1, len(items), jnp.int32)
-            row_of = row_of.at[items].set(jnp.arange(len(items), dtype=jnp.int32))
 
             def take_part(rows: jax.Array) -> Batch:
                 batch = take(rows)
-                return batch._replace(items=row_of[batch.items])
+                return batch._replace(items=place_in(items, batch.items, missing=len(items)))
 
         elif form.as_published:  # others are drawn with replacement, to so many in all
             own = _items_of(take, blocks, n_rows, data_axis)

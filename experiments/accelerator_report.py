@@ -10,6 +10,7 @@ elsarec torch` adds the comparison with elsarec. With `--small` it takes 15 s, o
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import multiprocessing as mp
 import os
 import pathlib
@@ -68,7 +69,7 @@ def main() -> None:
 def report_parts(folder: pathlib.Path, end: float) -> None:
     """Measures part after part, none beyond `end`, and writes what there is after each.
 
-    Small ones, whose times mean nothing, two at a time.
+    Small ones, whose times mean nothing, two at a time on a CPU; an accelerator has one process.
     """
 
     def part(name: str) -> dict[str, Any]:
@@ -79,7 +80,8 @@ def report_parts(folder: pathlib.Path, end: float) -> None:
         return measured(request, limit)
 
     report: dict[str, Any] = {}
-    with ThreadPoolExecutor(2 if _SMALL.value else 1) as pool:
+    accelerator = any(importlib.util.find_spec(name) for name in ("jax_plugins", "libtpu"))
+    with ThreadPoolExecutor(2 if _SMALL.value and not accelerator else 1) as pool:
         for name, done in zip(_PARTS.value, pool.map(part, _PARTS.value), strict=True):
             report[name] = done
             report["equality"] = {"state": "compared", "rows": compared(report)}

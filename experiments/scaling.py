@@ -10,17 +10,16 @@ every item has a factor of its own but where factors change. Needs the extra `fi
 from __future__ import annotations
 
 import csv
+import importlib.util
 import io
 import pathlib
 import tempfile
 
 import scipy.sparse as sp
 from absl import flags
-from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
 
+from celsa_jax.errors import InputError
 from celsa_jax.files import write_text
-from celsa_jax.sweeps.figures import save
 from experiments import cli
 from experiments.random_data import random_users
 from experiments.whole_run import whole_run
@@ -40,6 +39,9 @@ _FIGURE = flags.DEFINE_string("figure", "", "The figure, .svg or .png.")
 
 
 def main() -> None:
+    figure = pathlib.Path(_FIGURE.value)
+    if not importlib.util.find_spec("matplotlib") or figure.suffix not in (".svg", ".png"):
+        raise InputError('--figure is a .svg or .png, and needs pip install "celsa_jax[figures]"')
     rows = []
     for quantity, values in VALUES.items():
         for value in values:
@@ -49,7 +51,7 @@ def main() -> None:
             writer.writeheader()
             writer.writerows(rows)
             write_text(pathlib.Path(_OUTPUT.value), lines.getvalue())
-    draw(rows, pathlib.Path(_FIGURE.value))
+    draw(rows, figure)
 
 
 def measured(sizes: dict[str, int]) -> dict[str, float]:
@@ -67,6 +69,11 @@ def measured(sizes: dict[str, int]) -> dict[str, float]:
 
 def draw(rows: list[dict], out: pathlib.Path) -> None:
     """Seconds above, memory below, a column for each quantity."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
+
+    from celsa_jax.sweeps.figures import save
+
     figure = Figure(figsize=(11, 5), layout="constrained")
     axes = figure.subplots(2, len(VALUES), sharex="col", sharey="row")
     for at, (quantity, values) in enumerate(VALUES.items()):

@@ -136,6 +136,8 @@ def test_split_vectors_score_as_the_signed_ones():
     split = split_signs(items)
     assert split.nnz == items.nnz
     assert split.data.min() > 0
+    both = split[:, ::2] - split[:, 1::2]
+    np.testing.assert_allclose(both.toarray(), items.toarray(), atol=1e-12)
     stored, largest = positive_items(items)
     positive, shift = positive_queries(queries)
     assert min(stored.data.min(), positive.data.min()) >= 0

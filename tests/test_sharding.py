@@ -108,6 +108,18 @@ def test_sampled_steps_on_several_devices(placement):
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
+def test_what_is_drawn_does_not_depend_on_how_users_are_dealt_out(matrix):
+    """Devices of the same items draw the same others: a batch has some 55 of 102, 80 are scored."""
+    found = []
+    for data in (1, 2):
+        placement = make_placement(on_mesh(default_config(), data, 2), N_ITEMS)
+        state, losses = trained(matrix, placement, n_sampled=80)
+        found.append((to_host(state.weights), np.asarray(losses)))
+    (one, one_loss), (two, two_loss) = found
+    np.testing.assert_allclose(two_loss, one_loss, rtol=1e-5)
+    np.testing.assert_allclose(two, one, atol=1e-4)
+
+
 def test_pruning_on_several_devices(matrix, placement):
     (form, one), (on_many, many) = begun(matrix, None), begun(matrix, placement)
     key = jax.random.key(0)

@@ -35,7 +35,7 @@ def choose(
         fitted = fit(**options)
         judged = value(fitted)
         tried.append({**options, MAIN_METRIC: judged})
-        if judged > highest:
+        if best[0] is None or judged > highest:
             best, highest = (fitted, options), judged
     return *best, tried
 
