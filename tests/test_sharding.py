@@ -109,11 +109,11 @@ def test_sampled_steps_on_several_devices(placement):
 
 
 def test_what_is_drawn_does_not_depend_on_how_users_are_dealt_out(matrix):
-    """Devices of the same items draw the same others: a batch has some 55 of 102, 80 are scored."""
+    """Devices of the same items draw the same others: a batch has some 70 of 102, 95 are scored."""
     found = []
     for data in (1, 2):
         placement = make_placement(on_mesh(default_config(), data, 2), N_ITEMS)
-        state, losses = trained(matrix, placement, n_sampled=80)
+        state, losses = trained(matrix, placement, n_sampled=95)
         found.append((to_host(state.weights), np.asarray(losses)))
     (one, one_loss), (two, two_loss) = found
     np.testing.assert_allclose(two_loss, one_loss, rtol=1e-5)
