@@ -52,7 +52,7 @@ def main() -> None:
     item_ids = embeddings.item_ids
     table, shown = inputs.read_item_metadata(item_ids)
     tree = load_segments(_SEGMENTS.value, item_ids)
-    page = demo_catalogue.Shown(
+    explorer = demo_catalogue.Explorer(
         SegmentRecommender(Recommender(embeddings), tree.for_pages),
         tree,
         table.shown(item_ids),
@@ -61,8 +61,8 @@ def main() -> None:
         {name: cells for name, cells in shown.columns.items() if name in FLAGS.shown_columns},
     )
     _log.info("preparing the page; compiling at the first start")
-    page.warm_up()
-    demo_catalogue.served = page
+    explorer.warm_up()
+    demo_catalogue.served = explorer
     gc.freeze()  # what stays is not looked through again each time the page answers
     # It would ask an outside host, for an address to print and where a foreign page connects.
     net_util.get_external_ip = lambda: None

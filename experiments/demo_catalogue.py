@@ -21,11 +21,11 @@ from celsa_jax.sparse import FORMATS, Recommender, SparseEmbeddings
 _N_READERS = 30
 _READER_ITEMS = 5
 _ROUNDS = 5
-served: Shown | None = None  # by the page, which Streamlit runs anew for each answer
+served: Explorer | None = None  # by the page, which Streamlit runs anew for each answer
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Shown:
+class Explorer:
     """A model, its segments, and what their items are called.
 
     Attributes:

@@ -13,7 +13,7 @@ import streamlit as st
 
 from experiments import demo_catalogue
 from experiments import demo_figures as figures
-from experiments.demo_catalogue import Shown, timed
+from experiments.demo_catalogue import Explorer, timed
 
 ROWS = (4, 6, 10)  # to choose from; the second by default
 ROW_ITEMS = (4, 6, 10, 20)
@@ -59,67 +59,67 @@ main:focus-visible, [role="tabpanel"]:focus-visible {
 </style>"""
 
 
-def show(shown: Shown) -> None:
+def show(explorer: Explorer) -> None:
     started = time.perf_counter()
     st.set_page_config("Compressed ELSA", layout="wide")
     st.html(STYLE + figures.STYLE)
-    embeddings = shown.embeddings
+    embeddings = explorer.embeddings
     st.title("Explore a model and its segments", anchor=False)
     st.markdown(
-        f"{embeddings.n_items:,} items, {shown.kept[0]} of {embeddings.n_factors:,} factors "
-        f"each, {' / '.join(f'{len(level):,}' for level in shown.tree.levels)} segments"
+        f"{embeddings.n_items:,} items, {explorer.kept[0]} of {embeddings.n_factors:,} factors "
+        f"each, {' / '.join(f'{len(level):,}' for level in explorer.tree.levels)} segments"
     )
     user, segments = st.tabs([USER, SEGMENTS], on_change="rerun", key="tab")
     if user.open:
         with user:
-            show_user(shown)
+            show_user(explorer)
     if segments.open:
         with segments:
-            show_segments(shown)
+            show_segments(explorer)
     st.caption(f"Answered in {1000 * (time.perf_counter() - started):.0f} ms.")
 
 
 # A user
 
 
-def show_user(shown: Shown) -> None:
+def show_user(explorer: Explorer) -> None:
     controls, rows = st.columns([1, 2.6], gap="medium")
     with controls:
-        items = choose_user(shown)
+        items = choose_user(explorer)
         n_rows, n_items = choose_page()
-    history = shown.history(items)
-    page = shown.product.homepage(history, n_rows, n_items)[0]
+    history = explorer.history(items)
+    page = explorer.product.homepage(history, n_rows, n_items)[0]
     with rows:
         if not page:
             st.info("Add a title to the history, or start from a reader: there is nothing to show.")
         else:
             st.markdown("Press a title to see why it is there.")
         for row in page:
-            show_row(shown, history, row)
+            show_row(explorer, history, row)
     if page:
-        show_latent(shown, history, page)
-        show_smaller(shown, history)
+        show_latent(explorer, history, page)
+        show_smaller(explorer, history)
 
 
-def choose_user(shown: Shown) -> list[int]:
+def choose_user(explorer: Explorer) -> list[int]:
     """The controls of the history; returns its items."""
     st.header("User", anchor=False)
-    names = list(shown.users)
+    names = list(explorer.users)
     if "history" not in st.session_state:
-        start_from(shown, names[0] if names else None)
+        start_from(explorer, names[0] if names else None)
     search(
         "Start from",
         names,
         key="user",
-        on_change=lambda: start_from(shown, st.session_state.user),
+        on_change=lambda: start_from(explorer, st.session_state.user),
     )
     history = st.session_state.history
-    find_titles(shown, history)
+    find_titles(explorer, history)
     st.subheader(f"History ({len(history)})", anchor=False)
     everything = len(history) <= N_HISTORY or st.session_state.get("all", False)
     with st.container(gap=None):
         for item in history if everything else history[:N_HISTORY]:
-            title(shown, item, "Remove", "close", remove)
+            title(explorer, item, "Remove", "close", remove)
     if len(history) > N_HISTORY:
         toggle(f"Show all {len(history)}", key="all")
     return history
@@ -134,29 +134,29 @@ def choose_page() -> tuple[int, int]:
 
 
 @st.fragment
-def find_titles(shown: Shown, history: list[int]) -> None:
+def find_titles(explorer: Explorer, history: list[int]) -> None:
     """Searches here, since the browser would take long to receive and filter all titles."""
     text = st.text_input(
         "Add a title",
         key="search",
         type="search",
-        placeholder=f"Search {len(shown.labels):,} titles",
+        placeholder=f"Search {len(explorer.labels):,} titles",
         live="100ms",
         persist_state="page",
     )
-    items = shown.find(text, N_FOUND, but=history)
+    items = explorer.find(text, N_FOUND, but=history)
     with st.container(gap=None):
         for item in items:
-            if title(shown, item, "Add", "add", add):
+            if title(explorer, item, "Add", "add", add):
                 st.rerun()  # all of the page
     if text and not items:
         st.caption("No other title has these words.")
 
 
-def title(shown: Shown, item: int, verb: str, icon: str, act) -> bool:
+def title(explorer: Explorer, item: int, verb: str, icon: str, act) -> bool:
     """A button that adds or removes a title."""
     return st.button(
-        f"**{verb}** {escaped(shown.labels[item])}",
+        f"**{verb}** {escaped(explorer.labels[item])}",
         key=f"{verb.lower()}_{item}",
         icon=f":material/{icon}:",
         type="tertiary",
@@ -165,8 +165,8 @@ def title(shown: Shown, item: int, verb: str, icon: str, act) -> bool:
     )
 
 
-def start_from(shown: Shown, name: str | None) -> None:
-    st.session_state.history = shown.users[name].tolist() if name else []
+def start_from(explorer: Explorer, name: str | None) -> None:
+    st.session_state.history = explorer.users[name].tolist() if name else []
 
 
 def add(item: int) -> None:
@@ -177,35 +177,35 @@ def remove(item: int) -> None:
     st.session_state.history = [other for other in st.session_state.history if other != item]
 
 
-def show_row(shown: Shown, history, row) -> None:
+def show_row(explorer: Explorer, history, row) -> None:
     """A row of cards; one that is pressed says why it is there."""
     st.subheader(escaped(row.title), anchor=False)
     with st.container(horizontal=True, wrap=False, gap="small", key=f"row_{row.segment}"):
         for item, score in zip(row.items.tolist(), row.scores.tolist(), strict=True):
-            label = f"**{escaped(shown.titles[item])}**"
-            if shown.details[item]:
-                label += f" {escaped(shown.details[item])}"
+            label = f"**{escaped(explorer.titles[item])}**"
+            if explorer.details[item]:
+                label += f" {escaped(explorer.details[item])}"
             if st.session_state.get("scores"):
-                label += f" ({score:.3f}, id {escaped(shown.embeddings.item_ids[item])})"
+                label += f" ({score:.3f}, id {escaped(explorer.embeddings.item_ids[item])})"
             key = f"{row.segment}_{item}"
-            if picture := shown.picture(item):
+            if picture := explorer.picture(item):
                 with st.container(width=168, gap=None):
                     st.html(f'<img src="{html.escape(picture)}" alt="" loading="lazy">')
                     pressed = st.button(label, key=f"card_{key}", width=168, wrap=True)
             else:
                 pressed = st.button(label, key=f"card_{key}", width=168, wrap=True)
             if pressed:
-                show_why(shown, history, item)
+                show_why(explorer, history, item)
 
 
 @st.dialog("Why is it there?", width="large")
-def show_why(shown: Shown, history, item: int) -> None:
-    why, by_segment = shown.product.explain(history, item)
+def show_why(explorer: Explorer, history, item: int) -> None:
+    why, by_segment = explorer.product.explain(history, item)
     st.markdown(
-        f"**{escaped(shown.labels[item])}** has the score {why.score:.3f}, "
+        f"**{escaped(explorer.labels[item])}** has the score {why.score:.3f}, "
         "the sum of its parts by segment, and of those by title as well."
     )
-    for name, text in shown.texts(item).items():
+    for name, text in explorer.texts(item).items():
         st.markdown(f"{escaped(name)}: {escaped(text)}")
     left, right = st.columns(2, gap="medium")
     with left:
@@ -213,7 +213,7 @@ def show_why(shown: Shown, history, item: int) -> None:
         st.html(figures.parts(largest(by_segment)))
     with right:
         st.subheader("By title of the history", anchor=False)
-        by_title = [(shown.titles[at], part) for at, part in why.history]
+        by_title = [(explorer.titles[at], part) for at, part in why.history]
         st.html(figures.parts(largest(by_title)))
     if st.button("Add to the history", type="primary", on_click=add, args=(item,)):
         st.rerun()
@@ -228,17 +228,17 @@ def largest(shares: list[tuple[str, float]]) -> list[tuple[str, float]]:
 
 
 @st.fragment
-def show_latent(shown: Shown, history, page) -> None:
+def show_latent(explorer: Explorer, history, page) -> None:
     st.header("The user beside a segment", anchor=False)
-    latent = shown.product.recommender.encode(history).toarray()[0]
+    latent = explorer.product.recommender.encode(history).toarray()[0]
     latent /= np.linalg.norm(latent)
     first = [row.segment for row in page if row.segment >= 0]
-    options = first + [at for at in range(len(shown.segments)) if at not in first]
+    options = first + [at for at in range(len(explorer.segments)) if at not in first]
     at = search(
-        "Compare with", options, key="beside", format_func=lambda at: shown.segments.names[at]
+        "Compare with", options, key="beside", format_func=lambda at: explorer.segments.names[at]
     )
     shared = toggle("Only factors that both have", key="shared")
-    vector = shown.segments.vectors[[at]].toarray()[0]
+    vector = explorer.segments.vectors[[at]].toarray()[0]
     factors = np.argsort(-np.abs(latent), kind="stable")[: np.count_nonzero(latent)]
     if shared:
         factors = factors[vector[factors] != 0]
@@ -249,21 +249,23 @@ def show_latent(shown: Shown, history, page) -> None:
     )
     factors = factors[:N_FACTORS]
     if len(factors):
-        names = [shown.factor_names[factor] for factor in factors]
-        texts = ("the user", shown.segments.names[at])
+        names = [explorer.factor_names[factor] for factor in factors]
+        texts = ("the user", explorer.segments.names[at])
         st.html(figures.latent(latent[factors], vector[factors], names, *texts))
 
 
 @st.fragment
-def show_smaller(shown: Shown, history) -> None:
+def show_smaller(explorer: Explorer, history) -> None:
     st.header("Smaller embeddings", anchor=False)
     st.markdown("What the list loses if items keep fewer factors, or in a compact format.")
     left, right = st.columns(2, gap="medium")
     with left:
-        kept = choose("Factors an item keeps (k)", shown.kept, default=shown.kept[0], key="kept")
+        kept = choose(
+            "Factors an item keeps (k)", explorer.kept, default=explorer.kept[0], key="kept"
+        )
     with right:
-        form = choose("Format", shown.formats, default=shown.formats[-1], key="format")
-    full, small = shown.product.recommender, shown.smaller(kept, form)
+        form = choose("Format", explorer.formats, default=explorer.formats[-1], key="format")
+    full, small = explorer.product.recommender, explorer.smaller(kept, form)
     (before, slow), (after, fast) = timed([full, small], history, N_TITLES)
     n_same = len(set(before.tolist()) & set(after.tolist()))
     size = full.embeddings.stored_bytes_per_item
@@ -274,17 +276,17 @@ def show_smaller(shown: Shown, history) -> None:
         st.metric(f"ms a list (of {slow:.2f})", f"{fast:.2f}", width="content")
     left, right = st.columns(2, gap="medium")
     with left:
-        listed(shown, f"{shown.kept[0]} of {shown.formats[0]}", before, set(after))
+        listed(explorer, f"{explorer.kept[0]} of {explorer.formats[0]}", before, set(after))
     with right:
-        listed(shown, f"{kept} of {form}", after, set(before))
+        listed(explorer, f"{kept} of {form}", after, set(before))
 
 
-def listed(shown: Shown, title: str, items, others: set) -> None:
+def listed(explorer: Explorer, title: str, items, others: set) -> None:
     """A numbered list; titles that the other list lacks are marked."""
     st.subheader(title, anchor=False)
     mark = '<em class="mark">not in the other</em>'
     numbered(
-        f"{html.escape(shown.labels[item])} {'' if item in others else mark}" for item in items
+        f"{html.escape(explorer.labels[item])} {'' if item in others else mark}" for item in items
     )
 
 
@@ -296,47 +298,47 @@ def numbered(lines: Iterable[str]) -> None:
 # Segments
 
 
-def show_segments(shown: Shown) -> None:
+def show_segments(explorer: Explorer) -> None:
     st.header("Segment", anchor=False)
     place = search(
         "Type to search by name",
-        range(-1, len(shown.all_segments)),
+        range(-1, len(explorer.all_segments)),
         key="segment",
-        format_func=lambda place: named(shown, place),
+        format_func=lambda place: named(explorer, place),
     )
     left, right = st.columns(2, gap="medium")
     with left:
-        show_tree(shown, place)
+        show_tree(explorer, place)
     if place < 0:
         return
-    segment = shown.all_segments[place]
+    segment = explorer.all_segments[place]
     with right:
         st.subheader(f"Items, the most typical of {len(segment.items):,}", anchor=False)
         if segment.name.terms:
             st.markdown("Terms: " + escaped(", ".join(segment.name.terms)))
         typical = segment.items[:N_LISTED].tolist()
-        numbered(html.escape(shown.labels[item]) for item in typical)
+        numbered(html.escape(explorer.labels[item]) for item in typical)
 
 
-def named(shown: Shown, place: int) -> str:
+def named(explorer: Explorer, place: int) -> str:
     if place < 0:
         return ALL
-    segment = shown.all_segments[place]
+    segment = explorer.all_segments[place]
     return f"{segment.name.name} ({len(segment.items):,} items)"
 
 
-def show_tree(shown: Shown, place: int) -> None:
+def show_tree(explorer: Explorer, place: int) -> None:
     """Buttons that lead to what a segment is a part of, and to its parts."""
     if place >= 0:
         st.subheader("Part of", anchor=False)
         with st.container(gap=None):
-            for up in [-1, *shown.above(place)]:
-                tree_button(named(shown, up), up)
-    parts = shown.parts(place)
+            for up in [-1, *explorer.above(place)]:
+                tree_button(named(explorer, up), up)
+    parts = explorer.parts(place)
     st.subheader(f"Parts ({len(parts)})", anchor=False)
     with st.container(gap=None):
         for part in parts[:N_PARTS_SHOWN]:
-            tree_button(named(shown, part), part)
+            tree_button(named(explorer, part), part)
     if len(parts) > N_PARTS_SHOWN:
         st.caption("Search by name for the smaller ones.")
 

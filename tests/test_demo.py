@@ -42,7 +42,7 @@ def segmented(catalogue, tmp_path_factory):  # noqa: F811
 
 
 @pytest.fixture(scope="module")
-def shown(catalogue, segmented):  # noqa: F811
+def explorer(catalogue, segmented):  # noqa: F811
     """What the page shows of it."""
     embeddings = SparseEmbeddings.load(catalogue / "E.npz")
     ids = embeddings.item_ids
@@ -50,18 +50,18 @@ def shown(catalogue, segmented):  # noqa: F811
     tree = load_segments(segmented, ids)
     product = SegmentRecommender(Recommender(embeddings), tree.for_pages)
     users = demo_catalogue.readers(tree.for_pages)
-    return demo_catalogue.Shown(product, tree, table.shown(ids), table.details(ids), users)
+    return demo_catalogue.Explorer(product, tree, table.shown(ids), table.details(ids), users)
 
 
 # What the page shows
 
 
-def test_labels_are_unique_and_lead_back_to_items(shown):
-    assert len(set(shown.labels)) == 60
-    assert shown.labels[1] == "Title 1, love-poetry,books"
-    assert shown.labels[9] == "i9"  # without metadata
-    assert shown.titles[5] == ODD  # without what cannot be seen
-    same = demo_catalogue.Shown(shown.product, shown.tree, ["A"] * 60, ["b"] * 60, {})
+def test_labels_are_unique_and_lead_back_to_items(explorer):
+    assert len(set(explorer.labels)) == 60
+    assert explorer.labels[1] == "Title 1, love-poetry,books"
+    assert explorer.labels[9] == "i9"  # without metadata
+    assert explorer.titles[5] == ODD  # without what cannot be seen
+    same = demo_catalogue.Explorer(explorer.product, explorer.tree, ["A"] * 60, ["b"] * 60, {})
     assert same.labels[:2] == ["A, b (i0)", "A, b (i1)"]
     history = same.history([7, 3])
     assert history.shape == (1, 60)
@@ -69,10 +69,10 @@ def test_labels_are_unique_and_lead_back_to_items(shown):
     assert same.history([]).nnz == 0
 
 
-def test_titles_are_found_by_their_words_in_any_order_case_and_accents(shown):
+def test_titles_are_found_by_their_words_in_any_order_case_and_accents(explorer):
     titles = [f"Title {i}" for i in range(60)]
     titles[3:7] = ["Les Misérables", "A Guide to Les Misérables", "STRASSE", "Straße"]
-    some = demo_catalogue.Shown(shown.product, shown.tree, titles, ["Hugo"] * 60, {})
+    some = demo_catalogue.Explorer(explorer.product, explorer.tree, titles, ["Hugo"] * 60, {})
     assert some.find("les mis", 9) == [3, 4]
     assert some.find("MISÉRABLES", 9) == [3, 4]
     assert some.find("guide hugo", 9) == [4]
@@ -82,37 +82,39 @@ def test_titles_are_found_by_their_words_in_any_order_case_and_accents(shown):
     assert some.find("title 1", 3, but=[1, 11]) == [10, 12, 13]
     assert some.find("nowhere", 9) == some.find("  ", 9) == []
     some.titles[20] = "Of Les Misérables, the first"
-    assert demo_catalogue.Shown(some.product, some.tree, some.titles[::-1], [""] * 60, {}).find(
+    assert demo_catalogue.Explorer(some.product, some.tree, some.titles[::-1], [""] * 60, {}).find(
         "les", 9
     ) == [56, 39, 55]  # those that begin with it first
 
 
-def test_readers_have_the_most_typical_items_of_a_segment(shown):
-    dense = shown.embeddings.tocsr().toarray()
+def test_readers_have_the_most_typical_items_of_a_segment(explorer):
+    dense = explorer.embeddings.tocsr().toarray()
     dense /= np.maximum(np.linalg.norm(dense, axis=1, keepdims=True), 1e-9)
-    assert list(shown.users) == [f"Reader of {name}" for name in shown.segments.names]
-    vectors = shown.segments.vectors.toarray()
-    for items, segment, vector in zip(shown.users.values(), shown.segments, vectors, strict=True):
+    assert list(explorer.users) == [f"Reader of {name}" for name in explorer.segments.names]
+    vectors = explorer.segments.vectors.toarray()
+    for items, segment, vector in zip(
+        explorer.users.values(), explorer.segments, vectors, strict=True
+    ):
         nearest = sorted(segment.items, key=lambda item: -dense[item] @ vector)
         assert items.tolist() == nearest[:5]
 
 
-def test_smaller_embeddings_keep_the_largest_weights(shown):
-    assert shown.kept == [6, 4, 2, 1]
-    assert shown.formats == ["float32", "float16", "int8", "int4"]
-    rows = shown.embeddings.tocsr().toarray()
-    small = shown.smaller(2, "float16").embeddings
+def test_smaller_embeddings_keep_the_largest_weights(explorer):
+    assert explorer.kept == [6, 4, 2, 1]
+    assert explorer.formats == ["float32", "float16", "int8", "int4"]
+    rows = explorer.embeddings.tocsr().toarray()
+    small = explorer.smaller(2, "float16").embeddings
     assert small.format == "float16"
     for row, kept in zip(rows, small.tocsr().toarray(), strict=True):
         expected = np.where(np.abs(row) >= np.sort(np.abs(row))[-2], row, 0)
         expected *= np.linalg.norm(row) / max(np.linalg.norm(expected), 1e-12)
         np.testing.assert_allclose(kept, expected, atol=1e-3)
     unit = SparseEmbeddings.from_dense(np.eye(3, 5000, 4999, dtype=np.float32), format="float16")
-    wide = demo_catalogue.Shown(SegmentRecommenderOf(unit), shown.tree, [], [], {})
+    wide = demo_catalogue.Explorer(SegmentRecommenderOf(unit), explorer.tree, [], [], {})
     assert wide.formats == ["float16", "int8", "int4"]
     assert wide.kept == [1]
     narrow = SegmentRecommenderOf(unit.to_format("int4"))
-    narrow = demo_catalogue.Shown(narrow, shown.tree, [], [], {})
+    narrow = demo_catalogue.Explorer(narrow, explorer.tree, [], [], {})
     assert narrow.formats == ["int4"]
     assert narrow.kept == [1]
 
@@ -122,42 +124,44 @@ class SegmentRecommenderOf:
         self.recommender = Recommender(embeddings)
 
 
-def test_the_tree_leads_to_parts_and_back(shown):
-    assert shown.parts(-1) == [0, 1, 2]
-    assert [shown.all_segments[place].name.name for place in range(3)] == shown.tree.levels[0].names
+def test_the_tree_leads_to_parts_and_back(explorer):
+    assert explorer.parts(-1) == [0, 1, 2]
+    assert [explorer.all_segments[place].name.name for place in range(3)] == explorer.tree.levels[
+        0
+    ].names
     for place in range(3):
-        assert shown.above(place) == []
-        below = shown.parts(place)
-        items = np.concatenate([shown.all_segments[part].items for part in below])
-        assert sorted(items) == sorted(shown.all_segments[place].items)
-        assert all(shown.above(part) == [place] for part in below)
-    assert sorted(np.concatenate([shown.parts(at) for at in range(3)])) == list(range(3, 13))
-    assert shown.parts(12) == []
+        assert explorer.above(place) == []
+        below = explorer.parts(place)
+        items = np.concatenate([explorer.all_segments[part].items for part in below])
+        assert sorted(items) == sorted(explorer.all_segments[place].items)
+        assert all(explorer.above(part) == [place] for part in below)
+    assert sorted(np.concatenate([explorer.parts(at) for at in range(3)])) == list(range(3, 13))
+    assert explorer.parts(12) == []
 
 
-def test_notes_are_pictures_or_texts(shown):
+def test_notes_are_pictures_or_texts(explorer):
     cells = [["https://a/b.png", "x y"], ["", "javascript:alert(1)"], ["http://a b", ""]]
     notes = {f"n{at}": np.array(column, object) for at, column in enumerate(cells)}
-    some = dataclasses.replace(shown, notes=notes)
+    some = dataclasses.replace(explorer, notes=notes)
     assert (some.picture(0), some.picture(1)) == ("https://a/b.png", "")
     assert some.texts(0) == {"n2": "http://a b"}
     assert some.texts(1) == {"n0": "x y", "n1": "javascript:alert(1)"}
 
 
-def test_factors_are_called_after_their_items(shown):
-    assert shown.factor_names == ["0", "1", "2", "3", "4", "5"]
+def test_factors_are_called_after_their_items(explorer):
+    assert explorer.factor_names == ["0", "1", "2", "3", "4", "5"]
     unit = SparseEmbeddings.from_dense(np.eye(2), ["a", "b"], factor_ids=["b", "z"])
-    named = demo_catalogue.Shown(SegmentRecommenderOf(unit), shown.tree, ["A", "B"], [], {})
+    named = demo_catalogue.Explorer(SegmentRecommenderOf(unit), explorer.tree, ["A", "B"], [], {})
     assert named.factor_names == ["B", "z"]
 
 
-def test_each_list_is_timed(shown):
-    history = shown.history([0, 1, 2])
+def test_each_list_is_timed(explorer):
+    history = explorer.history([0, 1, 2])
     found = demo_catalogue.timed(
-        [shown.product.recommender, shown.smaller(1, "float16")], history, 4
+        [explorer.product.recommender, explorer.smaller(1, "float16")], history, 4
     )
     for (items, milliseconds), recommender in zip(
-        found, [shown.product.recommender, shown.smaller(1, "float16")], strict=True
+        found, [explorer.product.recommender, explorer.smaller(1, "float16")], strict=True
     ):
         assert items.tolist() == recommender.recommend(history, 4)[0][0].tolist()
         assert milliseconds > 0
@@ -236,13 +240,13 @@ def test_ticks_are_few_and_round(low, high, expected):
 # The page
 
 
-def test_the_page_answers_without_a_browser(shown):
-    demo_catalogue.served = shown
+def test_the_page_answers_without_a_browser(explorer):
+    demo_catalogue.served = explorer
     page = AppTest.from_file(str(PAGE), default_timeout=120).run()
     assert not page.exception
-    items = shown.users[next(iter(shown.users))].tolist()
+    items = explorer.users[next(iter(explorer.users))].tolist()
     assert history(page) == items
-    expected = shown.product.homepage(shown.history(items), 6, 6)[0]
+    expected = explorer.product.homepage(explorer.history(items), 6, 6)[0]
     headings = [h.value for h in page.subheader if h.value != "History (5)"]
     assert headings[: len(expected)] == [escaped(row.title) for row in expected]
     cards = [button.key for button in page.button if button.key.startswith("card_")]
@@ -250,7 +254,7 @@ def test_the_page_answers_without_a_browser(shown):
 
     page.button(key=cards[0]).click().run()
     assert not page.exception
-    why, _ = shown.product.explain(shown.history(items), int(expected[0].items[0]))
+    why, _ = explorer.product.explain(explorer.history(items), int(expected[0].items[0]))
     assert any(f"the score {why.score:.3f}" in text.value for text in page.markdown)
 
     page.text_input(key="search").set_value("title 17").run()
@@ -269,9 +273,9 @@ def test_the_page_answers_without_a_browser(shown):
     assert not page.button
     assert "Add a title" in page.info[0].value
 
-    page.selectbox(key="user").select(list(shown.users)[-1]).run()
+    page.selectbox(key="user").select(list(explorer.users)[-1]).run()
     assert not page.exception
-    assert history(page) == shown.users[list(shown.users)[-1]].tolist()
+    assert history(page) == explorer.users[list(explorer.users)[-1]].tolist()
 
 
 def history(page):
@@ -280,9 +284,9 @@ def history(page):
     return [int(key.removeprefix("remove_")) for key in keys if key.startswith("remove_")]
 
 
-def test_a_long_history_is_shown_in_part_until_all_is_asked_for(shown):
-    users = {"Someone": np.arange(20, dtype=np.int32), **shown.users}
-    demo_catalogue.served = dataclasses.replace(shown, users=users)
+def test_a_long_history_is_shown_in_part_until_all_is_asked_for(explorer):
+    users = {"Someone": np.arange(20, dtype=np.int32), **explorer.users}
+    demo_catalogue.served = dataclasses.replace(explorer, users=users)
     page = AppTest.from_file(str(PAGE), default_timeout=120).run()
     assert history(page) == list(range(6))
     page.toggle(key="all").set_value(True).run()
@@ -290,17 +294,17 @@ def test_a_long_history_is_shown_in_part_until_all_is_asked_for(shown):
     assert not page.exception
 
 
-def test_rows_and_what_cards_say_are_chosen(shown):
+def test_rows_and_what_cards_say_are_chosen(explorer):
     pictures = np.array([f"https://example.org/{i}.png" for i in range(60)], object)
     years = np.array([f"19{i}" for i in range(60)], object)
-    noted = dataclasses.replace(shown, notes={"image": pictures, "year": years})
+    noted = dataclasses.replace(explorer, notes={"image": pictures, "year": years})
     demo_catalogue.served = noted
     page = AppTest.from_file(str(PAGE), default_timeout=120).run()
     page.button_group(key="Items a row").set_value(4).run()
     page.toggle(key="scores").set_value(True).run()
     assert not page.exception
-    history = shown.history(shown.users[next(iter(shown.users))].tolist())
-    expected = shown.product.homepage(history, 6, 4)[0]
+    history = explorer.history(explorer.users[next(iter(explorer.users))].tolist())
+    expected = explorer.product.homepage(history, 6, 4)[0]
     cards = [button for button in page.button if button.key.startswith("card_")]
     assert len(cards) == sum(len(row.items) for row in expected)
     item, score = expected[0].items[0], expected[0].scores[0]
@@ -315,8 +319,8 @@ def test_rows_and_what_cards_say_are_chosen(shown):
     assert any("that both have" in text.value for text in page.markdown)
 
 
-def test_the_tree_can_be_browsed_without_a_browser(shown):
-    demo_catalogue.served = shown
+def test_the_tree_can_be_browsed_without_a_browser(explorer):
+    demo_catalogue.served = explorer
     page = AppTest.from_file(str(PAGE), default_timeout=120)
     page.session_state["tab"] = "Segments"
     page.run()
@@ -328,8 +332,8 @@ def test_the_tree_can_be_browsed_without_a_browser(shown):
     assert keys() == ["tree_0", "tree_1", "tree_2"]
     page.button(key="tree_1").click().run()
     assert page.selectbox(key="segment").value == 1
-    assert keys() == ["tree_-1", *(f"tree_{part}" for part in shown.parts(1))]
-    leaf = shown.parts(1)[0]
+    assert keys() == ["tree_-1", *(f"tree_{part}" for part in explorer.parts(1))]
+    leaf = explorer.parts(1)[0]
     page.button(key=f"tree_{leaf}").click().run()
     assert not page.exception
     assert keys() == ["tree_-1", "tree_1"]
