@@ -32,7 +32,6 @@ VALUES = {
     "factors": (500, 2_000, 8_000),
 }
 _MEASURED = {"start_seconds": "the start", "epoch_seconds": "an epoch", "peak_gb": ""}
-_HISTORY = 30
 
 _OUTPUT = flags.DEFINE_string("output", "", "The table, .csv.")
 _FIGURE = flags.DEFINE_string("figure", "", "The figure, .svg or .png.")
@@ -57,13 +56,14 @@ def main() -> None:
 def measured(sizes: dict[str, int]) -> dict[str, float]:
     """The sizes of a point, and what its run took."""
     fields = ["train.n_epochs=0", "train.n_final_epochs=2", "data.min_user_interactions=0"]
-    fields += ["data.n_val_users=0", "data.n_test_users=0"]
-    fields.append(f"sparsity.target_nnz={sizes['non-zeros']}")
+    nnz = f"sparsity.target_nnz={sizes['non-zeros']}"
+    fields += ["data.n_val_users=0", "data.n_test_users=0", nnz]
     if sizes["factors"]:
         fields += ["model.start=clusters", f"model.n_factors={sizes['factors']}"]
     with tempfile.TemporaryDirectory() as folder:
-        sp.save_npz(f"{folder}/users.npz", random_users(sizes["users"], sizes["items"], _HISTORY))
-        found = whole_run("file", f"{folder}/users.npz", *fields)
+        path = f"{folder}/users.npz"
+        sp.save_npz(path, random_users(sizes["users"], sizes["items"], history=30))
+        found = whole_run("file", path, *fields)
     return {**sizes, **{name: found[name] for name in _MEASURED}}
 
 
@@ -85,7 +85,6 @@ def draw(rows: list[dict], out: pathlib.Path) -> None:
         axes[1, at].xaxis.set_major_formatter(EngFormatter(sep=""))
         axes[1, at].minorticks_off()
     axes[0, 0].set(ylabel="seconds", yscale="log")
-    axes[0, 0].yaxis.set_major_formatter("{x:g}")
     axes[1, 0].set(ylabel="GB at the peak", ylim=(0, None))
     axes[0, 0].legend(frameon=False)
     for panel in axes.flat:
