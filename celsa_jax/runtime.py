@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import pathlib
 import platform
+import re
 import sys
 
 if sys.platform != "win32":
@@ -16,6 +18,8 @@ import jax
 import celsa_jax
 from celsa_jax.config import DETERMINISTIC
 from celsa_jax.errors import InputError
+
+_STATUS = pathlib.Path("/proc/self/status")
 
 
 def check_deterministic() -> None:
@@ -31,12 +35,13 @@ def check_deterministic() -> None:
 def peak_memory() -> dict[str, int]:
     """Bytes that this process, and on accelerators its first device, had in use at most."""
     peak = {}
-    status = pathlib.Path("/proc/self/status")
-    if status.exists():  # what getrusage says on Linux may be of the process that started this one
-        peak["host"] = 1024 * int(status.read_text().partition("VmHWM:")[2].split()[0])
-    elif sys.platform != "win32":
+    if sys.platform != "win32":
         unit = 1 if sys.platform == "darwin" else 1024
         peak["host"] = unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # On Linux that may be of the process that started this one; not all sandboxes tell this one's.
+    with contextlib.suppress(OSError):
+        if own := re.search(r"^VmHWM:\s*(\d+) kB", _STATUS.read_text(), re.MULTILINE):
+            peak["host"] = 1024 * int(own[1])
     stats = jax.local_devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in stats:
         peak["device"] = stats["peak_bytes_in_use"]

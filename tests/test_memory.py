@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from celsa_jax import memory
+from celsa_jax import memory, runtime
 from celsa_jax.data.batches import Chunk
 from celsa_jax.errors import InputError
 from celsa_jax.products import capacity, dense_pays, make_layout, users_in_block
@@ -117,3 +117,15 @@ def test_what_cannot_fit_is_refused_before_training(small_config, tmp_path, monk
     with pytest.raises(InputError, match=r"about 0\.0 GB, .*lower config\.sparsity\.start_nnz"):
         train_and_evaluate(small_config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("status", ["VmRSS:\t 5 kB\n", None])
+def test_the_peak_where_a_sandbox_does_not_tell_it(tmp_path, monkeypatch, status):
+    told = tmp_path / "told"
+    told.write_text("VmPeak:\t 9 kB\nVmHWM:\t   7 kB\n")
+    monkeypatch.setattr(runtime, "_STATUS", told)
+    assert runtime.peak_memory()["host"] == 7 * 1024
+    if status is not None:
+        (tmp_path / "status").write_text(status)
+    monkeypatch.setattr(runtime, "_STATUS", tmp_path / "status")
+    assert runtime.peak_memory()["host"] > 50 * 2**20, "that of getrusage; JAX alone takes more"
