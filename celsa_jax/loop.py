@@ -61,7 +61,7 @@ from celsa_jax.step import train_steps
 
 log = logging.getLogger(__name__)
 
-_CHECKPOINT_VERSION = 3
+_CHECKPOINT_VERSION = 4
 
 
 class Reached(NamedTuple):
@@ -194,7 +194,8 @@ class TrainingLoop:
                     "with another layout; go on with that version, or use another folder"
                 )
             kept = self._kept_after(notes["epoch"])
-            return shaped(state_shape(self.n_rows, self._places(kept)), self.placement)
+            like = state_shape(self.n_rows, self._places(kept), self._form(kept))
+            return shaped(like, self.placement)
 
         newest = checkpoints.restore_latest(like)
         if newest is None:
@@ -353,6 +354,8 @@ class TrainingLoop:
             self.n_sampled,
             chosen_each_step,
             self.config.model.norms == "unit",
+            # Of random values no order is to be kept: there weights move each for itself.
+            self.config.model.start != "random",
             self.config.train.as_published,
             nested_sizes(self.config.sparsity.nested_nnz, self.config.sparsity.target_nnz),
             self.placement,

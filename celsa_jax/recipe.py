@@ -17,7 +17,7 @@ from celsa_jax.errors import InputError
 from celsa_jax.sparse.formats import MOST_FACTORS
 
 _START_NNZ = 64
-_RATE = 0.01
+_RATE, _RATE_AT_RANDOM = 0.02, 0.01
 _MANY = 16.0  # interactions of an item in the mean
 _LEAST_BATCH, _LARGEST_BATCH = 24, 1024
 _SMALL = 150_000  # interactions
@@ -38,10 +38,10 @@ def choices(
     Items without interactions do not count.
 
     The rules are in docs/training.md. Their reasons: a batch is to bring every item about one
-    interaction, in an epoch of steps enough; where it brings less, a lower rate goes as far for
-    each interaction. What is popular in short histories says little of longer ones. Small data
-    overfit. A step that scores a million items would take minutes, and with sampled ones each user
-    is scored for the items of all others in the batch.
+    interaction, in an epoch of steps enough; where it brings less, gradients are noisier, and the
+    rate falls with the root of it. What is popular in short histories says little of longer ones.
+    Small data overfit. A step that scores a million items would take minutes, and with sampled ones
+    each user is scored for the items of all others in the batch.
     """
     n_users, n_items = matrix.shape[0], _n_used_items(matrix)
     length, of_item = matrix.nnz / n_users, matrix.nnz / n_items
@@ -54,15 +54,15 @@ def choices(
         batch = max(_LEAST_BATCH, round(batch / 8) * 8)
     small = matrix.nnz < _SMALL
     more = small and of_item >= _MANY
-    dropout = max(0.7 if more else 0.5, 1 - length / 25)
+    dropout = max(0.6 if more else 0.5, 1 - length / 20)
     if small and _SHORT <= length < _LONG:
-        dropout = 0.8
+        dropout = 0.7
     return {
         "model.norms": "learned" if of_item >= _MANY or length >= _ENOUGH else "unit",
         "train.batch_size": batch,
-        "train.learning_rate": float(f"{_RATE * min(1.0, batch * of_item / n_users):.2g}"),
+        "train.learning_rate": float(f"{_RATE * min(1.0, batch * of_item / n_users) ** 0.5:.2g}"),
         "train.n_epochs": 20 if more else 10,
-        "train.n_final_epochs": 10 if more else 5,
+        "train.n_final_epochs": 10,
         "train.input_dropout": round(dropout, 2),
         "train.n_negatives": n_negatives,
     }
@@ -114,7 +114,7 @@ def filled(config: ConfigDict, matrix: sp.csr_matrix, going_on: bool = False) ->
         # As in the paper: ten epochs for each halving from d/2 on.
         n_epochs = max(0, round(10 * math.log2(model.n_factors / sparsity.target_nnz)) - 10)
         values |= {"train.n_epochs": n_epochs, "train.n_final_epochs": 10}
-        values["train.input_dropout"] = 0.0
+        values |= {"train.input_dropout": 0.0, "train.learning_rate": _RATE_AT_RANDOM}
     if going_on:
         values["train.learning_rate"] = _GOING_ON * float(values["train.learning_rate"])
     for field, value in values.items():

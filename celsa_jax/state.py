@@ -32,6 +32,7 @@ class Form:
       n_sampled: items that a step scores, on each device; 0 for all.
       chosen_each_step: the mask is chosen afresh at every step, among all entries that are kept.
       unit_rows: rows of the embeddings have unit length (`model`).
+      by_row: the optimizer has one second moment for each row (`row_nadam`).
       as_published: steps are those of the paper's code.
       nested: smaller numbers of non-zeros a row that the model trains for, too.
       placement: of the state on several devices.
@@ -43,6 +44,7 @@ class Form:
     n_sampled: int = 0
     chosen_each_step: bool = False
     unit_rows: bool = False
+    by_row: bool = False
     as_published: bool = False
     nested: tuple[int, ...] = ()
     placement: Placement | None = None
@@ -57,7 +59,7 @@ class Numbers(NamedTuple):
 
     Attributes:
       key: of everything that a step draws; with the step it gives the draws.
-      learning_rate, b1: of Nadam.
+      learning_rate, b1: of the optimizer.
       dropout: chance of an interaction to be left out of the input.
       nnz: int32, non-zeros a row of the mask, where it is chosen at every step.
     """
@@ -76,7 +78,8 @@ class TrainState(NamedTuple):
       step: int32 scalar, batches so far.
       weights: W where the mask is true, float32 [n_items, capacity]; 0 in places not in use.
       columns: the factors of these weights, int32, ascending in a row; n_factors where not in use.
-      opt_state: of optax, moments in the shape of the weights.
+      opt_state: of optax: the first moment in the shape of the weights, the second in that shape,
+        too, or [n_items, 1] (`row_nadam`).
 
     On several devices there may be rows beyond those of the items (`sharding.Placement`), with no
     place in use.
@@ -91,26 +94,55 @@ class TrainState(NamedTuple):
 PAPER_OUTPUTS = 20_000  # columns of its scores
 
 
-def nadam(b1: jax.Array | float) -> optax.GradientTransformation:
-    """Nadam but for its rate, which may be traced: updates are to be scaled by minus the rate."""
-    return optax.scale_by_adam(b1=b1, nesterov=True)
+def optimizer(form: Form, b1: jax.Array | float = 0.9) -> optax.GradientTransformation:
+    """What turns gradients into updates, which are to be scaled by minus the rate."""
+    if form.as_published:
+        return paper_nadam(b1)
+    return row_nadam(b1) if form.by_row else optax.scale_by_adam(b1=b1, nesterov=True)
+
+
+def row_nadam(b1: jax.Array | float) -> optax.GradientTransformation:
+    """Nadam with one second moment for each row: that of the length of its gradient.
+
+    All items move about as far, however many users they have, and within an item weights move in
+    proportion to their gradients, like in the row-wise AdaGrad of embedding tables (Mudigere et
+    al., arXiv 2104.05158). Where each weight has a second moment, those of next to no gradient move
+    as far as any other: away from where the data put them.
+    """
+    b2, epsilon = 0.999, 1e-12
+
+    def init(weights: jax.Array) -> optax.ScaleByAdamState:
+        return optax.ScaleByAdamState(
+            jnp.int32(0), jnp.zeros_like(weights), jnp.zeros_like(weights[:, :1])
+        )
+
+    def update(grad: jax.Array, state: optax.ScaleByAdamState, params=None):
+        count = state.count + 1
+        mu = b1 * state.mu + (1 - b1) * grad
+        nu = b2 * state.nu + (1 - b2) * jnp.sum(grad * grad, axis=1, keepdims=True)
+        step = count.astype(jnp.float32)
+        ahead = b1 * mu / (1 - b1 ** (step + 1)) + (1 - b1) * grad / (1 - b1**step)
+        direction = ahead / (jnp.sqrt(nu / (1 - b2**step)) + epsilon)
+        return direction, optax.ScaleByAdamState(count, mu, nu)
+
+    return optax.GradientTransformation(init, update)
 
 
 def paper_nadam(b1: jax.Array | float) -> optax.GradientTransformation:
-    """Nadam as the paper's code has it, from Keras; the same moments, so the state is `nadam`'s.
+    """Nadam as the paper's code has it, from Keras.
 
     Its momentum begins at half of b1 and rises to it over some hundred steps (Dozat, "Incorporating
     Nesterov Momentum into Adam", 2016). Its loss is a mean over outputs, with an epsilon of 1e-7:
     on gradients of the sum that is as many times as much.
     """
     b2, epsilon = 0.999, 1e-7 * PAPER_OUTPUTS
-    moments = optax.scale_by_adam(b1=b1, b2=b2).update
+    moments = optax.scale_by_adam(b1=b1, b2=b2)
 
     def momentum(step: jax.Array) -> jax.Array:
         return b1 * (1 - 0.5 * 0.96**step)
 
     def update(grad: jax.Array, state: optax.OptState, params=None):
-        _, state = moments(grad, state)
+        _, state = moments.update(grad, state)
         step = state.count.astype(jnp.float32)
         steps = jnp.arange(1, 513, dtype=jnp.float32)  # after so many the product is 0
         product = jnp.prod(jnp.where(steps <= step, momentum(steps), 1.0))
@@ -119,7 +151,7 @@ def paper_nadam(b1: jax.Array | float) -> optax.GradientTransformation:
         first += (1 - momentum(step)) * grad / (1 - product)
         return first / (jnp.sqrt(state.nu / (1 - b2**step)) + epsilon), state
 
-    return optax.GradientTransformation(nadam(b1).init, update)
+    return optax.GradientTransformation(moments.init, update)
 
 
 def initial_weights(key: jax.Array, n_items: int, n_factors: int) -> jax.Array:
@@ -157,19 +189,19 @@ def _state_of(weights: jax.Array, columns: jax.Array, form: Form, places: int) -
         n_rows,
         form.n_factors,
     )
-    state = _new_state(weights, columns)
+    state = _new_state(weights, columns, form)
     return state if form.placement is None else form.placement.constrain_state(state)
 
 
-def state_shape(n_rows: int, places: int) -> TrainState:
+def state_shape(n_rows: int, places: int, form: Form) -> TrainState:
     """Shapes and dtypes of a state (`jax.eval_shape`)."""
 
     weights, columns = (jax.ShapeDtypeStruct((n_rows, places), of) for of in ("float32", "int32"))
-    return jax.eval_shape(_new_state, weights, columns)
+    return jax.eval_shape(functools.partial(_new_state, form=form), weights, columns)
 
 
-def _new_state(weights: jax.Array, columns: jax.Array) -> TrainState:
-    return TrainState(jnp.int32(0), weights, columns, nadam(0.9).init(weights))
+def _new_state(weights: jax.Array, columns: jax.Array, form: Form) -> TrainState:
+    return TrainState(jnp.int32(0), weights, columns, optimizer(form).init(weights))
 
 
 def prune(
@@ -249,14 +281,15 @@ def _masked_rows(
 
     def keep(leaf: jax.Array) -> jax.Array:
         # The momentum of a pruned weight must not move it off zero either.
-        return jnp.where(used, move(leaf), 0) if leaf.ndim == 2 else leaf
+        of_weights = leaf.shape == mask.shape
+        return jnp.where(used, move(leaf), 0) if of_weights else leaf
 
     columns = jnp.where(used, move(state.columns), n_factors)
     weights, opt_state = jax.tree.map(keep, (state.weights, state.opt_state))
     if initial is not None:
         at_columns = jnp.take_along_axis(initial, jnp.minimum(columns, n_factors - 1), axis=1)
         weights = jnp.where(used, at_columns, 0)
-        opt_state = nadam(0.9).init(weights)
+        opt_state = optimizer(form).init(weights)
     elif not (form.unit_rows or form.chosen_each_step):
         weights = unit(weights) * jnp.linalg.norm(state.weights, axis=1, keepdims=True)
     return TrainState(state.step, weights, columns, opt_state)

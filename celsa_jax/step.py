@@ -19,7 +19,7 @@ from celsa_jax.products import Layout
 from celsa_jax.pruning import top_k_mask
 from celsa_jax.sampling import draw_items, place_in
 from celsa_jax.sharding import DATA, ITEM, sum_along
-from celsa_jax.state import PAPER_OUTPUTS, Form, Numbers, TrainState, nadam, paper_nadam
+from celsa_jax.state import PAPER_OUTPUTS, Form, Numbers, TrainState, optimizer
 
 
 @functools.partial(jax.jit, static_argnames="form", donate_argnums=0)
@@ -74,7 +74,7 @@ def _train_steps(
     n_rows = state.weights.shape[0]
     first_item = 0 if item_axis is None else lax.axis_index(item_axis) * n_rows
     n_here = jnp.clip(form.n_items(n_rows) - first_item, 0, n_rows)
-    update = (paper_nadam if form.as_published else nadam)(numbers.b1).update
+    update = optimizer(form, numbers.b1).update
 
     def train_step(at: jax.Array, carry: tuple[TrainState, jax.Array]):
         state, losses = carry

@@ -25,7 +25,7 @@ def state():
 
 @pytest.fixture
 def like():
-    return lambda notes: state_shape(40, 8)
+    return lambda notes: state_shape(40, 8, Form(16))
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_shapes_follow_from_the_notes(tmp_path, state, save_steps):
 
     def like(notes):
         asked.append(notes)
-        return state_shape(40, 8)
+        return state_shape(40, 8, Form(16))
 
     with Checkpoints(tmp_path, keep=9) as checkpoints:
         checkpoints.restore_latest(like)

@@ -41,7 +41,7 @@ def planned_bytes(n_items, n_factors, k, batch_size, n_negatives):
         layout = make_layout(np.full((n_items, places), n_factors, np.int32), n_factors)
         layout = jax.tree.map(lambda leaf: array(*leaf.shape), layout)
     compiled = train_steps.lower(
-        state_shape(n_items, places),
+        state_shape(n_items, places, form),
         Chunk(array(N_USERS + 2), array(N_USERS * HISTORY)),
         array(n_batches, batch_size // block, block),
         array(n_batches, dtype=jnp.float32),

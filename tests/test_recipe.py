@@ -21,19 +21,19 @@ def users_of(n_users, n_items, length):
     ("sizes", "rule"),
     [
         # n_users, n_items, interactions a user; items have n_users * length / n_items.
-        ((1000, 1250, 20), ("learned", 64, 0.01, 20, 10, 0.8)),  # 16 an item, small data
-        ((1000, 1280, 20), ("unit", 64, 0.01, 10, 5, 0.8)),  # 15.6 an item, short histories
-        ((1000, 4000, 50), ("learned", 64, 0.008, 10, 5, 0.5)),  # 12.5 an item, long ones
-        ((1000, 4000, 35), ("learned", 64, 0.0056, 10, 5, 0.8)),  # 8.75 an item, long enough
-        ((1000, 4000, 34), ("unit", 64, 0.0054, 10, 5, 0.8)),
-        ((1000, 800, 14), ("learned", 56, 0.0098, 20, 10, 0.7)),  # small data, shorter ones
-        ((10_000, 4000, 15), ("learned", 264, 0.0099, 10, 5, 0.5)),  # 150,000 are not small
-        ((9000, 9000, 14), ("unit", 560, 0.0087, 10, 5, 0.5)),
-        ((1000, 1000, 5), ("unit", 64, 0.0032, 10, 5, 0.8)),
-        ((3000, 500, 5), ("learned", 96, 0.0096, 20, 10, 0.8)),
-        ((20_000, 4000, 10), ("learned", 400, 0.01, 10, 5, 0.6)),  # 50 an item, 200,000
-        ((200, 1000, 5), ("unit", 24, 0.0012, 10, 5, 0.8)),  # the least batch
-        ((100_000, 1000, 2), ("learned", 496, 0.0099, 10, 5, 0.92)),
+        ((1000, 1250, 20), ("learned", 64, 0.02, 20, 10, 0.7)),  # 16 an item, small data
+        ((1000, 1280, 20), ("unit", 64, 0.02, 10, 10, 0.7)),  # 15.6 an item, short histories
+        ((1000, 4000, 50), ("learned", 64, 0.018, 10, 10, 0.5)),  # 12.5 an item, long ones
+        ((1000, 4000, 35), ("learned", 64, 0.015, 10, 10, 0.7)),  # 8.75 an item, long enough
+        ((1000, 4000, 34), ("unit", 64, 0.015, 10, 10, 0.7)),
+        ((1000, 800, 14), ("learned", 56, 0.02, 20, 10, 0.6)),  # small data, shorter ones
+        ((10_000, 4000, 15), ("learned", 264, 0.02, 10, 10, 0.5)),  # 150,000 are not small
+        ((9000, 9000, 14), ("unit", 560, 0.019, 10, 10, 0.5)),
+        ((1000, 1000, 5), ("unit", 64, 0.011, 10, 10, 0.75)),
+        ((3000, 500, 5), ("learned", 96, 0.02, 20, 10, 0.75)),
+        ((20_000, 4000, 10), ("learned", 400, 0.02, 10, 10, 0.5)),  # 50 an item, 200,000
+        ((200, 1000, 5), ("unit", 24, 0.0069, 10, 10, 0.75)),  # the least batch
+        ((100_000, 1000, 2), ("learned", 496, 0.02, 10, 10, 0.9)),
     ],
 )
 def test_rules(sizes, rule):
@@ -62,8 +62,8 @@ def test_batches_are_smaller_where_outputs_are_sampled_by_hand():
 def test_the_rate_follows_a_batch_that_is_chosen_by_hand():
     matrix = users_of(1000, 1250, 20)  # batches of 64, which bring an item 1.02 interactions
     assert choices(matrix, batch_size=16)["train.batch_size"] == 16
-    assert choices(matrix, batch_size=16)["train.learning_rate"] == 0.0026  # 0.256 of an item
-    assert choices(matrix, batch_size=512)["train.learning_rate"] == 0.01
+    assert choices(matrix, batch_size=16)["train.learning_rate"] == 0.01  # 0.256 of an item
+    assert choices(matrix, batch_size=512)["train.learning_rate"] == 0.02
 
 
 def test_items_without_interactions_do_not_count():

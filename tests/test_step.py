@@ -52,11 +52,11 @@ def numbers(seed=3, learning_rate=0.005, b1=0.8, dropout=0.4, nnz=0):
 
 
 FORMS = {
-    "gathers": Form(N_FACTORS, None, BUDGET),
+    "gathers": Form(N_FACTORS, None, BUDGET, by_row=True),
     "dense": Form(N_FACTORS, "float32", BUDGET, unit_rows=True),
-    "sampled": Form(N_FACTORS, None, BUDGET, n_sampled=50),
+    "sampled": Form(N_FACTORS, None, BUDGET, n_sampled=50, by_row=True),
     "chosen each step": Form(N_FACTORS, "float32", BUDGET, chosen_each_step=True),
-    "nested": Form(N_FACTORS, None, BUDGET, nested=(2, 4)),
+    "nested": Form(N_FACTORS, None, BUDGET, by_row=True, nested=(2, 4)),
     "nested, unit": Form(N_FACTORS, "float32", BUDGET, unit_rows=True, nested=(2,)),
     "paper": Form(N_FACTORS, "float32", BUDGET, unit_rows=True, as_published=True),
 }
@@ -86,20 +86,22 @@ def trained(problem, form, given, first=0, last=3, state=None):
 def numpy_training(problem, form, given, batches=(0, 1, 2), pruned_to=None):
     """Nadam (Dozat, ICLR 2016 workshop) on the plain formula; dense weights and moments.
 
-    Before the third step there may be a mask update.
+    The second moment is of every weight, or of the length of a row. Before the third step there may be a mask update.
     """
     start, dense, chunk, order = problem
     columns, values, _ = start
     weights = dense_of(columns, values, N_FACTORS)
     used = dense_of(columns, np.ones(columns.shape), N_FACTORS) > 0
     users = np.append(dense, np.zeros((1, N_ITEMS), np.float32), axis=0)
-    first, second, losses = np.zeros(weights.shape), np.zeros(weights.shape), np.zeros(3)
+    first, losses = np.zeros(weights.shape), np.zeros(3)
+    second = np.zeros((N_ITEMS, 1) if form.by_row else weights.shape)
     clear = used.copy()  # where no step is taken of rounding errors
     for step, at in enumerate(batches):
         if step == 2 and pruned_to:
             used &= top(np.where(used, np.abs(weights), -1), pruned_to)
             lengths = np.linalg.norm(weights, axis=1, keepdims=True)
-            weights, first, second = (np.where(used, a, 0) for a in (weights, first, second))
+            weights, first = (np.where(used, a, 0) for a in (weights, first))
+            second = second if form.by_row else np.where(used, second, 0)
             left = np.linalg.norm(weights, axis=1, keepdims=True)
             weights *= np.where(left > 0, lengths / np.maximum(left, 1e-12), 0)
         key = jax.random.fold_in(given.key, step)
@@ -131,8 +133,9 @@ def numpy_training(problem, form, given, batches=(0, 1, 2), pruned_to=None):
         b1, count = given.b1, step + 1
         row = np.isin(np.arange(N_ITEMS), drawn)[:, None]
         first = np.where(row, b1 * first + (1 - b1) * grad, first)
-        second = np.where(row, 0.999 * second + 0.001 * grad**2, second)
-        momenta, epsilon = [b1] * (count + 1), 1e-8
+        squared = (grad**2).sum(axis=1, keepdims=True) if form.by_row else grad**2
+        second = np.where(row, 0.999 * second + 0.001 * squared, second)
+        momenta, epsilon = [b1] * (count + 1), 1e-12 if form.by_row else 1e-8
         if form.as_published:
             momenta = [b1 * (1 - 0.5 * 0.96**t) for t in range(1, count + 2)]
             epsilon = 1e-7 * 20_000
@@ -188,12 +191,12 @@ def assert_equal(problem, form, given, found, **how):
     columns = np.asarray(state.columns)
     np.testing.assert_allclose(losses, expected, rtol=1e-4)
     moments = state.opt_state
-    for ours, dense, atol in (
-        (moments.mu, first, 1e-4 * np.abs(first).max()),
-        (moments.nu, second, 1e-4 * second.max()),
-    ):
-        dense = at_places(dense, columns, N_FACTORS)
-        np.testing.assert_allclose(ours, dense, rtol=1e-3, atol=atol)
+    if not form.by_row:
+        second = at_places(second, columns, N_FACTORS)
+    first = at_places(first, columns, N_FACTORS)
+    for ours, expected_moment in ((moments.mu, first), (moments.nu, second)):
+        atol = 1e-4 * np.abs(expected_moment).max()
+        np.testing.assert_allclose(ours, expected_moment, rtol=1e-3, atol=atol)
     # Of a gradient that is a rounding error Nadam makes a whole step.
     clear = at_places(clear, columns, N_FACTORS) > 0
     assert clear.sum() > 50

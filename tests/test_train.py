@@ -347,7 +347,7 @@ def test_a_step_that_diverges_is_named(small_config, tmp_path, monkeypatch, what
         elif what == "weights":
             state = state._replace(weights=state.weights.at[3, 3].set(jnp.nan))
         else:
-            moments = state.opt_state._replace(nu=state.opt_state.nu.at[3, 3].set(jnp.inf))
+            moments = state.opt_state._replace(nu=state.opt_state.nu.at[3, 0].set(jnp.inf))
             state = state._replace(opt_state=moments)
         return state, losses
 

@@ -137,7 +137,7 @@ def flip(folder: pathlib.Path, n_flips: int, seed: int) -> dict[str, int]:
     """Flips bits, one at a time, of checkpoints, splits and embeddings; counts what is loaded."""
     from celsa_jax.checkpoint import Checkpoints
     from celsa_jax.products import capacity
-    from celsa_jax.state import state_shape
+    from celsa_jax.state import Form, state_shape
     from celsa_jax.train import train_and_evaluate
 
     config = small_config()
@@ -148,7 +148,7 @@ def flip(folder: pathlib.Path, n_flips: int, seed: int) -> dict[str, int]:
     for form in FORMATS:
         embeddings.to_format(form).save(folder / form)
     places = capacity(config.sparsity.target_nnz, embeddings.n_factors, dense=False)
-    like = state_shape(embeddings.n_items, places)
+    like = state_shape(embeddings.n_items, places, Form(embeddings.n_factors, by_row=True))
 
     def load_checkpoint() -> None:
         with Checkpoints(folder / "checkpoints", keep=1) as checkpoints:
