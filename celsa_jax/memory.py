@@ -15,7 +15,7 @@ from celsa_jax.products import capacity, dense_pays, users_in_block
 
 log = logging.getLogger(__name__)
 
-# Bytes of a place: column and weight, up to two moments, and in a step gradient, values and an update.
+# Bytes of a place: column, weight and up to two moments, and in a step gradient, values, an update.
 _PLACE = 4 + 4 + 2 * 4 + 3 * 4
 _GATHERED = 58  # and its layout and what gathers over all items pass on, as compilers plan it
 _JUDGED, _SERVED = 12, 24  # bytes of a score, and of a non-zero, in validation

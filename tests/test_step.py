@@ -86,7 +86,8 @@ def trained(problem, form, given, first=0, last=3, state=None):
 def numpy_training(problem, form, given, batches=(0, 1, 2), pruned_to=None):
     """Nadam (Dozat, ICLR 2016 workshop) on the plain formula; dense weights and moments.
 
-    The second moment is of every weight, or of the length of a row. Before the third step there may be a mask update.
+    The second moment is of every weight, or of the length of a row. Before the third step there
+    may be a mask update.
     """
     start, dense, chunk, order = problem
     columns, values, _ = start
