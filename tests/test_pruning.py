@@ -198,6 +198,18 @@ def test_pruning_keeps_the_largest_entries_and_their_moments(shape):
         assert {len(entries) for entries in expected} == {0, k}
 
 
+@shapes
+def test_a_second_moment_of_a_row_stays_with_it(shape):
+    n_factors, before, after = shape
+    state = state_of(n_factors, before)
+    nu = jnp.arange(N_ITEMS, dtype=jnp.float32)[:, None]
+    state = state._replace(opt_state=state.opt_state._replace(nu=nu))
+    form = Form(n_factors, by_row=True)
+    pruned = prune(state, 5, jax.random.key(0), form=form, places=after)
+    assert pruned.opt_state.mu.shape == pruned.weights.shape == (N_ITEMS, after)
+    np.testing.assert_array_equal(pruned.opt_state.nu, np.arange(N_ITEMS)[:, None])
+
+
 def test_rows_keep_the_length_that_was_learned():
     state = state_of(20, 16)
     before = np.linalg.norm(state.weights, axis=1)

@@ -3,7 +3,7 @@ r"""One change at a time: starts, widths, schedules, recipe; 128 bytes an item, 
     python -m experiments.sweep --config=configs/sweeps/ablations.py --workdir=runs/ablations \
         --config.base.data.path=ratings.csv.zip
 
-For a sample of Goodbooks-10k's current release (user_id,book_id,rating); 99 runs, an hour or two
+For a sample of Goodbooks-10k's current release (user_id,book_id,rating); 102 runs, an hour or two
 on two cores. Of a field that the recipe chooses from the data there are values around its own. The
 random start rewinds, as in the paper (the constant schedule never does). The seeds are not those of
 the sweeps that report, as a recipe may be chosen here.
@@ -30,12 +30,13 @@ _CHANGES = {
     "no dropout": {"train": {"input_dropout": 0.0}},
     "dropout 30 %": {"train": {"input_dropout": 0.3}},
     "dropout 70 %": {"train": {"input_dropout": 0.7}},
-    "5 + 3 epochs": {"train": {"n_epochs": 5, "n_final_epochs": 3}},
+    "5 + 5 epochs": {"train": {"n_epochs": 5, "n_final_epochs": 5}},
+    "10 + 5 epochs": {"train": {"n_epochs": 10, "n_final_epochs": 5}},
     "20 + 10 epochs": {"train": {"n_epochs": 20, "n_final_epochs": 10}},
-    "batches of 64": {"train": {"batch_size": 64, "learning_rate": 0.01}},
-    "batches of 256": {"train": {"batch_size": 256, "learning_rate": 0.01}},
-    "learning rate 1/200": {"train": {"learning_rate": 0.005}},
-    "learning rate 1/50": {"train": {"learning_rate": 0.02}},
+    "batches of 64": {"train": {"batch_size": 64, "learning_rate": 0.02}},
+    "batches of 256": {"train": {"batch_size": 256, "learning_rate": 0.02}},
+    "learning rate 1/100": {"train": {"learning_rate": 0.01}},
+    "learning rate 1/25": {"train": {"learning_rate": 0.04}},
     "b1 9/10": {"train": {"b1": 0.9}},
 }
 
