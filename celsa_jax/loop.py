@@ -33,6 +33,7 @@ from celsa_jax.products import (
     users_in_block,
 )
 from celsa_jax.progress import Progress
+from celsa_jax.recipe import moments_by_row
 from celsa_jax.sharding import (
     ITEM,
     Placement,
@@ -194,8 +195,8 @@ class TrainingLoop:
                     "with another layout; go on with that version, or use another folder"
                 )
             kept = self._kept_after(notes["epoch"])
-            like = state_shape(self.n_rows, self._places(kept), self._form(kept))
-            return shaped(like, self.placement)
+            state = state_shape(self.n_rows, self._places(kept), self._form(kept))
+            return shaped(state, self.placement)
 
         newest = checkpoints.restore_latest(like)
         if newest is None:
@@ -354,8 +355,7 @@ class TrainingLoop:
             self.n_sampled,
             chosen_each_step,
             self.config.model.norms == "unit",
-            # Of random values no order is to be kept: there weights move each for itself.
-            self.config.model.start != "random",
+            moments_by_row(self.config),
             self.config.train.as_published,
             nested_sizes(self.config.sparsity.nested_nnz, self.config.sparsity.target_nnz),
             self.placement,

@@ -17,7 +17,7 @@ from celsa_jax.errors import InputError
 from celsa_jax.sparse.formats import MOST_FACTORS
 
 _START_NNZ = 64
-_RATE, _RATE_AT_RANDOM = 0.02, 0.01
+_RATE, _RATE_OF_WEIGHTS = 0.02, 0.01  # about the length of a row's step, and a weight's step
 _MANY = 16.0  # interactions of an item in the mean
 _LEAST_BATCH, _LARGEST_BATCH = 24, 1024
 _SMALL = 150_000  # interactions
@@ -29,17 +29,21 @@ _GOING_ON = 0.2  # of the rate, where training goes on from learned embeddings
 
 
 def choices(
-    matrix: sp.csr_matrix, n_negatives: int | None = None, batch_size: int | None = None
+    matrix: sp.csr_matrix,
+    n_negatives: int | None = None,
+    batch_size: int | None = None,
+    by_row: bool = True,
 ) -> dict[str, float | str]:
     """What the rules choose for users to train on, CSR [n_users, n_items], by field.
 
-    `n_negatives` and `batch_size` are those of the configuration, None if they are open.
+    `n_negatives` and `batch_size` are those of the configuration, None if they are open; `by_row`
+    is whether moments are of rows (`moments_by_row`).
 
     Items without interactions do not count.
 
     The rules are in docs/training.md. Their reasons: a batch is to bring every item about one
-    interaction, in an epoch of steps enough; where it brings less, gradients are noisier, and the
-    rate falls with the root of it. What is popular in short histories says little of longer ones.
+    interaction, in an epoch of steps enough; where it brings less than half of that, a lower rate
+    goes as far for each interaction. What is popular in short histories says little of longer ones.
     Small data overfit. A step that scores a million items would take minutes, and with sampled ones
     each user is scored for the items of all others in the batch.
     """
@@ -57,15 +61,25 @@ def choices(
     dropout = max(0.6 if more else 0.5, 1 - length / 20)
     if small and _SHORT <= length < _LONG:
         dropout = 0.7
+    brings = batch * of_item / n_users  # of an item
+    rate = _RATE * min(1.0, 2 * brings) if by_row else _RATE_OF_WEIGHTS * min(1.0, brings)
     return {
         "model.norms": "learned" if of_item >= _MANY or length >= _ENOUGH else "unit",
         "train.batch_size": batch,
-        "train.learning_rate": float(f"{_RATE * min(1.0, batch * of_item / n_users) ** 0.5:.2g}"),
+        "train.learning_rate": float(f"{rate:.2g}"),
         "train.n_epochs": 20 if more else 10,
         "train.n_final_epochs": 10,
         "train.input_dropout": round(dropout, 2),
         "train.n_negatives": n_negatives,
     }
+
+
+def moments_by_row(config: ConfigDict) -> bool:
+    """Whether the optimizer has one second moment for each row, or for each weight.
+
+    Of the random values of a start all weights have to move; the paper's code has one for each.
+    """
+    return config.model.start != "random" and not config.train.as_published
 
 
 def _n_used_items(matrix: sp.csr_matrix) -> int:
@@ -109,12 +123,14 @@ def filled(config: ConfigDict, matrix: sp.csr_matrix, going_on: bool = False) ->
             f"{model.n_factors:,} factors are more than a model may have, {MOST_FACTORS:,}; lower "
             "config.model.n_factors (of neighbours, one an item, take config.model.start=clusters)"
         )
-    values = choices(matrix, filled.train.n_negatives, filled.train.batch_size)
+    values = choices(
+        matrix, filled.train.n_negatives, filled.train.batch_size, moments_by_row(filled)
+    )
     if model.start == "random" and not going_on:
         # As in the paper: ten epochs for each halving from d/2 on.
         n_epochs = max(0, round(10 * math.log2(model.n_factors / sparsity.target_nnz)) - 10)
         values |= {"train.n_epochs": n_epochs, "train.n_final_epochs": 10}
-        values |= {"train.input_dropout": 0.0, "train.learning_rate": _RATE_AT_RANDOM}
+        values["train.input_dropout"] = 0.0
     if going_on:
         values["train.learning_rate"] = _GOING_ON * float(values["train.learning_rate"])
     for field, value in values.items():

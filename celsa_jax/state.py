@@ -32,7 +32,7 @@ class Form:
       n_sampled: items that a step scores, on each device; 0 for all.
       chosen_each_step: the mask is chosen afresh at every step, among all entries that are kept.
       unit_rows: rows of the embeddings have unit length (`model`).
-      by_row: the optimizer has one second moment for each row (`row_nadam`).
+      by_row: the optimizer has one second moment for each row (`row_nadam`), not each weight.
       as_published: steps are those of the paper's code.
       nested: smaller numbers of non-zeros a row that the model trains for, too.
       placement: of the state on several devices.
@@ -44,7 +44,7 @@ class Form:
     n_sampled: int = 0
     chosen_each_step: bool = False
     unit_rows: bool = False
-    by_row: bool = False
+    by_row: bool = True
     as_published: bool = False
     nested: tuple[int, ...] = ()
     placement: Placement | None = None
@@ -94,7 +94,7 @@ class TrainState(NamedTuple):
 PAPER_OUTPUTS = 20_000  # columns of its scores
 
 
-def optimizer(form: Form, b1: jax.Array | float = 0.9) -> optax.GradientTransformation:
+def optimizer(form: Form, b1: jax.Array | float) -> optax.GradientTransformation:
     """What turns gradients into updates, which are to be scaled by minus the rate."""
     if form.as_published:
         return paper_nadam(b1)
@@ -104,10 +104,11 @@ def optimizer(form: Form, b1: jax.Array | float = 0.9) -> optax.GradientTransfor
 def row_nadam(b1: jax.Array | float) -> optax.GradientTransformation:
     """Nadam with one second moment for each row: that of the length of its gradient.
 
-    All items move about as far, however many users they have, and within an item weights move in
-    proportion to their gradients, like in the row-wise AdaGrad of embedding tables (Mudigere et
-    al., arXiv 2104.05158). Where each weight has a second moment, those of next to no gradient move
-    as far as any other: away from where the data put them.
+    The rate is about the length of a row's step, whatever its non-zeros: items of few users move
+    as far as others, and within an item weights move in proportion to their gradients, as in the
+    row-wise AdaGrad of embedding tables (Mudigere et al., arXiv 2104.05158; there it is the mean of
+    the squares, here their sum). Where each weight has a second moment, those of next to no
+    gradient move as far as any other: away from where the data put them.
     """
     b2, epsilon = 0.999, 1e-12
 
@@ -201,7 +202,7 @@ def state_shape(n_rows: int, places: int, form: Form) -> TrainState:
 
 
 def _new_state(weights: jax.Array, columns: jax.Array, form: Form) -> TrainState:
-    return TrainState(jnp.int32(0), weights, columns, optimizer(form).init(weights))
+    return TrainState(jnp.int32(0), weights, columns, optimizer(form, 0).init(weights))
 
 
 def prune(
@@ -289,7 +290,7 @@ def _masked_rows(
     if initial is not None:
         at_columns = jnp.take_along_axis(initial, jnp.minimum(columns, n_factors - 1), axis=1)
         weights = jnp.where(used, at_columns, 0)
-        opt_state = optimizer(form).init(weights)
+        opt_state = optimizer(form, 0).init(weights)
     elif not (form.unit_rows or form.chosen_each_step):
         weights = unit(weights) * jnp.linalg.norm(state.weights, axis=1, keepdims=True)
     return TrainState(state.step, weights, columns, opt_state)

@@ -136,7 +136,8 @@ def state_of(n_factors, places, seed=0, most=12):
         columns[row, : len(chosen)] = np.sort(chosen)
     values = np.random.default_rng(seed).integers(-5, 6, columns.shape).astype(np.float32)  # ties
     values[columns == n_factors] = 0
-    state = sparse_state(Start(columns, values, n_factors), Form(n_factors), places)
+    form = Form(n_factors, by_row=False)
+    state = sparse_state(Start(columns, values, n_factors), form, places)
     used = np.asarray(state.columns) < n_factors
     count, mu, nu = state.opt_state
     mu, nu = (
@@ -201,13 +202,16 @@ def test_pruning_keeps_the_largest_entries_and_their_moments(shape):
 @shapes
 def test_a_second_moment_of_a_row_stays_with_it(shape):
     n_factors, before, after = shape
-    state = state_of(n_factors, before)
+    by_weight = state_of(n_factors, before)
     nu = jnp.arange(N_ITEMS, dtype=jnp.float32)[:, None]
-    state = state._replace(opt_state=state.opt_state._replace(nu=nu))
-    form = Form(n_factors, by_row=True)
-    pruned = prune(state, 5, jax.random.key(0), form=form, places=after)
-    assert pruned.opt_state.mu.shape == pruned.weights.shape == (N_ITEMS, after)
+    state = by_weight._replace(opt_state=by_weight.opt_state._replace(nu=nu))
+    expected = [kept_of(entries, 5) for entries in entries_of(by_weight, n_factors)]
+    pruned = prune(state, 5, jax.random.key(0), form=Form(n_factors, unit_rows=True), places=after)
     np.testing.assert_array_equal(pruned.opt_state.nu, np.arange(N_ITEMS)[:, None])
+    # Put back, second moments of weights that the others are compared without.
+    pruned = pruned._replace(opt_state=pruned.opt_state._replace(nu=pruned.opt_state.mu))
+    found = [{f: v[:2] for f, v in row.items()} for row in entries_of(pruned, n_factors)]
+    assert found == [{f: v[:2] for f, v in row.items()} for row in expected]
 
 
 def test_rows_keep_the_length_that_was_learned():
@@ -245,7 +249,7 @@ def test_masks_are_nested():
 @pytest.mark.parametrize("places", [16, 8])
 def test_rewinding_restores_initial_values_and_restarts_the_optimizer(places):
     """Twice, so that the second finds survivors among places that have moved."""
-    form, key = Form(16), jax.random.key(3)
+    form, key = Form(16, by_row=False), jax.random.key(3)
     state = random_state(key, N_ITEMS, form, 16)
     np.testing.assert_array_equal(state.weights, initial_weights(key, N_ITEMS, 16))
     initial = np.asarray(state.weights)
@@ -288,7 +292,7 @@ def test_a_start_at_random_is_xavier_uniform_and_dense():
 @pytest.mark.parametrize("places", [20, 16])
 def test_a_start_from_data_has_its_factors_and_values(places):
     columns, values = random_ell(N_ITEMS, 20, 12, 12)
-    state = sparse_state(Start(columns, values, 20), Form(20), places)
+    state = sparse_state(Start(columns, values, 20), Form(20, by_row=False), places)
     assert_sound(state, 20, places)
     expected = [
         {int(f): (v, 0, 0) for f, v in zip(*row, strict=True) if f < 20}

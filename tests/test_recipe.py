@@ -23,16 +23,16 @@ def users_of(n_users, n_items, length):
         # n_users, n_items, interactions a user; items have n_users * length / n_items.
         ((1000, 1250, 20), ("learned", 64, 0.02, 20, 10, 0.7)),  # 16 an item, small data
         ((1000, 1280, 20), ("unit", 64, 0.02, 10, 10, 0.7)),  # 15.6 an item, short histories
-        ((1000, 4000, 50), ("learned", 64, 0.018, 10, 10, 0.5)),  # 12.5 an item, long ones
-        ((1000, 4000, 35), ("learned", 64, 0.015, 10, 10, 0.7)),  # 8.75 an item, long enough
-        ((1000, 4000, 34), ("unit", 64, 0.015, 10, 10, 0.7)),
+        ((1000, 4000, 50), ("learned", 64, 0.02, 10, 10, 0.5)),  # 12.5 an item, long ones
+        ((1000, 4000, 35), ("learned", 64, 0.02, 10, 10, 0.7)),  # 8.75 an item, long enough
+        ((1000, 4000, 34), ("unit", 64, 0.02, 10, 10, 0.7)),
         ((1000, 800, 14), ("learned", 56, 0.02, 20, 10, 0.6)),  # small data, shorter ones
         ((10_000, 4000, 15), ("learned", 264, 0.02, 10, 10, 0.5)),  # 150,000 are not small
-        ((9000, 9000, 14), ("unit", 560, 0.019, 10, 10, 0.5)),
-        ((1000, 1000, 5), ("unit", 64, 0.011, 10, 10, 0.75)),
+        ((9000, 9000, 14), ("unit", 560, 0.02, 10, 10, 0.5)),
+        ((1000, 1000, 5), ("unit", 64, 0.013, 10, 10, 0.75)),
         ((3000, 500, 5), ("learned", 96, 0.02, 20, 10, 0.75)),
         ((20_000, 4000, 10), ("learned", 400, 0.02, 10, 10, 0.5)),  # 50 an item, 200,000
-        ((200, 1000, 5), ("unit", 24, 0.0069, 10, 10, 0.75)),  # the least batch
+        ((200, 1000, 5), ("unit", 24, 0.0048, 10, 10, 0.75)),  # the least batch
         ((100_000, 1000, 2), ("learned", 496, 0.02, 10, 10, 0.9)),
     ],
 )
@@ -63,6 +63,7 @@ def test_the_rate_follows_a_batch_that_is_chosen_by_hand():
     matrix = users_of(1000, 1250, 20)  # batches of 64, which bring an item 1.02 interactions
     assert choices(matrix, batch_size=16)["train.batch_size"] == 16
     assert choices(matrix, batch_size=16)["train.learning_rate"] == 0.01  # 0.256 of an item
+    assert choices(matrix, batch_size=16, by_row=False)["train.learning_rate"] == 0.0026
     assert choices(matrix, batch_size=512)["train.learning_rate"] == 0.02
 
 
@@ -98,6 +99,22 @@ def test_a_random_start_takes_what_the_paper_does(width, nnz, n_epochs):
     assert full.sparsity.start_nnz == width
     assert (full.train.n_epochs, full.train.n_final_epochs) == (n_epochs, 10)
     assert full.train.input_dropout == 0
+
+
+def test_steps_of_weights_are_shorter_than_those_of_rows():
+    matrix = users_of(1000, 1250, 20)  # batches of 64, which bring an item 1.02 interactions
+    for start, as_published, rate in (
+        ("neighbours", False, 0.02),
+        ("clusters", False, 0.02),
+        ("neighbours", True, 0.01),
+        ("random", False, 0.01),
+    ):
+        config = default_config()
+        config.model.update(start=start, n_factors=0 if start == "neighbours" else 64)
+        config.train.as_published = as_published
+        assert filled(config, matrix).train.learning_rate == rate
+        warm = filled(config, matrix, going_on=True)
+        assert warm.train.learning_rate == pytest.approx(rate / 5)
 
 
 def test_more_non_zeros_than_items():

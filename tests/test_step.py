@@ -52,13 +52,14 @@ def numbers(seed=3, learning_rate=0.005, b1=0.8, dropout=0.4, nnz=0):
 
 
 FORMS = {
-    "gathers": Form(N_FACTORS, None, BUDGET, by_row=True),
+    "gathers": Form(N_FACTORS, None, BUDGET),
+    "by weight": Form(N_FACTORS, None, BUDGET, by_row=False),
     "dense": Form(N_FACTORS, "float32", BUDGET, unit_rows=True),
-    "sampled": Form(N_FACTORS, None, BUDGET, n_sampled=50, by_row=True),
+    "sampled": Form(N_FACTORS, None, BUDGET, n_sampled=50),
     "chosen each step": Form(N_FACTORS, "float32", BUDGET, chosen_each_step=True),
-    "nested": Form(N_FACTORS, None, BUDGET, by_row=True, nested=(2, 4)),
+    "nested": Form(N_FACTORS, None, BUDGET, nested=(2, 4)),
     "nested, unit": Form(N_FACTORS, "float32", BUDGET, unit_rows=True, nested=(2,)),
-    "paper": Form(N_FACTORS, "float32", BUDGET, unit_rows=True, as_published=True),
+    "paper": Form(N_FACTORS, "float32", BUDGET, unit_rows=True, by_row=False, as_published=True),
 }
 
 
@@ -213,7 +214,7 @@ def assert_equal(problem, form, given, found, **how):
 
 @pytest.mark.parametrize(
     ("form", "dropout"),
-    [*(("gathers", 0.0), ("gathers", 0.4), ("dense", 0.0), ("dense", 0.4)),
+    [*(("gathers", 0.0), ("gathers", 0.4), ("by weight", 0.4), ("dense", 0.0), ("dense", 0.4)),
      *(("nested", 0.4), ("nested, unit", 0.0), ("paper", 0.0))],
 )  # fmt: skip
 def test_steps_equal_a_numpy_loop(problem, form, dropout):

@@ -333,6 +333,27 @@ def test_a_loss_that_is_not_finite_stops_the_run(small_config, tmp_path):
     assert not (tmp_path / "results.json").exists()
 
 
+@pytest.mark.parametrize(("start", "by_row"), [("neighbours", True), ("random", False)])
+def test_a_start_from_the_data_has_a_second_moment_for_each_row(
+    small_config, tmp_path, monkeypatch, start, by_row
+):
+    shapes = set()
+
+    def seen(state, *arguments, **options):
+        n_items, n_places = state.weights.shape
+        assert n_places > 1
+        assert state.opt_state.mu.shape == state.weights.shape
+        shapes.add(state.opt_state.nu.shape == (n_items, 1 if by_row else n_places))
+        return train_steps(state, *arguments, **options)
+
+    monkeypatch.setattr("celsa_jax.loop.train_steps", seen)
+    small_config.model.update(start=start, n_factors=0 if start == "neighbours" else 32)
+    small_config.sparsity.target_nnz = 4
+    small_config.train.update(n_epochs=1, n_final_epochs=1)
+    train_and_evaluate(small_config, tmp_path)
+    assert shapes == {True}
+
+
 @pytest.mark.parametrize("what", ["loss", "weights", "optimizer"])
 def test_a_step_that_diverges_is_named(small_config, tmp_path, monkeypatch, what):
     """In the third epoch, whose steps are 9 to 12, where the rate falls to 0."""

@@ -16,12 +16,12 @@ from celsa_jax.sweeps import make_sweep, rows
 _DENSE = {"n_final_epochs": 10, "learning_rate": 0.003}
 
 
-def get_config(which: str = "") -> ConfigDict:
+def get_config(which: str = "closed_forms") -> ConfigDict:
     base = default_config()
     base.data.name = "goodbooks"
     return make_sweep(
         base=base,
-        rows=_dense() if which == "dense" else _closed_forms(),
+        rows={"closed_forms": _closed_forms, "dense": _dense}[which](),
         columns=rows.size_columns((128, 64)),
         seeds=rows.SEEDS,
         reference="ours",

@@ -148,7 +148,7 @@ def flip(folder: pathlib.Path, n_flips: int, seed: int) -> dict[str, int]:
     for form in FORMATS:
         embeddings.to_format(form).save(folder / form)
     places = capacity(config.sparsity.target_nnz, embeddings.n_factors, dense=False)
-    like = state_shape(embeddings.n_items, places, Form(embeddings.n_factors, by_row=True))
+    like = state_shape(embeddings.n_items, places, Form(embeddings.n_factors))
 
     def load_checkpoint() -> None:
         with Checkpoints(folder / "checkpoints", keep=1) as checkpoints:
