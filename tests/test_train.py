@@ -348,7 +348,7 @@ def test_a_start_from_the_data_has_a_second_moment_for_each_row(
 
     monkeypatch.setattr("celsa_jax.loop.train_steps", seen)
     small_config.model.update(start=start, n_factors=0 if start == "neighbours" else 32)
-    small_config.sparsity.target_nnz = 4
+    small_config.sparsity.update(target_nnz=4, start_nnz=None)
     small_config.train.update(n_epochs=1, n_final_epochs=1)
     train_and_evaluate(small_config, tmp_path)
     assert shapes == {True}
