@@ -138,6 +138,7 @@ FIELDS: dict[str, Any] = {
         # Whether steps are those of the paper's code: its Nadam at one rate until the end, scores
         # of at most 6, items outside of a batch that count several times (docs/paper.md).
         "as_published": Field(False),
+        # About the length of an item's step, at a random start or as published that of a weight's.
         "learning_rate": Field(None, _POSITIVE),
         # The decay of its momentum.
         "b1": Field(0.8, _SHARE),

@@ -90,7 +90,7 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
       n_final_epochs: epochs at `nnz`, in which the learning rate falls to 0.
       batch_size: users in a step.
       input_dropout: share of a history that is left out of the input.
-      learning_rate: of Nadam.
+      learning_rate: about the length of an item's step; at random starts, of a weight's.
       n_negatives: the loss covers the items of a batch and about so many others; 0 for all.
       seed: of everything random.
       options: further fields of the configuration by name, {"train.b1": 0.9}

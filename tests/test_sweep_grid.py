@@ -244,6 +244,8 @@ def test_the_sweeps_of_the_repository_expand(path):
     module = load(path.stem)
     expected = {"smoke": 24, "methods": 3 * (9 + 13 * 3), "ablations": 34 * 3}
     expected |= {"baselines": 5 + 5 * 3, "first_release": 3 * (3 + 4 * 2), "spread": 2 * 3 * 3}
+    if path.stem == "first_release":
+        assert len(expand(module.get_config("dense"))) == 3 * (7 + 2 * 2)
     if path.stem in expected:
         assert len(expand(module.get_config())) == expected[path.stem]
         return

@@ -11,20 +11,24 @@ models and the random start, for what is lost against them at which size; hours.
 from ml_collections import ConfigDict
 
 from celsa_jax.config import default_config
+from celsa_jax.errors import InputError
 from celsa_jax.sweeps import make_sweep, rows
 
 _DENSE = {"n_final_epochs": 10, "learning_rate": 0.003}
 
 
 def get_config(which: str = "closed_forms") -> ConfigDict:
+    kinds = {"closed_forms": _closed_forms, "dense": _dense}
+    if which not in kinds:
+        raise InputError(f"first_release.py:{which}: choose one of {', '.join(kinds)}")
     base = default_config()
     base.data.name = "goodbooks"
     return make_sweep(
         base=base,
-        rows={"closed_forms": _closed_forms, "dense": _dense}[which](),
+        rows=kinds[which](),
         columns=rows.size_columns((128, 64)),
         seeds=rows.SEEDS,
-        reference="ours",
+        reference="ours, float16",
     )
 
 
@@ -37,7 +41,11 @@ def _closed_forms() -> dict[str, dict]:
         ("discounted EDLAE", edlae | {"discount": (0.1, 0.2, 0.3)}),
     ):
         methods[name]["options"] = options
-    return methods | {
+    return methods | _ours()
+
+
+def _ours() -> dict[str, dict]:
+    return {
         "ours": rows.elsa(),
         "ours, float16": rows.elsa() | {"options": {"format": "float16"}},
     }
@@ -52,4 +60,4 @@ def _dense() -> dict[str, dict]:
         for rate in (0.0, 0.5)
     }
     at_random = rows.elsa(rows.random_start(4096, batch_size=1024)) | {"once": True}
-    return methods | {"random start, 128 bytes": at_random, "ours": rows.elsa()}
+    return methods | {"random start, 128 bytes": at_random, **_ours()}
