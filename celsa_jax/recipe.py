@@ -60,7 +60,7 @@ def choices(
     more = small and of_item >= _MANY
     dropout = max(0.6 if more else 0.5, 1 - length / 20)
     if small and _SHORT <= length < _LONG:
-        dropout = 0.7
+        dropout = 0.8 if more else 0.7
     brings = batch * of_item / n_users  # of an item
     rate = _RATE * min(1.0, 2 * brings) if by_row else _RATE_OF_WEIGHTS * min(1.0, brings)
     return {

@@ -21,7 +21,7 @@ def users_of(n_users, n_items, length):
     ("sizes", "rule"),
     [
         # n_users, n_items, interactions a user; items have n_users * length / n_items.
-        ((1000, 1250, 20), ("learned", 64, 0.02, 20, 10, 0.7)),  # 16 an item, small data
+        ((1000, 1250, 20), ("learned", 64, 0.02, 20, 10, 0.8)),  # 16 an item, small data
         ((1000, 1280, 20), ("unit", 64, 0.02, 10, 10, 0.7)),  # 15.6 an item, short histories
         ((1000, 4000, 50), ("learned", 64, 0.02, 10, 10, 0.5)),  # 12.5 an item, long ones
         ((1000, 4000, 35), ("learned", 64, 0.02, 10, 10, 0.7)),  # 8.75 an item, long enough
