@@ -25,7 +25,7 @@ _LONG, _SHORT = 50, 15  # interactions of a user in the mean
 _ENOUGH = 35  # of these, for lengths of embeddings to be learned of items with few
 _ALL_SCORED, _NEGATIVES = 100_000, 2_500  # items; the time of a step decides, not quality
 _LARGEST_SAMPLED_BATCH = 64  # whose own items are about as many as the negatives
-_GOING_ON = 0.2  # of the rate, where training goes on from learned embeddings
+_GOING_ON = 0.3  # of the rate, where training goes on from learned embeddings
 
 
 def choices(
@@ -92,7 +92,7 @@ def filled(config: ConfigDict, matrix: sp.csr_matrix, going_on: bool = False) ->
     Args:
       config: validated; fields that are None are open.
       matrix: users to train on, CSR [n_users, n_items].
-      going_on: whether training begins at learned embeddings, which a fifth of the rate keeps.
+      going_on: whether training begins at learned embeddings, which a lower rate keeps.
 
     Raises:
       InputError: fewer items than the model needs, or more factors than one may have.

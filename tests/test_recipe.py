@@ -114,7 +114,7 @@ def test_steps_of_weights_are_shorter_than_those_of_rows():
         config.train.as_published = as_published
         assert filled(config, matrix).train.learning_rate == rate
         warm = filled(config, matrix, going_on=True)
-        assert warm.train.learning_rate == pytest.approx(rate / 5)
+        assert warm.train.learning_rate == pytest.approx(0.3 * rate)
 
 
 def test_more_non_zeros_than_items():
@@ -132,11 +132,11 @@ def test_more_factors_than_a_model_may_have(monkeypatch):
 
 
 def test_going_on_keeps_what_was_learned():
-    """At a fifth of the rate, and with whatever items the new users have."""
+    """At a lower rate, and with whatever items the new users have."""
     config, matrix = default_config(), users_of(20, 10, 3)
     wider = sp.hstack([matrix, sp.csr_matrix((20, 30))], format="csr")
     rate = choices(wider)["train.learning_rate"]
     full = filled(config, wider, going_on=True)
-    assert full.train.learning_rate == pytest.approx(rate / 5)
+    assert full.train.learning_rate == pytest.approx(0.3 * rate)
     config.train.learning_rate = 0.5
     assert filled(config, wider, going_on=True).train.learning_rate == 0.5
