@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from celsa_jax.errors import InputError
-from celsa_jax.sparse import FORMATS, Recommender, SparseEmbeddings
+from celsa_jax.sparse import FORMATS, Recommender, SparseEmbeddings, scorer
 from celsa_jax.sparse.formats import BRIDGED, MOST_FACTORS, row_bytes, row_nonzeros
 from celsa_jax.sparse.tensors import read_tensors, write_tensors
 
@@ -181,6 +181,23 @@ def test_int4_is_served_at_any_width(engine, n_users, n_factors):
         )
         np.testing.assert_array_equal(np.sort(items, axis=1), [candidates] * n_users)
         np.testing.assert_allclose(scores, np.take_along_axis(exact, items, axis=1), atol=1e-5)
+
+
+@pytest.mark.parametrize("k", [3, 60])  # few, and more than an eighth: scored as a dense array
+@pytest.mark.parametrize("as_stored", [sp.csc_matrix, sp.csr_matrix, np.asarray])
+def test_scores_are_those_of_the_formula(k, as_stored):
+    rows = 2.5 * unit_rows(40, k=k)
+    rows[7] = 0  # has no direction
+    history = np.zeros((3, 40), np.float32)
+    history[0, [1, 5]] = history[1, 7] = 1
+    score = scorer(as_stored(rows))(sp.csr_matrix(history))
+    assert score.dtype == np.float32
+    wanted = [
+        [(rows[1] + rows[5]) / 2.5 @ row for row in rows.astype(np.float64)],
+        np.zeros(40),
+        np.zeros(40),
+    ]
+    np.testing.assert_allclose(score, wanted, atol=1e-5)
 
 
 def test_int4_in_several_blocks_of_lists():

@@ -14,6 +14,7 @@ from celsa_jax.config import default_config
 from celsa_jax.errors import InputError
 from celsa_jax.sweeps import make_sweep, rows
 
+_FLOAT16 = rows.elsa() | {"options": {"format": "float16"}}
 _DENSE = {"n_final_epochs": 10, "learning_rate": 0.003}
 
 
@@ -23,10 +24,11 @@ def get_config(which: str = "closed_forms") -> ConfigDict:
         raise InputError(f"first_release.py:{which}: choose one of {', '.join(kinds)}")
     base = default_config()
     base.data.name = "goodbooks"
+    sizes = (128, 64, 32, 16, 8) if which == "dense" else (128, 64)
     return make_sweep(
         base=base,
         rows=kinds[which](),
-        columns=rows.size_columns((128, 64)),
+        columns=rows.size_columns(sizes),
         seeds=rows.SEEDS,
         reference="ours, float16",
     )
@@ -41,14 +43,7 @@ def _closed_forms() -> dict[str, dict]:
         ("discounted EDLAE", edlae | {"discount": (0.1, 0.2, 0.3)}),
     ):
         methods[name]["options"] = options
-    return methods | _ours()
-
-
-def _ours() -> dict[str, dict]:
-    return {
-        "ours": rows.elsa(),
-        "ours, float16": rows.elsa() | {"options": {"format": "float16"}},
-    }
+    return methods | {"ours": rows.elsa(), "ours, float16": _FLOAT16}
 
 
 def _dense() -> dict[str, dict]:
@@ -56,8 +51,7 @@ def _dense() -> dict[str, dict]:
         f"dense ELSA, {width}, dropout {rate:.0%}": rows.dense_row(
             width, _DENSE | {"input_dropout": rate}
         )
-        for width in (1024, 2048, 4096)
-        for rate in (0.0, 0.5)
+        for width, rate in ((1024, 0.0), (1024, 0.5), (2048, 0.5), (4096, 0.5))
     }
     at_random = rows.elsa(rows.random_start(4096, batch_size=1024)) | {"once": True}
-    return methods | {"random start, 128 bytes": at_random, **_ours()}
+    return methods | {"random start, 128 bytes": at_random, "ours, float16": _FLOAT16}
