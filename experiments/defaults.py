@@ -4,10 +4,9 @@ r"""How good the defaults are without anybody's choosing: on data, and on thinne
         --config.data.path=ratings.csv.zip --copies=whole,5,10,20,tenth --seeds=0,1,2
 
 A copy has other training users, and the same users to validate and to test with: `5` leaves five
-interactions of each, drawn at random, `tenth` a tenth of the users. `all5` leaves five of those who
-are judged, too. EASE stands beside it, with its penalty chosen on the validation users (none of
-them tests). What `celsa_jax.recipe` rules, and the start, was chosen on the validation users of
-such runs; docs/results.md has the tables.
+interactions of each, drawn at random, `tenth` a tenth of the users. EASE stands beside it, with its
+penalty chosen on the validation users (none of them tests). What `celsa_jax.recipe` rules, and the
+start, was chosen on the validation users of such runs; docs/results.md has the tables.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from absl import flags
 from celsa_jax.baselines.choice import choose, validation_value
 from celsa_jax.baselines.ease import fit_ease
 from celsa_jax.config import seed_of, validate
-from celsa_jax.data import Interactions, Split, dataset_of, make_split
+from celsa_jax.data import Split, dataset_of, make_split
 from celsa_jax.errors import InputError
 from celsa_jax.evaluation import MAIN_METRIC, evaluate
 from celsa_jax.workdir import Workdir
@@ -31,7 +30,7 @@ from experiments import cli, inputs
 
 FLAGS = flags.FLAGS
 inputs.define_run()
-_COPIES = flags.DEFINE_list("copies", ["whole"], "whole, tenth, 5 or all5 (`thinned`).")
+_COPIES = flags.DEFINE_list("copies", ["whole"], "whole, tenth or a number (`thinned`).")
 _SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds, each of split, folds and training.")
 _PENALTIES = (10.0, 25.0, 50.0, 100.0, 200.0, 400.0, 1000.0)
 
@@ -41,8 +40,8 @@ def thinned(split: Split, copy: str, seed: int) -> Split:
 
     Args:
       split: as the data give it.
-      copy: "whole", "tenth" (of the training users), how many interactions each of these keeps at
-        most, or with "all" before the number, each user to validate or to test with, too.
+      copy: "whole", "tenth" (of the training users), or how many interactions each of these keeps
+        at most.
       seed: of the draw.
     """
     train, rng = split.train, np.random.default_rng(seed)
@@ -50,25 +49,14 @@ def thinned(split: Split, copy: str, seed: int) -> Split:
         chosen = rng.choice(train.n_users, max(1, train.n_users // 10), replace=False)
         train = train.take_users(np.sort(chosen))
     elif copy != "whole":
-        number = copy.removeprefix("all")
-        if not number.isdecimal() or int(number) < 1:
-            raise InputError(
-                f"--copies: '{copy}' is none of whole, tenth, a number from 1 on, or all and one"
-            )
-        train = _at_most(train, int(number), rng)
-        if number != copy:
-            val, test = (_at_most(users, int(number), rng) for users in (split.val, split.test))
-            split = dataclasses.replace(split, val=val, test=test)
+        if not copy.isdecimal() or int(copy) < 1:
+            raise InputError(f"--copies: '{copy}' is none of whole, tenth, or a number from 1 on")
+        users = np.repeat(np.arange(train.n_users), np.diff(train.matrix.indptr))
+        order = np.lexsort((rng.random(train.nnz), users))
+        kept = np.zeros(train.nnz, bool)
+        kept[order] = np.arange(train.nnz) - train.matrix.indptr[users[order]] < int(copy)
+        train = train.take_entries(kept)
     return dataclasses.replace(split, train=train.drop_unused_items())
-
-
-def _at_most(data: Interactions, n: int, rng: np.random.Generator) -> Interactions:
-    """So many interactions of each user, drawn at random."""
-    users = np.repeat(np.arange(data.n_users), np.diff(data.matrix.indptr))
-    order = np.lexsort((rng.random(data.nnz), users))
-    kept = np.zeros(data.nnz, bool)
-    kept[order] = np.arange(data.nnz) - data.matrix.indptr[users[order]] < n
-    return data.take_entries(kept)
 
 
 def ease_of(split: Split, folds: str, seed: int) -> tuple[float, float]:
@@ -90,6 +78,7 @@ def main() -> None:
     for seed in map(int, _SEEDS.value):
         config.seed = seed
         validate(config)
+        inputs.check_split(config)
         dataset = dataset_of(config.data, seed_of(config, "split"))
         whole = make_split(dataset.interactions, config.data, seed_of(config, "split"))
         for copy in _COPIES.value:

@@ -41,6 +41,7 @@ _DEPTH = 20
 def main() -> None:
     config = FLAGS.config
     validate(config)
+    inputs.check_split(config)
     seed = seed_of(config, "split")
     split = make_split(dataset_of(config.data, seed).interactions, config.data, seed)
     report = {"new_items": of_items(config, split), "new_users": of_users(config, split)}

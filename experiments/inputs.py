@@ -12,13 +12,13 @@ import pathlib
 import numpy as np
 import scipy.sparse as sp
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from celsa_jax.data.datasets import filter_ratings
 from celsa_jax.data.interactions import Interactions, lookup
 from celsa_jax.data.metadata import Metadata, read_metadata
 from celsa_jax.data.readers import Columns, read_ratings
-from celsa_jax.data.splits import read_parts
+from celsa_jax.data.splits import read_parts, read_split, same_data
 from celsa_jax.errors import InputError
 from celsa_jax.sparse import SparseEmbeddings, bytes_per_item, load_embeddings
 from celsa_jax.sparse.embeddings import is_saved
@@ -41,6 +41,12 @@ def define_run() -> None:
     flags.DEFINE_string("workdir", None, "Folder of the run, or of the runs.")
 
 
+def check_split(config: ConfigDict) -> None:
+    """InputError unless users are split, and by the seed alone."""
+    if config.data.split == "temporal" or config.train.init_from:
+        raise InputError("config.data.split=temporal and train.init_from: this takes neither")
+
+
 @functools.cache
 def define_embeddings() -> None:
     flags.DEFINE_string(
@@ -61,9 +67,9 @@ def define_interactions() -> None:
 def define_users() -> None:
     """What `read_users` reads of a file of interactions."""
     flags.DEFINE_float("min_rating", None, "Ratings from here on are positives.")
-    flags.DEFINE_integer(
-        "min_user_interactions", 1, "Users with fewer positives are left out.", lower_bound=0
-    )
+    for name, least in (("user", 1), ("item", 0)):
+        text = f"{name.capitalize()}s with fewer positives are left out."
+        flags.DEFINE_integer(f"min_{name}_interactions", least, text, lower_bound=0)
     flags.DEFINE_string("split", None, "split.npz of a run: its test users alone.")
     for name in ("user", "item"):
         flags.DEFINE_string(f"{name}_column", f"{name}_id", "Column of the interactions.")
@@ -153,7 +159,8 @@ def read_everyone(path: str) -> tuple[Interactions, dict[str, int]]:
             path,
         )
     least = -np.inf if FLAGS.min_rating is None else FLAGS.min_rating
-    return filter_ratings(ratings, least, FLAGS.min_user_interactions, path)
+    of_user, of_item = FLAGS.min_user_interactions, FLAGS.min_item_interactions
+    return filter_ratings(ratings, least, of_user, path, of_item)
 
 
 def take_split(
@@ -161,6 +168,8 @@ def take_split(
 ) -> Interactions:
     """The test users of --split, all without; adds to the counts how many the file lacks."""
     if FLAGS.split:
+        if not same_data(read_split(FLAGS.split), users.digest()):
+            _log.warning("%s is of other data than %s behind these filters", FLAGS.split, path)
         rows = lookup(users.user_ids, read_parts(FLAGS.split)["test"])
         counts["split_users_not_in_file"] = int((rows < 0).sum())
         users = users.take_users(rows[rows >= 0])

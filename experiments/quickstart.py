@@ -53,8 +53,7 @@ def main() -> None:
     config = FLAGS.config
     if config.data.n_test_users < 2:
         raise InputError("config.data.n_test_users must be at least 2 for a comparison")
-    if config.data.split == "temporal":
-        raise InputError("config.data.split is temporal; the quick start takes a split by users")
+    inputs.check_split(config)
     folder = pathlib.Path(FLAGS.workdir or "runs/quickstart")
     changes = {"dense": DENSE}
     changes |= {f"nnz_{nnz}": {"sparsity": {"target_nnz": nnz}} for nnz in SPARSE_NNZ}

@@ -157,7 +157,11 @@ def test_popularity_is_the_same_for_all(random_matrix):
 def test_largest_entries_of_rows_against_a_loop(k):
     rng = np.random.default_rng(k)
     dense = rng.integers(-3, 4, (50, 7)).astype(np.float32)  # many ties and zeros
-    for matrix in (dense, sp.csr_matrix(dense)):
+    columns = np.indices(dense.shape)[1]
+    at = rng.permuted(np.tile(columns, 2), axis=1)  # halves of values, and zeros, in any order
+    halves = (np.take_along_axis(dense, at, axis=1).ravel() / 2, at.ravel(), np.arange(51) * 14)
+    stored = sp.csr_matrix(halves, dense.shape)
+    for matrix in (dense, sp.csr_matrix(dense), stored):
         kept = keep_largest(matrix, k)
         np.testing.assert_array_equal(kept.toarray(), cut_by_loop(dense, k))
         assert (kept.data != 0).all()
@@ -169,8 +173,9 @@ def test_largest_entries_come_in_blocks_of_rows(monkeypatch):
     dense = np.random.default_rng(0).normal(size=(23, 7)).astype(np.float32)
     whole = keep_largest(dense, 2).toarray()
     monkeypatch.setattr("celsa_jax.sparse.rows._ENTRIES_AT_ONCE", 30)
-    np.testing.assert_array_equal(keep_largest(dense, 2).toarray(), whole)
-    assert keep_largest(dense[:0], 2).shape == (0, 7)
+    for matrix in (dense, sp.csr_matrix(dense)):
+        np.testing.assert_array_equal(keep_largest(matrix, 2).toarray(), whole)
+        assert keep_largest(matrix[:0], 2).shape == (0, 7)
 
 
 def test_unit_rows_even_of_tiny_values():

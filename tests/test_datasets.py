@@ -160,6 +160,17 @@ def test_goodbooks_current_release_is_its_ratings_alone(tmp_path):
     assert pairs(dataset_of(config_for(tmp_path / "ratings.csv", name="goodbooks"))) == expected
 
 
+def test_titles_of_a_table_without_rows_are_the_ids(tmp_path):
+    (tmp_path / "r.csv").write_text("user_id,item_id\nu,b\nu,a\n")
+    (tmp_path / "i.csv").write_text("item_id,title\n")
+    config = config_for(tmp_path / "r.csv", items_path=str(tmp_path / "i.csv"))
+    config.min_user_interactions = 1
+    assert dataset_of(config).titles.tolist() == ["a", "b"]
+    (tmp_path / "i.csv").write_text("item_id,name\na,A\n")
+    with pytest.raises(InputError, match=r"no column 'title'.*title_column"):
+        dataset_of(config)
+
+
 def test_unknown_data_set_and_missing_path():
     with pytest.raises(InputError, match="choose one of file, goodbooks, ml-100k, ml-1m"):
         dataset_of(config_for(name="netflicks"))

@@ -25,15 +25,6 @@ def test_each_training_user_keeps_so_many(split):
     assert (copy.train.matrix != thinned(split, "7", seed=1).train.onto(copy.train.item_ids)).nnz
 
 
-def test_all_users_keep_so_many(split):
-    copy = thinned(split, "all7", seed=0)
-    for name in ("train", "val", "test"):
-        before, after = (getattr(s, name) for s in (split, copy))
-        lengths = after.matrix.getnnz(axis=1)
-        np.testing.assert_array_equal(lengths, np.minimum(before.matrix.getnnz(axis=1), 7))
-    assert (copy.train.matrix != thinned(split, "7", seed=0).train.matrix).nnz == 0
-
-
 def test_a_tenth_of_the_training_users(split):
     copy = thinned(split, "tenth", seed=0)
     assert copy.train.n_users == 10

@@ -31,6 +31,7 @@ from celsa_jax.segments.groups import members, strongest_pairs
 from celsa_jax.segments.hierarchy import nested_clusters
 from celsa_jax.segments.merging import merge_groups
 from celsa_jax.segments.naming import Name, distinct, name_groups, repeats
+from celsa_jax.segments.segments import loadings
 
 
 def text(*cells):
@@ -417,6 +418,14 @@ def test_clusters_are_those_planted_at_each_level(monkeypatch, most_points):
     coarse, fine = nested_clusters(rows, [12, 3])
     assert adjusted_rand_score(own, fine) == pytest.approx(1)
     assert adjusted_rand_score(own % 3, coarse) == pytest.approx(1)
+
+
+def test_cosines_with_a_segment_do_not_depend_on_how_embeddings_are_stored():
+    rows, own = planted(30)  # square: a mistaken axis would not fail
+    vectors = sp.csr_matrix(unit(np.random.default_rng(0).normal(size=(12, 30))).astype(np.float32))
+    wanted = np.sum(unit(rows.toarray()) * vectors.toarray()[own], axis=1)
+    for stored in (rows, rows.tocsc()):
+        np.testing.assert_allclose(loadings(stored, vectors, own), wanted, atol=1e-6)
 
 
 @settings(max_examples=15)

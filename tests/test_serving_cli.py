@@ -1,5 +1,6 @@
 """export, recommend, evaluate and the inference benchmark, driven as a user drives them."""
 
+import collections
 import json
 
 import numpy as np
@@ -105,6 +106,27 @@ def test_exported_files_are_judged_and_served(run, exported):
     written = pyarrow.csv.read_csv(run / "recs.csv").to_pydict()
     assert written["item_id"] == [row["item_id"] for row in table]
     assert list(written) == ["user_id", "rank", "item_id", "score"]
+
+
+def test_filters_of_a_run_can_be_given(run, tmp_path):
+    lines = [line.split(",") for line in (run / "r.csv").read_text().splitlines()[1:]]
+    positive = [line for line in lines if int(line[2]) >= 3]
+    counts = collections.Counter(item for _, item, _ in positive)
+    kept = [",".join(line) for line in positive if counts[line[1]] >= 5]
+    (tmp_path / "kept.csv").write_text("\n".join(["user_id,item_id,rating", *kept]))
+    users = np.unique([line[0] for line in lines])[:20]
+    none = np.empty(0, users.dtype)
+    np.savez(tmp_path / "split.npz", train=none, val=none, test=users, digest=np.str_("another"))
+    flags = (f"--embeddings={run / 'embeddings.npz'}", "--min_rating=3")
+    flags += (f"--split={tmp_path / 'split.npz'}",)
+    by_hand = program("evaluate", *flags, f"--interactions={tmp_path / 'kept.csv'}")
+    given = (f"--interactions={run / 'r.csv'}", "--min_item_interactions=5")
+    by_flag = program("evaluate", *flags, *given)
+    assert "split.npz is of other data than" in by_flag.stderr
+    one, other = last_line(by_hand), last_line(by_flag)
+    assert 0 < one["n_unknown_held_out"] == other["n_unknown_held_out"]
+    assert one["ndcg@100"] == other["ndcg@100"]
+    assert one["ndcg@100"] != last_line(program("evaluate", *flags, *given[:1]))["ndcg@100"]
 
 
 @pytest.mark.parametrize("positive", [False, True])

@@ -82,7 +82,11 @@ def test_listed_users_test_and_the_others_are_drawn_from(interactions, tmp_path)
     path.write_text("u003\nu99\n")
     with pytest.raises(InputError, match=r"users\.txt: user 'u99' is not in the data"):
         make_split(interactions, config, seed=3)
-    path.write_text("u003\n")
+    path.write_text("\r\n\n")
+    with pytest.raises(InputError, match=r"users\.txt: lists no user"):
+        make_split(interactions, config, seed=3)
+    path.write_text("u003\n", "utf-8-sig")  # as editors on Windows write it
+    assert make_split(interactions, config, seed=3).test.user_ids.tolist() == ["u003"]
     known = dict.fromkeys(PARTS, interactions.user_ids[:9])
     with pytest.raises(InputError, match="test_users has users that the run of"):
         make_split(interactions, config, seed=3, earlier=known)

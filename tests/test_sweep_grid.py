@@ -83,6 +83,11 @@ def test_models_that_runs_start_from():
     assert runs["top k", "32"].model_id == runs["top k", "16"].model_id
     assert runs["wide", "any size"].model_id == runs["top k", "16"].model_id
     assert runs["EASE", "any size"].model_config is None
+    nested = tiny_base()
+    nested.sparsity.nested_nnz = 1
+    for run in expand(cheap_sweep(base=nested, rows=rows, seeds=(3,), reference="ours")):
+        if run.model_config is not None:
+            assert run.model_config.sparsity.nested_nnz == (run.method == "elsa")
 
 
 ROWS = {"a": {"method": "pruned_ease"}}
@@ -134,6 +139,10 @@ ROWS = {"a": {"method": "pruned_ease"}}
         (
             {"rows": {"a": {"method": "elsa", "config": {"train": 3}}}},
             r"config\.rows\.a\.config\.train is 3; give its fields",
+        ),
+        (
+            {"rows": {"a": {"method": "elsa", "config": {"train": {"init_from": "before"}}}}},
+            r"row 'a', column '32': config\.train\.init_from: a sweep trains all",
         ),
         (
             {"rows": {"a": {"method": "elsa", "config": {"seed": 3}}}},
@@ -242,10 +251,10 @@ def load(name):
 @pytest.mark.parametrize("path", CONFIGS, ids=[path.stem for path in CONFIGS])
 def test_the_sweeps_of_the_repository_expand(path):
     module = load(path.stem)
-    expected = {"smoke": 24, "methods": 3 * (9 + 13 * 3), "ablations": 34 * 3}
+    expected = {"smoke": 24, "methods": 3 * (12 + 13 * 3), "ablations": 34 * 3}
     expected |= {"baselines": 5 + 5 * 3, "first_release": 3 * (3 + 4 * 2), "spread": 2 * 3 * 3}
     if path.stem == "first_release":
-        assert len(expand(module.get_config("dense"))) == 3 * (7 + 2 * 2)
+        assert len(expand(module.get_config("dense"))) == 3 * (5 + 5)
     if path.stem in expected:
         assert len(expand(module.get_config())) == expected[path.stem]
         return

@@ -297,6 +297,37 @@ def test_a_compression_chooses_with_one_model(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("no_figures")
+@pytest.mark.usefixtures("no_figures")
+def test_data_that_change_in_between_are_not_compared(tmp_path):
+    path, base = tmp_path / "x.csv", tiny_base()
+    pairs = np.argwhere(np.random.default_rng(0).random((60, 30)) < 0.4)
+    base.data.update(name="file", path=str(path), rating_column="", data_dir=str(tmp_path))
+    base.train.update(n_epochs=0)
+    of = {
+        "popularity": {"method": "popularity"},
+        "EASE": {"method": "pruned_ease"},
+        "ours": {"method": "elsa"},
+        "half": {"method": "elsa", "options": {"format": "float16"}},
+    }
+
+    def run(*names, size=32):
+        changes = {"base": base, "columns": size_columns((size,)), "seeds": (0,)}
+        rows = {name: of[name] for name in names}
+        return run_sweep(cheap_sweep(rows=rows, reference=names[0], **changes), tmp_path / "sweep")
+
+    for prefix in ("", "other"):  # the same items of other users
+        lines = [f"{prefix}{user},{item}" for user, item in pairs]
+        path.write_text("\n".join(["user_id,item_id", *lines]))
+        methods._load_data.cache_clear()  # as another process would begin
+        if not prefix:
+            assert run("popularity", "ours")["done"] == 2
+    assert run("half", size=16)["failed"] == 1  # shares the model of `ours`
+    [failed] = read_csv(tmp_path / "sweep")
+    assert "split.npz: the data have changed since" in failed["error"]
+    with pytest.raises(InputError, match="data changed between the runs of 'EASE' and 'popul"):
+        run("popularity", "EASE")
+
+
 def test_a_damaged_result_is_named(tmp_path):
     sweep = cheap_sweep(seeds=(0,))
     run_sweep(sweep, tmp_path)

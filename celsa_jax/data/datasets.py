@@ -52,7 +52,7 @@ class Dataset:
         """[n_items] text objects in the order of the items, their ids where no title is known."""
         item_ids = self.interactions.item_ids
         titles = item_ids.astype(object)
-        if "title" in self.metadata:
+        if len(self.metadata.get("title", ())):
             at = lookup(self.metadata["item_id"].astype(np.str_), item_ids)
             given = np.where(at >= 0, self.metadata["title"][at], "")
             titles = np.where(given == "", titles, given)

@@ -183,8 +183,10 @@ def split_users(
 def _listed(path: str, interactions: Interactions) -> np.ndarray:
     """[n_users] bool: which users a file lists; InputError where it lists others."""
     with open_data(path) as stream:
-        lines = stream.read().decode("utf-8", "replace").replace("\r\n", "\n").split("\n")
-    listed = np.array(list(filter(None, lines)), np.str_)
+        text = stream.read().decode("utf-8-sig", "replace")
+    listed = np.array(list(filter(None, text.replace("\r\n", "\n").split("\n"))), np.str_)
+    if not len(listed):
+        raise InputError(f"{path}: lists no user; give the ids of test users, one a line")
     for user in listed[~np.isin(listed, interactions.user_ids)][:1]:
         raise InputError(f"{path}: user '{user}' is not in the data, behind their filters")
     return np.isin(interactions.user_ids, listed)

@@ -245,7 +245,7 @@ def check_columns(path: str | AnyPath, names: list[str], required: list[str]) ->
             raise InputError(
                 f"{path}: {problem} column {quoted} ({shown_columns(names)}); "
                 "say which to read (user_column, item_column, rating_column, time_column; of items "
-                "id_column, text_columns)"
+                "id_column, title_column, text_columns)"
             )
 
 

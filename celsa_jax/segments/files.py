@@ -69,6 +69,7 @@ def load_segments(folder: str | pathlib.Path, item_ids: np.ndarray) -> SegmentTr
     with _reading(path):
         entries = read_json(path)
         entries = [_checked(entry) for entry in entries]
+        items = _positions(path, entries, item_ids)
     with _reading(vectors_path):
         vectors = read_sparse(vectors_path).tocsr().astype(np.float32)
     if vectors.shape[0] != len(entries):
@@ -81,13 +82,16 @@ def load_segments(folder: str | pathlib.Path, item_ids: np.ndarray) -> SegmentTr
     with _reading(path):
         for number, group in itertools.groupby(entries, lambda entry: entry["level"]):
             of_level = list(group)
+            end = first + len(of_level)
             if number != len(levels) + 1:
                 raise ValueError(f"level {number} behind level {len(levels)}")
-            segments = tuple(_segment(path, entry, item_ids, above, first) for entry in of_level)
+            segments = tuple(
+                _segment(entry, of_entry, above, first)
+                for entry, of_entry in zip(of_level, items[first:end], strict=True)
+            )
             positions = np.concatenate([segment.items for segment in segments])
             if len(np.unique(positions)) < len(positions):
                 raise ValueError(f"an item that is in two segments of level {number}")
-            end = first + len(of_level)
             levels.append(Segments(segments, vectors[first:end], item_ids))
             above, first = first, end
         if not levels:
@@ -106,19 +110,25 @@ def _checked(entry: dict) -> dict[str, Any]:
     return entry
 
 
-def _segment(
-    path: pathlib.Path, entry: dict[str, Any], item_ids: np.ndarray, above: int, first: int
-) -> Segment:
+def _positions(
+    path: pathlib.Path, entries: list[dict[str, Any]], item_ids: np.ndarray
+) -> list[np.ndarray]:
+    """Of each entry, its items' positions in the catalogue."""
+    ids = [item for entry in entries for item in entry["items"]]
+    positions = lookup(item_ids, text_array(ids))
+    if (positions < 0).any():
+        raise InputError(
+            f"{path}: item '{ids[np.argmin(positions)]}' is not in the catalogue; "
+            "are the segments of these embeddings?"
+        )
+    return np.split(positions, np.cumsum([len(entry["items"]) for entry in entries])[:-1])
+
+
+def _segment(entry: dict[str, Any], items: np.ndarray, above: int, first: int) -> Segment:
     """A segment, the level above of which are the entries from `above` to `first`."""
     parent = entry["parent"]
     if (parent is None) != (first == 0) or not (parent is None or above <= parent < first):
         raise ValueError(f"the parent {parent} of '{entry['name']}' is not of the level above")
-    items = lookup(item_ids, text_array(entry["items"]))
-    if (items < 0).any():
-        raise InputError(
-            f"{path}: item '{entry['items'][np.argmin(items)]}' is not in the catalogue; "
-            "are the segments of these embeddings?"
-        )
     name = Name(printable(entry["name"]), tuple(map(printable, entry["terms"])))
     return Segment(name, items, -1 if parent is None else parent - above)
 

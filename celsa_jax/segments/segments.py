@@ -123,9 +123,9 @@ class SegmentTree:
         ]
 
 
-def loadings(embeddings: sp.csr_matrix, vectors: sp.csr_matrix, of_item: np.ndarray) -> np.ndarray:
+def loadings(embeddings: sp.spmatrix, vectors: sp.csr_matrix, of_item: np.ndarray) -> np.ndarray:
     """[n_items] float32, the cosine of each item with its segment's vector; 0 without one."""
-    rows = unit_rows(embeddings).tocoo()
+    rows = unit_rows(sp.csr_matrix(embeddings)).tocoo()
     towards = np.asarray(vectors[of_item[rows.row], rows.col]).ravel()
     products = np.bincount(rows.row, rows.data * towards, minlength=rows.shape[0])
     return products.astype(np.float32)

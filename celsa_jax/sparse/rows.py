@@ -40,8 +40,11 @@ def keep_largest(matrix: np.ndarray | sp.csr_matrix, k: int) -> sp.csr_matrix:
       CSR float32 of the same shape, columns ascending, without explicit zeros.
     """
     n_rows, n_columns = matrix.shape
-    size = max(1, _ENTRIES_AT_ONCE // max(n_columns, 1))
-    blocks = [_largest(matrix[at : at + size], k) for at in range(0, n_rows, size)]
+    is_dense = isinstance(matrix, np.ndarray)
+    largest = _largest_of_dense if is_dense else _largest_of_sparse
+    width = n_columns if is_dense else matrix.nnz // max(n_rows, 1)
+    size = max(1, _ENTRIES_AT_ONCE // max(width, 1))
+    blocks = [largest(matrix[at : at + size], k) for at in range(0, n_rows, size)]
     empty = sp.csr_matrix((0, n_columns), dtype=np.float32)
     return sp.vstack([empty, *blocks], format="csr")
 
@@ -58,14 +61,25 @@ def unit_rows(matrix: sp.csr_matrix) -> sp.csr_matrix:
     return sp.csr_matrix((values, matrix.indices, matrix.indptr), matrix.shape, np.float32)
 
 
-def _largest(rows: np.ndarray | sp.csr_matrix, k: int) -> sp.csr_matrix:
-    dense = np.asarray(rows if isinstance(rows, np.ndarray) else rows.toarray(), np.float32)
+def _largest_of_dense(rows: np.ndarray, k: int) -> sp.csr_matrix:
+    dense = np.asarray(rows, np.float32)
     columns = np.sort(top_k(np.abs(dense), k), axis=1)
     values = np.take_along_axis(dense, columns, axis=1)
     starts = np.arange(len(dense) + 1) * columns.shape[1]
     kept = sp.csr_matrix((values.ravel(), columns.ravel(), starts), dense.shape)
     kept.eliminate_zeros()
     return kept
+
+
+def _largest_of_sparse(rows: sp.csr_matrix, k: int) -> sp.csr_matrix:
+    rows = sp.csr_matrix(rows, dtype=np.float32, copy=True)
+    rows.sum_duplicates()
+    of_row = np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))
+    order = np.lexsort((rows.indices, -np.abs(rows.data), of_row))
+    rank = np.arange(rows.nnz) - rows.indptr[of_row]  # in this order, within the row
+    rows.data[order[rank >= k]] = 0
+    rows.eliminate_zeros()
+    return rows
 
 
 def from_places(columns: np.ndarray, values: np.ndarray, n_columns: int) -> sp.csr_matrix:

@@ -25,6 +25,7 @@ from celsa_jax.baselines import BASELINES, COMPRESSIONS, Baseline, embeddings_ba
 from celsa_jax.baselines.choice import choose, validation_value
 from celsa_jax.config import outcome, seed_of, validate
 from celsa_jax.data import Dataset, Split, dataset_of, make_split
+from celsa_jax.data.splits import check_data
 from celsa_jax.errors import InputError
 from celsa_jax.evaluation import evaluate
 from celsa_jax.files import locked
@@ -127,6 +128,8 @@ def check(run: Run) -> None:
     if run.method == "elsa" and form is not None and form not in FORMATS:
         raise InputError(f"unknown format '{form}'; use one of {', '.join(FORMATS)}")
     validate(run.config)
+    if run.config.train.init_from:
+        raise InputError("config.train.init_from: a sweep trains all of its models from the start")
     if run.model_config is not None:
         validate(run.model_config)
     if run.config.data.n_test_users < 2:
@@ -161,7 +164,7 @@ def perform(run: Run, models: pathlib.Path) -> tuple[dict[str, object], dict[str
       every combination; the seconds are those of the chosen.
     """
     dataset, split = load_data(run)
-    source, model_seconds = _source(run, split, models)
+    source, model_seconds = _source(run, dataset, split, models)
     protocol = {"folds": run.config.eval.folds, "seed": seed_of(run.config, "folds")}
     baseline, seconds, choice = _fit_best(run, source, split, protocol)
     started = time.perf_counter()
@@ -178,6 +181,7 @@ def perform(run: Run, models: pathlib.Path) -> tuple[dict[str, object], dict[str
         "n_users": evaluation.counts["n_users"],
         **choice,
         "data": dataset.counts,
+        "data_sha256": split.digest,
         "train_seconds": round(model_seconds + seconds, 2),
         "evaluate_seconds": round(time.perf_counter() - started, 2),
     }
@@ -196,7 +200,7 @@ def _load_data(section: str, seed: int) -> tuple[Dataset, Split]:
     return dataset, make_split(dataset.interactions, config, seed)
 
 
-def _source(run: Run, split: Split, models: pathlib.Path) -> tuple[Any, float]:
+def _source(run: Run, dataset: Dataset, split: Split, models: pathlib.Path) -> tuple[Any, float]:
     """What the run's method is fitted to, and the seconds that its training took.
 
     A model is trained once, whichever run asks first.
@@ -207,12 +211,12 @@ def _source(run: Run, split: Split, models: pathlib.Path) -> tuple[Any, float]:
 
     folder = models / str(run.model_id)
     with locked(folder.with_name(f"{folder.name}.lock")):
+        if (folder / "split.npz").exists():
+            check_data(folder / "split.npz", dataset.interactions)
         results = train_and_evaluate(run.model_config, folder)
         # Gigabytes at full width, and a finished model is not resumed.
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     embeddings = SparseEmbeddings.load(folder / "embeddings.npz")
-    if not np.array_equal(embeddings.item_ids, split.train.item_ids):
-        raise InputError(f"{folder}: the data have changed since it was trained")
     source = embeddings if run.method == "elsa" else embeddings.tocsr().toarray()
     return source, results["wall_seconds"]
 
@@ -245,6 +249,11 @@ def _fit_elsa(model: SparseEmbeddings, *, n_bytes: int, seed: int, format: str =
     if not format:
         return embeddings_baseline(model.tocsr())
     stored = model.to_format(format)
+    if stored.stored_bytes_per_item > n_bytes:
+        raise InputError(
+            f"as {format} an item of this catalogue takes {stored.stored_bytes_per_item:g} bytes, "
+            f"and the column allows {n_bytes}: with more than 65,536 factors each takes four bytes"
+        )
     return Baseline(scorer(stored.tocsr()), stored.stored_bytes_per_item)
 
 
@@ -263,7 +272,7 @@ def _dense(config: ConfigDict, width: object) -> ConfigDict:
         )
     dense = config.copy_and_resolve_references()
     dense.model.update(start="random", n_factors=width, norms="unit")
-    dense.sparsity.update(target_nnz=width, start_nnz=None, rewind=False)
+    dense.sparsity.update(target_nnz=width, start_nnz=None, rewind=False, nested_nnz=0)
     dense.train.n_epochs = 0
     return dense
 

@@ -100,6 +100,9 @@ class Results:
         A user whom several seeds test counts once, with the mean of them, as they are not
         independent. A row without a budget of bytes is compared at every size of the other. Seeds
         whose test users or folds are not those of the reference are left out.
+
+        Raises:
+          InputError: a file of data changed between the two.
         """
         reference = self.sweep.reference
         columns = [
@@ -109,11 +112,17 @@ class Results:
             return np.empty(0)
         users, differences = [np.empty(0, str)], [np.empty(0)]
         for seed in self.sweep.seeds:
-            pair = [
-                [run for run, _ in self.done(name, of) if run.seed == seed]
+            both = [
+                [done for done in self.done(name, of) if done[0].seed == seed]
                 for name, of in zip((row, reference), columns, strict=True)
             ]
+            pair = [[run for run, _ in of_one] for of_one in both]
             if all(pair) and _tests(pair[0][0]) == _tests(pair[1][0]):
+                if len({result["data_sha256"] for of_one in both for _, result in of_one}) > 1:
+                    raise InputError(
+                        f"{self.folder}: the data changed between the runs of '{row}' and "
+                        f"'{reference}' with seed {seed}; use another folder"
+                    )
                 mine, other = (np.mean([self._per_user(r.id)[1] for r in runs], 0) for runs in pair)
                 judged = ~np.isnan(mine - other)
                 users.append(self._per_user(pair[0][0].id)[0][judged])
