@@ -36,7 +36,7 @@ _IMPORTS = {
 }
 _IMPORTS[WITHOUT_JAX] += ["celsa_jax.engines", "celsa_jax.evaluation.paired", "celsa_jax.config"]
 _IMPORTS[WITHOUT_JAX] += ["sklearn.cluster", "pyarrow.csv", "pyarrow.parquet", "numba", "pdb"]
-_TAKE_JAX = ("train", "quickstart", "sweep", "accelerator_report", "growth")
+_TAKE_JAX = ("train", "quickstart", "sweep", "accelerator_report", "growth", "defaults")
 _SECONDS = 300  # that a program may take
 _servers: dict[str, "_Server"] = {}
 
