@@ -29,7 +29,8 @@ class Feed:
     from the seed and are known before training, and so are the largest batches.
 
     Attributes:
-      batch_size: users in a step, over all devices.
+      batch_size: users in a step, over all devices: as many as configured or, so that batches are
+        of like sizes, a few less.
       steps_per_epoch: batches of all chunks.
     """
 
@@ -59,7 +60,9 @@ class Feed:
         self._resident = put_chunk(self._chunks[0], placement) if len(chunks) == 1 else None
         self._n_parts = 1 if placement is None else placement.mesh.shape[DATA]
         self._largest_blocks: dict[int, int] = {}  # by users in a block
-        self.batch_size = min(train.batch_size, self._n_rows)
+        # A last batch of the few users that are left would move every item as far as a whole one.
+        n_batches = -(-self._n_rows // train.batch_size)
+        self.batch_size = -(-self._n_rows // n_batches)
         self.batch_size += -self.batch_size % self._n_parts
         self.steps_per_epoch = len(self._chunks) * -(-self._n_rows // self.batch_size)
 

@@ -35,15 +35,14 @@ def get_config(which: str = "closed_forms") -> ConfigDict:
 
 
 def _closed_forms() -> dict[str, dict]:
-    penalties = (50.0, 100.0, 200.0)
-    methods = rows.closed_form_rows(penalties)
-    methods["EDLAE"]["options"] = {"l2": penalties, "dropout": (0.2, 0.4, 0.6)}
-    methods["discounted EDLAE"]["options"] = {
-        "l2": (100.0, 200.0, 400.0),
-        "dropout": (0.2, 0.4, 0.6),
-        "discount": (0.1, 0.2, 0.3),
-    }
-    methods["column-pruned EDLAE"]["options"] = {"l2": (50.0, 100.0), "dropout": (0.0, 0.2, 0.4)}
+    ease, edlae = {"l2": (100.0,)}, {"l2": (100.0, 200.0), "dropout": (0.2, 0.4)}
+    methods = rows.closed_form_rows(ease["l2"])
+    for name, options in (
+        ("EDLAE", edlae),
+        ("column-pruned EDLAE", edlae),
+        ("discounted EDLAE", edlae | {"discount": (0.1, 0.2, 0.3)}),
+    ):
+        methods[name]["options"] = options
     return methods | {"ours": rows.elsa(), "ours, float16": _FLOAT16}
 
 
