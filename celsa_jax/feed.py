@@ -60,7 +60,6 @@ class Feed:
         self._resident = put_chunk(self._chunks[0], placement) if len(chunks) == 1 else None
         self._n_parts = 1 if placement is None else placement.mesh.shape[DATA]
         self._largest_blocks: dict[int, int] = {}  # by users in a block
-        # A last batch of the few users that are left would move every item as far as a whole one.
         n_batches = -(-self._n_rows // train.batch_size)
         self.batch_size = -(-self._n_rows // n_batches)
         self.batch_size += -self.batch_size % self._n_parts

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from celsa_jax.data import batches as batches_module
 from celsa_jax.data.batches import (
@@ -56,6 +58,16 @@ def test_an_epoch_sees_every_user_once(random_matrix, batch_size):
         seen = np.vstack([seen, dense[:n_real]])
     np.testing.assert_array_equal(np.unique(seen, axis=0), np.unique(matrix.toarray(), axis=0))
     assert seen.sum() == matrix.nnz
+
+
+@settings(max_examples=30)
+@given(st.integers(1, 200), st.integers(1, 60))
+def test_batches_are_of_like_sizes(n_rows, batch_size):
+    batches = np.asarray(shuffled_batches(jax.random.key(0), n_rows, batch_size))
+    assert batches.shape == (-(-n_rows // batch_size), batch_size)
+    sizes = (batches < n_rows).sum(axis=1)
+    assert sizes.max() - sizes.min() <= 1
+    assert sorted(batches[batches < n_rows].tolist()) == list(range(n_rows))
 
 
 def test_unused_places_name_no_user(random_matrix):

@@ -130,12 +130,16 @@ def check_chunk(n_users: int, n_interactions: int) -> None:
 
 @functools.partial(jax.jit, static_argnames=("n_rows", "batch_size"))
 def shuffled_batches(key: jax.Array, n_rows: int, batch_size: int) -> jax.Array:
-    """[n_batches, batch_size] int32 rows in a random order; the last batch is filled with the
-    empty row `n_rows`."""
+    """[n_batches, batch_size] int32 rows in a random order, as few batches as hold them all.
+
+    They are of like sizes, filled with the empty row `n_rows`: a last one of the few users that are
+    left would move every item as far as a whole one.
+    """
     order = jax.random.permutation(key, jnp.arange(n_rows, dtype=jnp.int32))
     n_batches = -(-n_rows // batch_size)
-    padding = n_batches * batch_size - n_rows
-    return jnp.pad(order, (0, padding), constant_values=n_rows).reshape(n_batches, batch_size)
+    bounds = np.arange(n_batches + 1) * n_rows // n_batches
+    at = bounds[:-1, None] + np.arange(batch_size)
+    return jnp.where(at < bounds[1:, None], order[np.minimum(at, n_rows - 1)], n_rows)
 
 
 def in_blocks(batches: jax.Array, block: int, n_parts: int, n_rows: int) -> jax.Array:
