@@ -269,6 +269,7 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
         how = user, item, rating, min_rating, min_user_interactions
         with self._whole_or_not():
             train, self._integer_ids = interactions_of_frame(frame, "frame", *how)
+            self.__dict__.pop("feature_names_in_", None)  # of a matrix that was fitted before
             judged = nobody(train)
             if validation is not None:
                 judged, _ = interactions_of_frame(validation, "validation", *how)

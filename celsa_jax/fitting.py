@@ -17,10 +17,12 @@ from celsa_jax.checkpoint import Checkpoints, steps_in
 from celsa_jax.config import seed_of
 from celsa_jax.data import Interactions, Split
 from celsa_jax.data.interactions import lookup
+from celsa_jax.errors import InputError
 from celsa_jax.loop import TrainingLoop
 from celsa_jax.memory import check_memory, training_bytes
 from celsa_jax.sharding import DATA, ITEM, Placement, is_first_process, make_placement, wait_for_all
 from celsa_jax.sparse import SparseEmbeddings
+from celsa_jax.sparse.rows import row_lengths
 from celsa_jax.starts import Start, clusters, neighbours
 from celsa_jax.warm_start import finished_run, warm_start
 from celsa_jax.workdir import Workdir
@@ -168,6 +170,17 @@ def _start(
     if earlier is None and init_from:
         earlier = SparseEmbeddings.load(finished_run(init_from).embeddings)
     if earlier is not None:
+        if earlier.factor_ids is not None and model.start != "neighbours":
+            raise InputError(
+                f"config.model.start is {model.start}, and the factors of the earlier model are "
+                "those of items; leave it at neighbours"
+            )
+        lengths = row_lengths(earlier.tocsr())
+        if model.norms == "unit" and not np.allclose(lengths[lengths > 0], 1, atol=0.01):
+            log.warning(
+                "the earlier model has learned lengths, and these data are too thin to learn them: "
+                "rows go on at unit length; config.model.norms=learned keeps them"
+            )
         sizes = k0, model.n_factors
         start, factor_ids = warm_start(earlier, train, *sizes, model.alpha, seed)
         model.n_factors = start.n_factors

@@ -62,7 +62,7 @@ from celsa_jax.step import train_steps
 
 log = logging.getLogger(__name__)
 
-_CHECKPOINT_VERSION = 4
+_CHECKPOINT_VERSION = 5
 
 
 class Reached(NamedTuple):
@@ -195,7 +195,13 @@ class TrainingLoop:
                     "with another layout; go on with that version, or use another folder"
                 )
             kept = self._kept_after(notes["epoch"])
-            state = state_shape(self.n_rows, self._places(kept), self._form(kept))
+            if notes["places"] != self._places(kept):
+                raise InputError(
+                    f"{checkpoints.folder}: these checkpoints hold {notes['places']} places an "
+                    f"item, and here there would be {self._places(kept)}: the kind of device, its "
+                    "memory or config.mesh is another; go on with the first, or use another folder"
+                )
+            state = state_shape(self.n_rows, notes["places"], self._form(kept))
             return shaped(state, self.placement)
 
         newest = checkpoints.restore_latest(like)
@@ -217,6 +223,7 @@ class TrainingLoop:
         notes = {
             "layout": _CHECKPOINT_VERSION,
             "epoch": epoch,
+            "places": state.weights.shape[1],
             "seconds": self.seconds,
             "elapsed": elapsed,
         }
@@ -310,9 +317,8 @@ class TrainingLoop:
             mask = largest_mask(state, jnp.int32(now.nnz), form=self._form(now.nnz, True))
             state = state._replace(weights=jnp.where(mask, state.weights, 0))
         embeddings = self._embeddings(state)
-        nearly_dense = 4 * embeddings.nnz > embeddings.shape[0] * embeddings.shape[1]
         return evaluate(
-            scorer(embeddings.toarray() if nearly_dense else embeddings),  # there BLAS is faster
+            scorer(embeddings),
             self.val,
             self.split.train.item_ids,
             folds=self.config.eval.folds,

@@ -261,12 +261,14 @@ def renumber(
       columns: [n_items, capacity].
       items: [budget] positions in it; others do not count.
       n_factors: d.
-      item_axis: name of the mesh axis along which the items lie, or None.
+      item_axis: name of the mesh axis along which the items lie, or None. Factors are then counted
+        among those of the items of all devices.
 
     Returns:
       Columns as before, and the number of factors they count to, which stands for all others.
     """
-    n_active = min(n_factors, items.shape[0] * columns.shape[1])
+    n_devices = 1 if item_axis is None else lax.axis_size(item_axis)
+    n_active = min(n_factors, n_devices * items.shape[0] * columns.shape[1])
     if n_active == n_factors:
         return columns, n_factors
     seen = jnp.zeros(n_factors, jnp.int8)

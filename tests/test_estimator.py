@@ -263,6 +263,13 @@ def test_columns_with_names_stay_in_their_order(users, tmp_path):
     more = copied(model).add_items([24], user_items=sp.hstack([users, users[:, :1]]))
     with pytest.warns(UserWarning, match="fitted without feature names"):
         more.recommend(frame.assign(i24=frame.i0))
+    rows = {"user": [0, 0, 1, 1], "item": [*other.columns[:2], *other.columns[1:3]]}
+    three = CompressedELSA(nnz=2, n_epochs=1, n_final_epochs=0).fit(
+        other.iloc[:, :3], progress=False
+    )
+    three.fit_frame(pa.table(rows), user="user", item="item", progress=False)
+    with pytest.warns(UserWarning, match="fitted without feature names"):
+        three.recommend(frame[three.item_ids_], k=1)
 
 
 def test_large_integers_are_ids(users):

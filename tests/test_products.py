@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from celsa_jax import products
 from celsa_jax.data.batches import Batch
 from celsa_jax.products import decode, encode, expand, make_layout, renumber
+from celsa_jax.sharding import ITEM
 
 N_ITEMS, N_FACTORS, CAPACITY = 12, 16, 16
 FEW, WIDE = 5, 13  # places in use: those of one turn of the loops, and those of two
@@ -210,6 +212,26 @@ def test_factors_are_counted_among_those_of_some_items():
     order = {2: 0, 7: 1, 50: 2, 90: 3}
     for place, factor in zip(np.ravel(found), columns.ravel(), strict=True):
         assert place == order.get(int(factor), n_active)
+
+
+def test_factors_are_counted_among_those_of_the_items_of_all_devices():
+    """Each device has two items, and the batch one of them, all with factors of their own."""
+    columns = np.random.default_rng(0).permutation(100)[:48].reshape(8, 6).astype(np.int32)
+    mesh, rows = jax.make_mesh((4,), (ITEM,), axis_types=(AxisType.Explicit,)), PartitionSpec(ITEM)
+
+    def of_device(columns, items):
+        found, n_active = renumber(columns, items, 100, ITEM)
+        return found, jnp.full(1, n_active)
+
+    on_devices = jax.shard_map(of_device, mesh=mesh, in_specs=(rows, rows), out_specs=(rows, rows))
+    items = jax.device_put(np.array([0, 1, 1, 0], np.int32), NamedSharding(mesh, rows))
+    placed = jax.device_put(columns, NamedSharding(mesh, rows))
+    found, n_active = map(np.asarray, jax.jit(on_devices)(placed, items))
+    np.testing.assert_array_equal(n_active, 24)
+    in_batch = np.array([0, 3, 5, 6])
+    order = {factor: at for at, factor in enumerate(np.sort(columns[in_batch].ravel()))}
+    for place, factor in zip(found.ravel(), columns.ravel(), strict=True):
+        assert place == order.get(factor, 24)
 
 
 def test_where_items_may_have_all_factors_none_is_renumbered():

@@ -274,6 +274,18 @@ def test_resumed_equals_uninterrupted(finished, tmp_path, kind, kept_epochs, cap
     assert set(embeddings_of(cut).getnnz(axis=1)) == {4}
 
 
+def test_where_a_row_has_other_places_a_run_is_not_resumed(finished, tmp_path, monkeypatch):
+    cut = shutil.copytree(finished("random"), tmp_path / "cut")
+    (cut / "results.json").unlink()
+    for checkpoint in (cut / "checkpoints").iterdir():
+        if int(checkpoint.name) > metrics_of(cut)[0]["step"]:
+            shutil.rmtree(checkpoint)
+    monkeypatch.setattr("celsa_jax.loop.device_bytes", lambda: 10_000)  # no dense products
+    monkeypatch.setattr("celsa_jax.fitting.check_memory", lambda needed: None)
+    with pytest.raises(InputError, match=r"hold 32 places an item, and here there would be \d+"):
+        train_and_evaluate(of_kind("random"), cut)
+
+
 def test_sampled_outputs_are_an_estimate_of_the_whole(finished, tmp_path, caplog):
     """In batches of few users, or the items of a batch are the whole catalogue."""
     with caplog.at_level(logging.INFO, logger="celsa_jax"):

@@ -220,3 +220,22 @@ def test_what_a_warm_start_cannot_start_from(small_config, tmp_path):
     with pytest.raises(InputError, match="no item in common"):
         train_and_evaluate(small_config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_factors_of_items_go_on_as_such_alone(small_config, small_run, tmp_path):
+    small_config.train.init_from = str(small_run)
+    small_config.model.update(start="clusters", n_factors=24)
+    with pytest.raises(InputError, match=r"start is clusters.*leave it at neighbours"):
+        train_and_evaluate(small_config, tmp_path / "run")
+
+
+def test_lengths_that_thin_data_give_up_are_told_of(tmp_path, caplog):
+    config = small()
+    config.model.norms = "learned"
+    train_and_evaluate(config, tmp_path / "first")
+    config.train.update(init_from=str(tmp_path / "first"), n_epochs=0, n_final_epochs=1)
+    for norms, told in (("learned", False), ("unit", True)):
+        config.model.norms = norms
+        caplog.clear()
+        train_and_evaluate(config, tmp_path / norms)
+        assert ("config.model.norms=learned keeps them" in caplog.text) == told

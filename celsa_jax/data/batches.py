@@ -137,9 +137,9 @@ def shuffled_batches(key: jax.Array, n_rows: int, batch_size: int) -> jax.Array:
     """
     order = jax.random.permutation(key, jnp.arange(n_rows, dtype=jnp.int32))
     n_batches = -(-n_rows // batch_size)
-    bounds = np.arange(n_batches + 1) * n_rows // n_batches
-    at = bounds[:-1, None] + np.arange(batch_size)
-    return jnp.where(at < bounds[1:, None], order[np.minimum(at, n_rows - 1)], n_rows)
+    bounds = (np.arange(n_batches + 1) * n_rows // n_batches).astype(np.int32)[:, None]
+    at = bounds[:-1] + jnp.arange(batch_size, dtype=jnp.int32)[None]
+    return jnp.where(at < bounds[1:], order[jnp.minimum(at, n_rows - 1)], n_rows)
 
 
 def in_blocks(batches: jax.Array, block: int, n_parts: int, n_rows: int) -> jax.Array:
