@@ -15,7 +15,7 @@ from celsa_jax.baselines import Baseline
 from celsa_jax.config import default_config
 from celsa_jax.errors import InputError
 from celsa_jax.evaluation import evaluate
-from celsa_jax.sparse import load_embeddings, scorer
+from celsa_jax.sparse import SparseEmbeddings, load_embeddings, scorer
 from celsa_jax.sweeps import expand, figures, make_sweep, methods, run_sweep, runner
 from celsa_jax.sweeps.rows import size_columns
 
@@ -326,6 +326,18 @@ def test_data_that_change_in_between_are_not_compared(tmp_path):
     assert "split.npz: the data have changed since" in failed["error"]
     with pytest.raises(InputError, match="data changed between the runs of 'EASE' and 'popul"):
         run("popularity", "EASE")
+
+
+def test_a_format_may_not_take_more_than_its_column():
+    """So many factors that one takes four bytes, which is known once a model is trained."""
+    for n_factors, fits in ((1 << 16, True), ((1 << 16) + 1, False)):
+        rows = sp.csr_matrix(([0.6, 0.8], [0, n_factors - 1], [0, 2]), shape=(1, n_factors))
+        model = SparseEmbeddings.from_scipy(rows)
+        if fits:
+            assert methods._fit_elsa(model, n_bytes=8, seed=0, format="float16").bytes_per_item == 8
+        else:
+            with pytest.raises(InputError, match="takes 12 bytes, and the column allows 8"):
+                methods._fit_elsa(model, n_bytes=8, seed=0, format="float16")
 
 
 def test_a_damaged_result_is_named(tmp_path):

@@ -249,10 +249,10 @@ def _fit_elsa(model: SparseEmbeddings, *, n_bytes: int, seed: int, format: str =
     if not format:
         return embeddings_baseline(model.tocsr())
     stored = model.to_format(format)
-    if stored.stored_bytes_per_item > n_bytes:
+    if (took := round(stored.stored_bytes_per_item)) > n_bytes:
         raise InputError(
-            f"as {format} an item of this catalogue takes {stored.stored_bytes_per_item:g} bytes, "
-            f"and the column allows {n_bytes}: with more than 65,536 factors each takes four bytes"
+            f"as {format} an item of this catalogue takes {took} bytes, and the column allows "
+            f"{n_bytes}: with more than 65,536 factors one takes four bytes, not two"
         )
     return Baseline(scorer(stored.tocsr()), stored.stored_bytes_per_item)
 
