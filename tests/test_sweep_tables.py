@@ -30,7 +30,7 @@ def write_result(workdir, run, value, per_user, chosen=None):
     ids = np.arange(len(per_user)) + run.seed  # seeds share users
     np.savez(folder / "per_user.npz", **{"user_ids": ids.astype(str), "ndcg@100": per_user})
     result = {"error": None, "ndcg@100": value, "recall@20": 0.5, "recall@50": 0.5}
-    result |= {"data": {"rows": 5_976_479}, "bytes_per_item": 8.0}
+    result |= {"data": {"rows": 5_976_479}, "data_sha256": "", "bytes_per_item": 8.0}
     write_json(folder / "result.json", result | ({"chosen": chosen} if chosen else {}))
 
 

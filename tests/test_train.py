@@ -158,7 +158,7 @@ def test_at_a_tiny_rate_it_ends_at_the_largest_values_of_its_start(small_config,
         ("train.learning_rate", 0.02),
         ("train.input_dropout", 0.5),
         ("model.alpha", 0.2),
-        ("seeds.training", 1),
+        ("seeds.training", 2),  # whose largest batch is rounded to the same (`Feed`)
     ],
 )
 def test_a_field_changes_what_is_learned_and_compiles_nothing(
