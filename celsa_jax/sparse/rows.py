@@ -40,9 +40,10 @@ def keep_largest(matrix: np.ndarray | sp.csr_matrix, k: int) -> sp.csr_matrix:
       CSR float32 of the same shape, columns ascending, without explicit zeros.
     """
     n_rows, n_columns = matrix.shape
-    is_dense = isinstance(matrix, np.ndarray)
-    largest = _largest_of_dense if is_dense else _largest_of_sparse
-    width = n_columns if is_dense else matrix.nnz // max(n_rows, 1)
+    if isinstance(matrix, np.ndarray):
+        largest, width = _largest_of_dense, n_columns
+    else:
+        largest, width = _largest_of_sparse, matrix.nnz // max(n_rows, 1)
     size = max(1, _ENTRIES_AT_ONCE // max(width, 1))
     blocks = [largest(matrix[at : at + size], k) for at in range(0, n_rows, size)]
     empty = sp.csr_matrix((0, n_columns), dtype=np.float32)

@@ -33,9 +33,12 @@ def scorer(embeddings: sp.spmatrix | np.ndarray) -> Scorer:
       >>> score(sp.csr_matrix([[0, 0, 1]], dtype=np.float32))
       array([[0. , 0.8, 1. ]], dtype=float32)
     """
-    is_sparse = sp.issparse(embeddings)
-    if not is_sparse or embeddings.nnz > _DENSE_SHARE * np.prod(embeddings.shape, dtype=float):
-        dense = np.asarray(embeddings.toarray() if is_sparse else embeddings, np.float32)
+    if not isinstance(embeddings, np.ndarray):
+        n_entries = np.prod(embeddings.shape, dtype=float)
+        if embeddings.nnz > _DENSE_SHARE * n_entries:
+            embeddings = embeddings.toarray()
+    if isinstance(embeddings, np.ndarray):
+        dense = np.asarray(embeddings, np.float32)
         lengths = np.sqrt(np.einsum("if,if->i", dense, dense, dtype=np.float64))[:, None]
         directions = np.empty_like(dense)  # without a passing array in float64
         np.divide(dense, np.where(lengths > 0, lengths, 1), out=directions, casting="same_kind")
