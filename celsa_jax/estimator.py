@@ -606,7 +606,7 @@ class CompressedELSA(TransformerMixin, BaseEstimator):
         folder.check(self.config())
         with folder.locked():
             if folder.split.exists():
-                check_data(folder.split, train)
+                check_data(folder.split, split.digest)
             self._train(split, folder, callbacks, progress)
             self.history_ = folder.metrics()  # of earlier processes, too
             if not self.stopped_:

@@ -178,8 +178,8 @@ def _start(
         lengths = row_lengths(earlier.tocsr())
         if model.norms == "unit" and not np.allclose(lengths[lengths > 0], 1, atol=0.01):
             log.warning(
-                "the earlier model has learned lengths, and these data are too thin to learn them: "
-                "rows go on at unit length; config.model.norms=learned keeps them"
+                "the earlier model has learned lengths, and rows go on at unit length, as is the "
+                "rule where data are thin; config.model.norms=learned keeps them"
             )
         sizes = k0, model.n_factors
         start, factor_ids = warm_start(earlier, train, *sizes, model.alpha, seed)

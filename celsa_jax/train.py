@@ -145,7 +145,7 @@ def _split(config: ConfigDict, interactions: Interactions, folder: Workdir) -> S
         if config.data.split == "users":
             return load_split(folder.split, interactions)
         # A split by time follows from the data and the configuration alone.
-        check_data(folder.split, interactions)
+        check_data(folder.split, interactions.digest())
         return make_split(interactions, config.data, seed_of(config, "split"))
     earlier = None
     if config.train.init_from:

@@ -44,7 +44,7 @@ def define_run() -> None:
 def check_split(config: ConfigDict) -> None:
     """InputError unless users are split, and by the seed alone."""
     if config.data.split == "temporal" or config.train.init_from:
-        raise InputError("config.data.split=temporal and train.init_from: this takes neither")
+        raise InputError("this takes config.data.split=users, and no config.train.init_from")
 
 
 @functools.cache

@@ -297,7 +297,6 @@ def test_a_compression_chooses_with_one_model(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("no_figures")
-@pytest.mark.usefixtures("no_figures")
 def test_data_that_change_in_between_are_not_compared(tmp_path):
     path, base = tmp_path / "x.csv", tiny_base()
     pairs = np.argwhere(np.random.default_rng(0).random((60, 30)) < 0.4)
@@ -340,6 +339,7 @@ def test_a_format_may_not_take_more_than_its_column():
                 methods._fit_elsa(model, n_bytes=8, seed=0, format="float16")
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_damaged_result_is_named(tmp_path):
     sweep = cheap_sweep(seeds=(0,))
     run_sweep(sweep, tmp_path)

@@ -255,7 +255,7 @@ def seconds(field: str, text: str) -> int:
 
 def load_split(path: pathlib.Path, interactions: Interactions) -> Split:
     """The split by user that `Split.save` wrote, over the same interactions."""
-    check_data(path, interactions)
+    check_data(path, interactions.digest())
     parts = {name: lookup(interactions.user_ids, ids) for name, ids in read_parts(path).items()}
     n_listed = sum(map(len, parts.values()))
     if any((rows < 0).any() for rows in parts.values()) or n_listed != interactions.n_users:
@@ -263,9 +263,9 @@ def load_split(path: pathlib.Path, interactions: Interactions) -> Split:
     return _split(interactions, **parts)
 
 
-def check_data(path: pathlib.Path, interactions: Interactions) -> None:
-    """InputError if the split was made of other data."""
-    if not same_data(read_split(path), interactions.digest()):
+def check_data(path: pathlib.Path, digest: str) -> None:
+    """InputError if the split was made of other data than those of a digest."""
+    if not same_data(read_split(path), digest):
         raise InputError(f"{path}: the data have changed since; use another folder")
 
 

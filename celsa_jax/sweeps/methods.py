@@ -164,7 +164,7 @@ def perform(run: Run, models: pathlib.Path) -> tuple[dict[str, object], dict[str
       every combination; the seconds are those of the chosen.
     """
     dataset, split = load_data(run)
-    source, model_seconds = _source(run, dataset, split, models)
+    source, model_seconds = _source(run, split, models)
     protocol = {"folds": run.config.eval.folds, "seed": seed_of(run.config, "folds")}
     baseline, seconds, choice = _fit_best(run, source, split, protocol)
     started = time.perf_counter()
@@ -200,7 +200,7 @@ def _load_data(section: str, seed: int) -> tuple[Dataset, Split]:
     return dataset, make_split(dataset.interactions, config, seed)
 
 
-def _source(run: Run, dataset: Dataset, split: Split, models: pathlib.Path) -> tuple[Any, float]:
+def _source(run: Run, split: Split, models: pathlib.Path) -> tuple[Any, float]:
     """What the run's method is fitted to, and the seconds that its training took.
 
     A model is trained once, whichever run asks first.
@@ -212,7 +212,7 @@ def _source(run: Run, dataset: Dataset, split: Split, models: pathlib.Path) -> t
     folder = models / str(run.model_id)
     with locked(folder.with_name(f"{folder.name}.lock")):
         if (folder / "split.npz").exists():
-            check_data(folder / "split.npz", dataset.interactions)
+            check_data(folder / "split.npz", split.digest)
         results = train_and_evaluate(run.model_config, folder)
         # Gigabytes at full width, and a finished model is not resumed.
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
